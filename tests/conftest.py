@@ -1,0 +1,31 @@
+"""Where test data lies, and what is skipped where it does not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # two threads were five times slower on a shared two-core machine
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN_DIRS = (ROOT / 'tests' / 'golden', ROOT.parent / 'shared' / 'golden')
+
+
+def golden(name: str) -> Path:
+    """Path of a golden file: the project's own copy, else the full collection beside the project.
+
+    Numeric cases of the authors' code; tests/golden/README.md says what each holds.
+    """
+    for folder in GOLDEN_DIRS:
+        if (folder / name).is_file():
+            return folder / name
+    pytest.skip(f'golden file {name} is neither in tests/golden nor in ../shared/golden', allow_module_level=True)
+
+
+@pytest.fixture(scope='session')
+def realdata() -> Path:
+    """Folder with the real COCO and ADE20K miniatures, ``../shared/realdata`` or ``$MMBACKBONES_REALDATA``."""
+    folder = Path(os.environ.get('MMBACKBONES_REALDATA', ROOT.parent / 'shared' / 'realdata'))
+    if not folder.is_dir():
+        pytest.skip(f'real miniature data not found at {folder}; set MMBACKBONES_REALDATA')
+    return folder
