@@ -1,0 +1,186 @@
+"""Scan orders: how a 2-D map becomes a sequence, as index maps, and how it comes back.
+
+An order is two int64 index maps. ``order[s]`` is the pixel (``row * width + column``) that slot ``s`` of the
+sequence reads, or -1 for a padding slot, which reads zero but is scanned all the same. ``inverse[p]`` is the
+slot that pixel ``p`` returns from. Every pixel has exactly one slot. Heights and widths are free; nothing is
+assumed square.
+
+Names of orders (each also with the suffix ``_flip``, the same sequence from its end):
+
+* ``h``, ``v``: row-major, column-major (Vim, VMamba).
+* ``w<K>``: K x K windows, row-major, row-major inside; the map is padded at the bottom and right (LocalMamba).
+* ``w<K>v``: the same with both walks column-major.
+* ``s2``: the four stride-2 groups one after another, each of ``ceil(H/2) * ceil(W/2)`` slots: (even row, even
+  column) by rows, (odd, even) by columns, (even, odd) by rows, (odd, odd) by columns (EfficientVMamba).
+* ``snake_h``: by rows, every other row backwards, so that neighbours in the sequence touch (PlainMamba).
+* ``snake_v``: the same by columns.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbackbones.errors import InputError
+
+__all__ = [
+    'ScanOrder', 'cross_merge', 'cross_scan', 'localmamba_unscan_order', 'move_codes', 'scan_order', 'to_map',
+    'to_sequence',
+]  # fmt: skip
+
+_NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
+
+
+class ScanOrder(NamedTuple):
+    """One order over a map of P pixels with S >= P slots."""
+
+    order: Tensor
+    """(S,) int64, pixel of each slot, -1 where the slot is padding."""
+    inverse: Tensor
+    """(P,) int64, slot of each pixel."""
+
+
+def scan_order(name: str, height: int, width: int, device: torch.device | str = 'cpu') -> ScanOrder:
+    """The order called ``name`` over a ``height`` x ``width`` map; cached, so treat the tensors as read-only.
+
+    Raises:
+        InputError: unknown name, or a side below 1.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InputError(f"scan order {name!r} unknown; expected h, v, w<K>, w<K>v, s2, snake_h or snake_v, "
+                         "optionally followed by '_flip'")  # fmt: skip
+    if height < 1 or width < 1:
+        raise InputError(f'scan order {name!r}: height and width must be positive, got {height} x {width}')
+    return _cached_order(name, height, width, torch.device(device))
+
+
+@lru_cache(maxsize=128)
+def _cached_order(name: str, height: int, width: int, device: torch.device) -> ScanOrder:
+    # An index map made under inference_mode could not be saved for a later backward pass.
+    with torch.inference_mode(False):
+        order = _slots(name.removesuffix('_flip'), height, width, device)
+        if name.endswith('_flip'):
+            order = order.flip(0)
+        return ScanOrder(order, _invert(order, height * width))
+
+
+def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:
+    grid = torch.arange(height * width, device=device).view(height, width)
+    if name in ('v', 'snake_v'):
+        grid = grid.t()
+    if name.startswith('snake'):
+        grid = grid.clone()
+        grid[1::2] = grid[1::2].flip(1)
+    elif name == 's2':
+        grid = F.pad(grid, (0, width % 2, 0, height % 2), value=-1)
+        groups = (grid[0::2, 0::2], grid[1::2, 0::2].t(), grid[0::2, 1::2], grid[1::2, 1::2].t())
+        return torch.cat([group.flatten() for group in groups])
+    elif name.startswith('w'):
+        size = int(name.strip('wv'))
+        grid = F.pad(grid, (0, -width % size, 0, -height % size), value=-1)
+        # [rows, K, columns, K]
+        windows = grid.view(grid.shape[0] // size, size, grid.shape[1] // size, size)
+        grid = windows.permute(2, 0, 3, 1) if name.endswith('v') else windows.transpose(1, 2)
+    return grid.flatten()
+
+
+def _invert(order: Tensor, num_pixels: int) -> Tensor:
+    slots = torch.arange(order.numel(), device=order.device)
+    # Padding slots all land in one extra cell that is cut off again.
+    inverse = slots.new_zeros(num_pixels + 1).scatter_(0, order.remainder(num_pixels + 1), slots)
+    return inverse[:num_pixels].clone()
+
+
+def localmamba_unscan_order(name: str, height: int, width: int, device: torch.device | str = 'cpu', *,
+                            exact: bool = False) -> ScanOrder:  # fmt: skip
+    """The order to hand to :func:`to_map` after a LocalMamba scan in the order ``name``.
+
+    The published code brings column-major sequences back with height and width exchanged, which is their inverse
+    on square maps only; on others tokens return to wrong places. The published dense results were made that way,
+    so it is the default here; ``exact=True`` gives the true inverse.
+    """
+    swapped = not exact and name in ('v', 'v_flip')
+    return scan_order(name, *((width, height) if swapped else (height, width)), device)
+
+
+@lru_cache(maxsize=128)
+def _cached_moves(name: str, height: int, width: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        order = scan_order(name, height, width, device).order
+        down, right = order.div(width, rounding_mode='floor').diff(), order.remainder(width).diff()
+        codes = (right == 1) * 1 + (right == -1) * 2 + (down == -1) * 3 + (down == 1) * 4
+        return F.pad(codes, (1, 0))
+
+
+def move_codes(name: str, height: int, width: int, device: torch.device | str = 'cpu') -> Tensor:
+    """(S,) int64: the move that led to each slot: 0 first slot, 1 right, 2 left, 3 up, 4 down (PlainMamba).
+
+    Raises:
+        InputError: ``name`` is not a snake: other orders jump.
+    """
+    if not name.startswith('snake'):
+        raise InputError(f'move codes: order {name!r} jumps; expected snake_[hv] or snake_[hv]_flip')
+    scan_order(name, height, width, device)
+    return _cached_moves(name, height, width, torch.device(device))
+
+
+class _Gather(torch.autograd.Function):
+    """``out[..., i] = x[..., index[i]]``; its gradient is a gather too, not index_select's scatter-add."""
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        if index.numel() <= x.shape[-1]:
+            return x.index_select(-1, index)
+        return x.index_select(-1, index.clamp(min=0)).masked_fill_(index < 0, 0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        index, inverse = ctx.saved_tensors
+        return _Gather.apply(grad, inverse, index), None, None
+
+
+def to_sequence(x: Tensor, order: ScanOrder) -> Tensor:
+    """Reads a map in scan order: (..., P) to (..., S), zero in the padding slots."""
+    return _Gather.apply(x, order.order, order.inverse)
+
+
+def to_map(y: Tensor, order: ScanOrder) -> Tensor:
+    """Brings a sequence back to pixel order: (..., S) to (..., P); padding slots are dropped."""
+    return _Gather.apply(y, order.inverse, order.order)
+
+
+def cross_scan(x: Tensor, directions: int = 4) -> Tensor:
+    """VMamba's four directions: (B, C, H, W) to (B, 4, C, H*W), in the orders h, v, h_flip, v_flip.
+
+    ``directions=2`` returns the first two alone: a scan with ``reverse=True`` covers the others with no copy.
+
+    Raises:
+        InputError: ``directions`` is neither 4 nor 2.
+    """
+    if directions not in (2, 4):
+        raise InputError(f'cross_scan: directions must be 4 or 2, got {directions}')
+    # [B, C, H, W] -> [B, 2, C, H*W]
+    pair = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], dim=1)
+    return pair if directions == 2 else torch.cat([pair, pair.flip(-1)], dim=1)
+
+
+def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
+    """Sums the directions of :func:`cross_scan` in pixel order: (B, 4 or 2, C, H*W) to (B, C, H*W).
+
+    Raises:
+        InputError: ``y`` does not have 4 or 2 directions of ``height * width`` tokens.
+    """
+    if y.dim() != 4 or y.shape[1] not in (2, 4) or y.shape[3] != height * width:
+        raise InputError(f'cross_merge: y must be (B, 4 or 2, C, {height}*{width}), got {tuple(y.shape)}')
+    if y.shape[1] == 4:
+        y = y[:, :2] + y[:, 2:].flip(-1)
+    # [B, C, W*H] -> [B, C, H*W]
+    columns = y[:, 1].unflatten(-1, (width, height)).transpose(2, 3).flatten(2)
+    return y[:, 0] + columns
