@@ -1,1 +1,6 @@
-"""Engine."""
+"""What a run needs beside mmengine: loading, initialization, parameter groups, metrics, adaptation to the device."""
+
+from mmbackbones.engine.metrics import IoUMetric
+from mmbackbones.engine.optim import OptimWrapperConstructor
+
+__all__ = ['IoUMetric', 'OptimWrapperConstructor']

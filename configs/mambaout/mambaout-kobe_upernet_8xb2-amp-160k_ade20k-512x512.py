@@ -1,0 +1,16 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.MambaOut',
+        arch='kobe',
+        drop_path_rate=0.025,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_kobe.pth')),
+    decode_head=dict(in_channels=[48, 96, 192, 288]),
+    auxiliary_head=dict(in_channels=192))
