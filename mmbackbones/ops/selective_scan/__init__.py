@@ -1,7 +1,7 @@
-"""The selective scan of Mamba (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2): one function, explicit backends.
+"""The selective scan of Mamba (Gu & Dao 2023, https://arxiv.org/abs/2312.00752): one function, explicit backends.
 
-``reference`` is the specification, ``chunked`` runs wherever PyTorch does, ``native`` is C++ for the CPU, ``triton`` and
-``mamba_ssm`` (the official kernel) are for CUDA. Each stands in a module of its own that offers
+``reference`` is the specification, ``chunked`` runs wherever PyTorch does, ``native`` is C++ for the CPU, ``triton``
+and ``mamba_ssm`` (the official kernel) are for CUDA. Each stands in a module of its own that offers
 
 * ``DEVICES``: the device types that it serves (None: all), and ``FLOAT64``: whether it takes float64;
 * ``available() -> str | None``: None if it can be used, else the reason in one line;
@@ -11,12 +11,13 @@
 * ``backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse)
   -> (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias)``.
 
-Here u, delta, z, out are (B, D, L) and B, C (B, G, N, L); D, z, delta_bias and dlast_state may be None, and gradients of
-absent inputs are empty tensors. Inputs may have any strides and differ in dtype; no dimension is empty. ``out`` has the
-dtype of u, ``last_state`` (B, D, N) is float32 (float64 if an input is), a gradient has the dtype of its input, and
-everything returned is contiguous and fresh. With ``save`` False ``saved`` has shape (0,). The state at t = L - 1, or
-t = 0 under ``reverse``, is the last state.
+Here u, delta, z, out are (B, D, L) and B, C (B, G, N, L); D, z, delta_bias and dlast_state may be None, and gradients
+of absent inputs are empty tensors. Inputs may have any strides and differ in dtype; no dimension is empty. ``out``
+has the dtype of u, ``last_state`` (B, D, N) is float32 (float64 if an input is), a gradient has the dtype of its
+input, and everything returned is contiguous and fresh. With ``save`` False ``saved`` has shape (0,). The state at t =
+L - 1, or t = 0 under ``reverse``, is the last state.
 """
+
 from mmbackbones.ops.selective_scan.dispatch import BackendChoice, selective_scan_backend
 from mmbackbones.ops.selective_scan.op import selective_scan
 

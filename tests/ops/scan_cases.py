@@ -1,0 +1,98 @@
+"""Cases for the selective scan and the comparison with its specification."""
+
+import json
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mmbackbones.ops.selective_scan import reference, selective_scan
+from mmbackbones.ops.selective_scan.frame import frame_forward
+
+INPUTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
+
+
+def random_inputs(
+    batch: int = 2,
+    dim: int = 6,
+    length: int = 37,
+    state: int = 4,
+    groups: int = 0,
+    *,
+    absent: tuple[str, ...] = (),
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Inputs as a trained model has them: steps of about 0.5, A in -1..-N; ``groups`` 0 gives B of shape (B, N, L)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    maps = (batch, groups, state, length) if groups else (batch, state, length)
+    inputs = dict(
+        u=normal(batch, dim, length),
+        delta=0.5 * normal(batch, dim, length),
+        A=-torch.arange(1.0, state + 1, dtype=torch.float64).expand(dim, state)
+        * (0.5 + torch.rand(dim, state, generator=generator, dtype=torch.float64)),
+        B=normal(*maps),
+        C=normal(*maps),
+        D=normal(dim),
+        z=normal(batch, dim, length),
+        delta_bias=0.5 * normal(dim),
+    )
+    return {name: x.to(dtype) for name, x in inputs.items() if name not in absent}
+
+
+def golden_cases(path) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], bool]]:
+    """Inputs, expected tensors and delta_softplus of each golden case."""
+    with safe_open(path, 'pt') as file:
+        settings = json.loads(file.metadata()['cases'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    cases = {}
+    for setting in settings:
+        case = {name.split('.')[1]: x for name, x in tensors.items() if name.startswith(setting['case'] + '.')}
+        inputs = {name: case.pop(name) for name in INPUTS if name in case}
+        cases[setting['case']] = inputs, case, setting['delta_softplus']
+    return cases
+
+
+def run(inputs: dict[str, Tensor], dout: Tensor, dlast_state: Tensor | None = None, **options) -> dict[str, Tensor]:
+    """Output, last state and the gradient of every input."""
+    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    out, last_state = selective_scan(**inputs, return_last_state=True, **options)
+    outputs, cotangents = [out], [dout.to(out)]
+    if dlast_state is not None:
+        outputs, cotangents = [out, last_state], [dout.to(out), dlast_state.to(last_state)]
+    gradients = torch.autograd.grad(outputs, list(inputs.values()), cotangents)
+    return dict(
+        out=out.detach(), last_state=last_state.detach(), **{f'grad_{name}': g for name, g in zip(inputs, gradients)}
+    )
+
+
+def specification(
+    inputs: dict[str, Tensor],
+    dout: Tensor,
+    dlast_state: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+) -> dict[str, Tensor]:
+    """What :func:`run` returns, by autograd through the reference loop in float64."""
+    leaves = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
+    full = [leaves.get(name) for name in INPUTS]
+    full[3:5] = [x.unsqueeze(1) if x.dim() == 3 else x for x in full[3:5]]
+    out, last_state = frame_forward(reference.recurrence, *full, delta_softplus, reverse)
+    total = (out * dout).sum() + (0 if dlast_state is None else (last_state * dlast_state).sum())
+    gradients = torch.autograd.grad(total, list(leaves.values()))
+    return dict(
+        out=out.detach(), last_state=last_state.detach(), **{f'grad_{name}': g for name, g in zip(leaves, gradients)}
+    )
+
+
+def assert_equal_scans(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Every tensor within ``tolerance`` of the expected one, relative to that one's largest magnitude."""
+    assert actual.keys() == expected.keys()
+    for name, x in expected.items():
+        assert actual[name].shape == x.shape, name
+        error = (actual[name].double() - x).abs().max() / x.abs().max().clamp_min(1e-30)
+        assert error <= tolerance, f'{name}: relative error {error:.2e}'

@@ -1,0 +1,229 @@
+"""Every CPU backend against the specification, named tensor by named tensor."""
+
+import pytest
+import torch
+
+from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan.dispatch import get_backend
+from tests.conftest import golden
+from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, random_inputs, run, specification
+
+FLOAT32 = 5e-6
+BACKENDS = [
+    'reference',
+    'chunked',
+    pytest.param(
+        'native',
+        marks=pytest.mark.skipif(
+            get_backend('native').available() is not None, reason=f'native: {get_backend("native").available()}'
+        ),
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_override(monkeypatch):
+    monkeypatch.delenv('MMBACKBONES_SCAN_BACKEND', raising=False)
+
+
+@pytest.fixture(scope='module')
+def cases():
+    return golden_cases(golden('selective_scan_cases.safetensors'))
+
+
+@pytest.mark.parametrize('backend', ['reference', 'chunked'])
+def test_golden_float64(cases, backend):
+    assert len(cases) == 31
+    for inputs, expected, delta_softplus in cases.values():
+        actual = run(inputs, expected['dout'], delta_softplus=delta_softplus, backend=backend)
+        assert_equal_scans(actual, {name: x for name, x in expected.items() if name != 'dout'}, 1e-10)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_golden_float32(cases, backend):
+    for inputs, expected, delta_softplus in cases.values():
+        inputs = {name: x.float() for name, x in inputs.items()}
+        actual = run(inputs, expected['dout'], delta_softplus=delta_softplus, backend=backend)
+        assert_equal_scans(actual, {name: x for name, x in expected.items() if name != 'dout'}, FLOAT32)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize(
+    'batch, dim, length, state, groups',
+    [(2, 6, 37, 3, 0), (1, 5, 1, 1, 1), (2, 34, 65, 8, 2), (3, 12, 130, 5, 4), (1, 17, 64, 16, 1), (2, 64, 129, 1, 4)],
+)
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_parity(backend, batch, dim, length, state, groups, reverse):
+    inputs = random_inputs(batch, dim, length, state, groups, dtype=torch.float32)
+    dout, dlast_state = torch.randn_like(inputs['u']), torch.randn(batch, dim, state)
+    options = dict(delta_softplus=True, reverse=reverse)
+    assert_equal_scans(
+        run(inputs, dout, dlast_state, backend=backend, **options),
+        specification(inputs, dout, dlast_state, **options),
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
+@pytest.mark.parametrize('absent', [(), ('D',), ('z',), ('delta_bias',), ('D', 'z', 'delta_bias')], ids=str)
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_options(backend, absent, delta_softplus):
+    inputs = random_inputs(2, 20, 70, 4, 2, absent=absent, dtype=torch.float32)
+    if not delta_softplus:
+        inputs |= {name: inputs[name].abs() for name in ('delta', 'delta_bias') if name in inputs}
+    dout = torch.randn_like(inputs['u'])
+    assert_equal_scans(
+        run(inputs, dout, delta_softplus=delta_softplus, backend=backend),
+        specification(inputs, dout, delta_softplus=delta_softplus),
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize(
+    'dtypes',
+    [
+        dict.fromkeys(INPUTS, torch.bfloat16),
+        dict.fromkeys(INPUTS, torch.float16),
+        dict(u=torch.bfloat16, delta=torch.float32, B=torch.bfloat16, C=torch.float16, z=torch.bfloat16),
+    ],
+    ids=['bfloat16', 'float16', 'mixed'],
+)
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_low_precision_rounds_only_what_it_returns(backend, dtypes):
+    inputs = random_inputs(2, 20, 70, 4, 2)
+    inputs = {name: x.to(dtypes.get(name, torch.float32)) for name, x in inputs.items()}
+    dout = torch.randn(2, 20, 70, dtype=torch.float64).to(inputs['u'].dtype).double()
+    actual = run(inputs, dout, delta_softplus=True, backend=backend)
+    expected = specification(inputs, dout, delta_softplus=True)
+    for name, x in inputs.items():
+        assert actual[f'grad_{name}'].dtype == x.dtype, name
+    assert actual['out'].dtype == inputs['u'].dtype
+    assert actual['last_state'].dtype == torch.float32
+    for name, x in actual.items():
+        rounded = expected[name].to(x.dtype).double()
+        tolerance = 2 * torch.finfo(x.dtype).eps * expected[name].abs() + FLOAT32 * expected[name].abs().max()
+        assert ((x.double() - rounded).abs() <= tolerance).all(), name
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_batch_of_none(backend):
+    inputs = random_inputs(0, 6, 5, 4, dtype=torch.float32)
+    actual = run(inputs, torch.zeros(0, 6, 5), torch.zeros(0, 6, 4), backend=backend)
+    assert actual['out'].shape == (0, 6, 5) and actual['last_state'].shape == (0, 6, 4)
+    assert not actual['grad_A'].any() and actual['grad_A'].shape == (6, 4)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_strided_inputs_and_gradients(backend, reverse):
+    inputs = random_inputs(2, 18, 70, 4, 2, dtype=torch.float32)
+    dout = torch.randn(2, 70, 18).transpose(1, 2)
+    expected = run(inputs, dout.contiguous(), delta_softplus=True, reverse=reverse, backend=backend)
+    for name in ('u', 'delta', 'z', 'B', 'C', 'A'):
+        inputs[name] = inputs[name].transpose(-1, -2).contiguous().transpose(-1, -2)
+    actual = run(inputs, dout, delta_softplus=True, reverse=reverse, backend=backend)
+    assert_equal_scans(actual, {name: x.double() for name, x in expected.items()}, 1e-6)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('name', ['u', 'delta', 'B', 'C', 'z'])
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_nonfinite_values_propagate(backend, name, value):
+    inputs = random_inputs(2, 20, 200, 4, 1, dtype=torch.float32)
+    inputs[name][1, ..., 3, 70] = value
+    if name == 'delta' and value < 0:
+        pytest.skip('softplus(-inf) is 0, a finite step')
+    actual = selective_scan(**inputs, delta_softplus=True, backend=backend)
+    expected = selective_scan(**inputs, delta_softplus=True, backend='reference')
+    assert not expected.isfinite().all()
+    assert torch.equal(actual.isfinite(), expected.isfinite())
+    assert torch.equal(actual.isnan(), expected.isnan()) or name == 'delta'
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_twice_the_same_bits(backend):
+    inputs = random_inputs(3, 34, 150, 5, 2, dtype=torch.float32)
+    dout = torch.randn(3, 34, 150)
+    first, second = (run(inputs, dout, delta_softplus=True, backend=backend) for _ in range(2))
+    for name, x in first.items():
+        assert torch.equal(x, second[name]), name
+
+
+@pytest.mark.parametrize('backend', ['reference', 'chunked'])
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_gradcheck(backend, reverse):
+    inputs = random_inputs(2, 4, 6, 3, 2)
+    tensors = [inputs[name].requires_grad_() for name in INPUTS]
+    assert torch.autograd.gradcheck(
+        lambda *x: selective_scan(*x, delta_softplus=True, reverse=reverse, return_last_state=True, backend=backend),
+        tensors,
+    )
+
+
+def test_reverse_is_the_flipped_scan():
+    inputs = random_inputs(2, 6, 37, 4, 2)
+    flipped = {name: x.flip(-1) if name in ('u', 'delta', 'B', 'C', 'z') else x for name, x in inputs.items()}
+    y, last = selective_scan(**inputs, reverse=True, return_last_state=True, backend='reference')
+    expected, expected_last = selective_scan(**flipped, return_last_state=True, backend='reference')
+    torch.testing.assert_close(y, expected.flip(-1), rtol=0, atol=0)
+    torch.testing.assert_close(last, expected_last, rtol=0, atol=0)
+
+
+def inputs_with(**changes):
+    inputs = random_inputs(2, 6, 7, 4, 2, dtype=torch.float32)
+    return {name: changes[name](x) if name in changes else x for name, x in inputs.items()}
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(u=lambda x: x[0]), r'u has shape \(6, 7\), expected \(B, D, L\)'),
+        (dict(delta=lambda x: x[:, :, 1:]), r'delta has shape \(2, 6, 6\), expected \(2, 6, 7\)'),
+        (dict(A=lambda x: x[1:]), r'A has shape \(5, 4\), expected \(D, N\) = \(6, N >= 1\)'),
+        (dict(A=lambda x: x.to(torch.complex64)), r'A \(6, 4\) is complex, expected real'),
+        (dict(B=lambda x: x[:, :, 1:]), r'B has shape \(2, 2, 3, 7\), expected \(B, N, L\) = \(2, 4, 7\)'),
+        (dict(B=lambda x: x.repeat(1, 2, 1, 1)), r'B \(2, 4, 4, 7\) has 4 groups, expected a divisor of D = 6'),
+        (dict(C=lambda x: x[:, :1]), r'C has shape \(2, 1, 4, 7\), expected \(2, 2, 4, 7\) as B'),
+        (dict(D=lambda x: x[None]), r'D has shape \(1, 6\), expected \(6,\)'),
+        (dict(z=lambda x: x[:1]), r'z has shape \(1, 6, 7\), expected \(2, 6, 7\)'),
+        (dict(delta_bias=lambda x: x[1:]), r'delta_bias has shape \(5,\), expected \(6,\)'),
+        (dict(u=lambda x: x.long()), r'u \(2, 6, 7\) is torch.int64, expected a float'),
+        (dict(z=lambda x: x.to('meta')), r'z \(2, 6, 7\) is on meta, expected cpu as u'),
+        (dict(u=lambda x: x.numpy()), 'u is ndarray, expected a tensor'),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        selective_scan(**inputs_with(**changes))
+    assert '\n' not in str(error.value)
+
+
+def test_unknown_and_unusable_backends():
+    with pytest.raises(InputError, match="backend is 'fast', expected 'auto' or one of reference"):
+        selective_scan(**inputs_with(), backend='fast')
+    with pytest.raises(InputError, match="backend='mamba_ssm' cannot be used: mamba_ssm serves cuda tensors"):
+        selective_scan(**inputs_with(), backend='mamba_ssm')
+    with pytest.raises(InputError, match='native has no float64'):
+        selective_scan_backend(torch.zeros(1, dtype=torch.float64), 'native')
+
+
+def test_choice_by_device_and_environment(monkeypatch):
+    assert selective_scan_backend('meta').name == 'reference'
+    assert selective_scan_backend(torch.zeros(1, dtype=torch.float64)).name == 'chunked'
+    monkeypatch.setattr(get_backend('native'), 'available', lambda: 'not built')
+    assert selective_scan_backend('cpu') == ('chunked', 'native cannot be used: not built')
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'reference')
+    assert selective_scan_backend('cpu') == ('reference', 'asked for by MMBACKBONES_SCAN_BACKEND')
+    assert selective_scan_backend('cpu', 'chunked').name == 'chunked'
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'triton3')
+    with pytest.raises(InputError, match="MMBACKBONES_SCAN_BACKEND is 'triton3'"):
+        selective_scan(**inputs_with())
+
+
+def test_cuda_without_a_fast_backend_is_an_error(monkeypatch):
+    for name in ('triton', 'mamba_ssm'):
+        monkeypatch.setattr(get_backend(name), 'available', lambda name=name: f'{name} is not there')
+    with pytest.raises(InputError, match=r'triton is not there; mamba_ssm is not there.*chunked'):
+        selective_scan_backend('cuda')
+    assert selective_scan_backend('cuda', 'chunked').name == 'chunked'
