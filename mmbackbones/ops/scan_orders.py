@@ -8,7 +8,7 @@ assumed square.
 Names of orders (each also with the suffix ``_flip``, the same sequence from its end):
 
 * ``h``, ``v``: row-major, column-major (Vim, VMamba).
-* ``w<K>``: K x K windows, row-major, row-major inside; the map is padded at the bottom and right (LocalMamba).
+* ``w<K>``: K x K windows, row-major, row-major inside; map padded at the bottom and right (LocalMamba).
 * ``w<K>v``: the same with both walks column-major.
 * ``s2``: the four stride-2 groups one after another, each of ``ceil(H/2) * ceil(W/2)`` slots: (even row, even
   column) by rows, (odd, even) by columns, (even, odd) by rows, (odd, odd) by columns (EfficientVMamba).
@@ -98,8 +98,8 @@ def localmamba_unscan_order(name: str, height: int, width: int, device: torch.de
                             exact: bool = False) -> ScanOrder:  # fmt: skip
     """The order to hand to :func:`to_map` after a LocalMamba scan in the order ``name``.
 
-    The published code brings column-major sequences back with height and width exchanged, which is their inverse
-    on square maps only; on others tokens return to wrong places. The published dense results were made that way,
+    The published code brings column-major sequences back with height and width exchanged: their inverse on
+    square maps only; on others tokens return to wrong places. The published dense results were made that way,
     so it is the default here; ``exact=True`` gives the true inverse.
     """
     swapped = not exact and name in ('v', 'v_flip')

@@ -117,7 +117,7 @@ def test_a_map_one_pixel_wide_is_walked_downwards():
 @pytest.mark.parametrize('size', STRIDED_SIZES, ids=size_id)
 def test_efficientvmamba_groups_values_and_gradients(strided_cases, size):
     prefix = size_id(size) + '.'
-    case = {name.removeprefix(prefix): value for name, value in strided_cases.items() if name.startswith(prefix)}
+    case = {key.removeprefix(prefix): value for key, value in strided_cases.items() if key.startswith(prefix)}
     order = scan_order('s2', *size)
     assert torch.equal(order.order.view(4, -1), case['order'])
 
