@@ -1,1 +1,1 @@
-"""Datasets."""
+"""Data of our own making, and the check of everybody's."""
