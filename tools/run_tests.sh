@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is merged, on two cores in less than an hour.
+#
+#   bash tools/run_tests.sh [--fast | --full] [pytest arguments]
+#
+# Set-up, ruff, unit tests, end-to-end tests, then the quickstart with its gate. --fast stops after the unit tests;
+# --full adds the tests that are too costly for CI. Pytest arguments (-k scan, tests/ops) go to every pytest run, and
+# a selection that is empty is then no fault. A failed phase does not stop the next one. Exit code 0: all passed.
+# Last line: 'N passed, N failed', where ruff and the quickstart count as one each.
+set -uo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT" || exit 1
+PHASES=()
+PASSED=0
+FAILED=0
+
+phase() {  # NAME COMMAND...: run it, note its result and time
+    local name=$1 start=$SECONDS code=0 result=passed
+    shift
+    printf '\n=== %s ===\n' "$name"
+    "$@" </dev/null || code=$?
+    if ((code)); then
+        result="FAILED (exit code $code)"
+    fi
+    PHASES+=("$(printf '%-20s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
+    return "$code"
+}
+
+check() {  # NAME COMMAND...: a phase that counts as one test
+    if phase "$@"; then
+        PASSED=$((PASSED + 1))
+    else
+        FAILED=$((FAILED + 1))
+    fi
+}
+
+count() {  # WORD TEXT: the number before WORD in pytest's closing line
+    local number
+    number=$(grep -oE "[0-9]+ $1" <<<"$2" | tail -n 1)
+    echo $((${number%% *} + 0))
+}
+
+run_pytest() {  # MARKERS ARGUMENTS...
+    local markers=$1 code
+    shift
+    OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n 2 -m "$markers" --durations=10 "$@" 2>&1 | tee "$OUTPUT"
+    code=${PIPESTATUS[0]}
+    ((code == 5 && ARGUMENTS > 0)) && code=0
+    return "$code"
+}
+
+tests() {  # NAME MARKERS ARGUMENTS...: a phase that counts as the tests it ran
+    local name=$1 closing failed code=0
+    shift
+    phase "$name" run_pytest "$@" || code=$?
+    closing=$(tail -n 1 "$OUTPUT")
+    failed=$(($(count failed "$closing") + $(count error "$closing")))
+    ((code == 0 || failed > 0)) || failed=1
+    PASSED=$((PASSED + $(count passed "$closing")))
+    FAILED=$((FAILED + failed))
+}
+
+summary() {
+    printf '\n=== summary, %d s ===\n' "$SECONDS"
+    printf '%s\n' "${PHASES[@]}"
+    printf '%d passed, %d failed\n' "$PASSED" "$FAILED"
+}
+
+extent=usual
+case "${1-}" in
+    --fast | --full) extent=${1#--} && shift ;;
+esac
+ARGUMENTS=$#
+OUTPUT=$(mktemp)
+trap 'rm -f "$OUTPUT"' EXIT
+
+phase 'set-up' bash tools/setup_env.sh || exit
+PYTHON=$(bash tools/setup_env.sh --print-python 2>/dev/null)
+check 'ruff' "$PYTHON" -m ruff check
+tests 'unit tests' 'not slow and not full' --dist worksteal "$@"
+if [[ $extent != fast ]]; then
+    tests 'end-to-end tests' 'slow and not full' --dist loadscope "$@"
+    check 'quickstart' bash tools/quickstart.sh
+fi
+if [[ $extent == full ]]; then
+    tests 'costly tests' 'full' --dist loadscope "$@"
+fi
+summary
+((FAILED == 0))
