@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import RUNNERS as ROOT_RUNNERS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -23,5 +24,6 @@ MODELS = _child(ROOT_MODELS, 'backbones', 'necks')
 DATASETS = _child(ROOT_DATASETS, 'datasets')
 METRICS = _child(ROOT_METRICS, 'engine')
 HOOKS = _child(ROOT_HOOKS, 'engine')
+RUNNERS = _child(ROOT_RUNNERS, 'engine')
 WEIGHT_INITIALIZERS = _child(ROOT_WEIGHT_INITIALIZERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(ROOT_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')

@@ -1,6 +1,7 @@
 """What a run needs beside mmengine: loading, initialization, parameter groups, metrics, adaptation to the device."""
 
+from mmbackbones.engine import loading  # registers the schemes
 from mmbackbones.engine.metrics import IoUMetric
 from mmbackbones.engine.optim import OptimWrapperConstructor
 
-__all__ = ['IoUMetric', 'OptimWrapperConstructor']
+__all__ = ['IoUMetric', 'OptimWrapperConstructor', 'loading']
