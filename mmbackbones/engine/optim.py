@@ -48,12 +48,11 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
             groups[lr_mult, decay_mult].append((name, parameter))
         for (lr_mult, decay_mult), members in sorted(groups.items()):
             group = dict(
-                params=[parameter for _, parameter in members],
-                names=[name for name, _ in members],
+                params=members,  # named, so that a checkpoint's optimizer state says what it belongs to
                 lr=self.base_lr * lr_mult,
                 weight_decay=self.base_wd * decay_mult)
             params.append(group)
-            count = sum(parameter.numel() for parameter in group['params'])
+            count = sum(parameter.numel() for _, parameter in members)
             print_log(
                 f'parameter group: {len(members)} tensors, {count:,} values, lr {group["lr"]:.3g}, '
                 f'weight decay {group["weight_decay"]:.3g}',

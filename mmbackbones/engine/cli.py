@@ -1,0 +1,209 @@
+"""The commands ``train`` and ``test``: from the command line to mmengine's Runner and back."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import find_latest_checkpoint
+
+from mmbackbones.datasets.check import check_config
+from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.options import config_hash, load_config
+from mmbackbones.engine.outputs import OutputFolder, environment, plain, task_of
+from mmbackbones.engine.runner import Runner
+from mmbackbones.errors import InputError
+
+BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
+
+
+def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
+    """Run a command; bad input ends it with one line on stderr and exit status 2."""
+    try:
+        main(argv)
+    except InputError as error:
+        sys.exit(_fail(error))
+    except (TypeError, KeyError, ValueError) as error:
+        # mmengine marks what a constructor refused; anything else is a bug and keeps its traceback.
+        text = str(error.args[0]) if error.args else ''
+        if not BUILD_PREFIX.match(text) and 'is not in the' not in text:
+            raise
+        sys.exit(_fail(text))
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _fail(error: InputError | str) -> int:
+    print('error: ' + ' '.join(BUILD_PREFIX.sub('', str(error)).split()), file=sys.stderr, flush=True)
+    return 2
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file (Python code: it is executed)')
+    parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/<config name>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override keys of the config, such as optim_wrapper.optimizer.lr=2e-4')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def _prepare(args: argparse.Namespace) -> Config:
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def _say(sentence: str) -> None:
+    if int(os.environ.get('RANK', 0)) == 0:
+        print(f'*** {sentence}', flush=True)
+
+
+def _record(cfg: Config, config: str, digest: str, fingerprint: str | None, runner: Runner, metrics: dict,
+            folder: OutputFolder, **more: object) -> dict:
+    return dict(
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=digest,
+        recipe=cfg.get('recipe'),
+        data_fingerprint=fingerprint,
+        image_ids=folder.image_ids(runner.test_dataloader.dataset),
+        seed=(cfg.get('randomness') or {}).get('seed'),
+        world_size=runner.world_size,
+        metrics=plain(metrics),
+        **environment(),
+        **more)
+
+
+def _headline(cfg: Config, metrics: dict) -> str:
+    if task_of(cfg) == 'detection':
+        return f'box AP {metrics["coco/bbox_mAP"]:.3f}  mask AP {metrics["coco/segm_mAP"]:.3f}'
+    return f'mIoU {metrics["mIoU"]:.2f}'
+
+
+def require_weights(cfg: Config) -> None:
+    """Refuse to train from random weights by oversight.
+
+    Raises:
+        InputError: the backbone names no weights and does not say ``init_cfg=None`` either.
+    """
+    backbone = cfg.model.backbone
+    init_cfg = backbone.get('init_cfg', 'absent')
+    named = init_cfg is None or init_cfg != 'absent' and (isinstance(init_cfg, list) or init_cfg.get('checkpoint', True))
+    if not named:
+        raise InputError(
+            f'no pretrained weights are established for {backbone.type} {backbone.get("arch", "")}: set '
+            'model.backbone.init_cfg.checkpoint (with model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file or '
+            'URL, or model.backbone.init_cfg=None to train from random weights')
+
+
+def _resume(cfg: Config, choice: str) -> None:
+    """Set ``load_from`` and ``resume`` from ``--resume``; the weights then come from that checkpoint alone."""
+    if choice in ('required', 'auto'):
+        found = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        if found is None and choice == 'required':
+            raise InputError(f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts afresh, --resume PATH '
+                             'names one')
+        if found is None:
+            _say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting afresh')
+            return
+        choice = found
+    cfg.load_from, cfg.resume = choice, True
+    cfg.model.backbone.init_cfg = None
+    _say(f'resuming from {choice}')
+
+
+def train(argv: list[str] | None = None) -> None:
+    """``tools/train.py CONFIG``: train, then test the last checkpoint and keep its predictions in WORK_DIR/final."""
+    parser = _parser('Train a detector or segmentor, then test its last checkpoint.')
+    parser.add_argument('--resume', nargs='?', const='required', metavar='auto|PATH',
+                        help='continue from the newest checkpoint of the work dir, which must exist; auto: or start '
+                        'if there is none; PATH: from that checkpoint')
+    parser.add_argument('--amp', action='store_true', help='FP16 automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
+    args = parser.parse_args(argv)
+
+    cfg = _prepare(args)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise InputError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    digest, wanted = config_hash(cfg), precision(cfg)
+    if args.resume:
+        _resume(cfg, args.resume)
+    elif not cfg.get('load_from'):
+        require_weights(cfg)
+    for notice in adapt_to_device(cfg, args.launcher):
+        _say(notice)
+    fingerprints = check_config(cfg, ('train', 'val', 'test')) if is_main_process() else {}
+
+    folder = OutputFolder(Path(cfg.work_dir, 'final'), replace=True)
+    folder.attach(cfg.test_evaluator)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    metrics = runner.test()
+    folder.commit(
+        _record(cfg, args.config, digest, fingerprints.get('test'), runner, metrics, folder,
+                train_fingerprint=fingerprints.get('train'), precision=precision(cfg), recipe_precision=wanted,
+                tta=False, iterations=runner.iter))
+    _say(f'{_headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
+
+
+def test(argv: list[str] | None = None) -> None:
+    """``tools/test.py CONFIG CHECKPOINT``: box and mask AP, or single- or multi-scale mIoU."""
+    parser = _parser('Test a checkpoint.')
+    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
+    parser.add_argument('--tta', action='store_true', help='multi-scale and flip test (segmentors)')
+    parser.add_argument('--out', metavar='DIR', help='keep predictions and record in this new folder')
+    parser.add_argument('--show-dir', metavar='DIR', help='paint predictions beside ground truth into this folder')
+    args = parser.parse_args(argv)
+
+    cfg = _prepare(args)
+    digest, task = config_hash(cfg), task_of(cfg)
+    if args.tta:
+        if task == 'detection':
+            raise InputError('--tta: mmdet\'s test-time augmentation of Mask R-CNN returns no masks; it is for segmentors')
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            raise InputError(f'--tta: {args.config} has no tta_model and tta_pipeline')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    if args.show_dir:
+        _paint_into(cfg, args.show_dir, task)
+    for notice in adapt_to_device(cfg, args.launcher):
+        _say(notice)
+    fingerprints = check_config(cfg, ('test',)) if is_main_process() else {}
+
+    folder = OutputFolder(args.out) if args.out else None
+    if folder:
+        folder.attach(cfg.test_evaluator)
+    cfg.load_from = args.checkpoint
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    if folder:
+        folder.commit(
+            _record(cfg, args.config, digest, fingerprints.get('test'), runner, metrics, folder, precision='fp32',
+                    tta=args.tta, checkpoint=Path(args.checkpoint).name))
+    where = f'  (predictions and record in {folder.path})' if folder else ''
+    _say(f'{_headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
+
+
+def _paint_into(cfg: Config, folder: str, task: str) -> None:
+    hook = cfg.default_hooks.visualization
+    hook.draw, hook.interval = True, 1
+    if task == 'detection':
+        hook.test_out_dir = str(Path(folder).absolute())
+    else:
+        cfg.visualizer.save_dir = str(Path(folder).absolute())
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]

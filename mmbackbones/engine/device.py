@@ -1,0 +1,80 @@
+"""The same configuration on whatever machine there is: what a run without CUDA needs changed, each change said once."""
+
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed
+from mmengine.config import Config, ConfigDict
+
+from mmbackbones.errors import InputError
+
+
+def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
+    """Change ``cfg`` in place so that it runs on this machine.
+
+    Without CUDA: FP32 in place of AMP (CPU autocast has no FP16, and mmcv's CPU ops take float32 only), gloo in place
+    of nccl, BN in place of SyncBN (DDP refuses it on CPU).
+
+    Returns:
+        list[str]: one sentence per change.
+
+    Raises:
+        InputError: a detector on CUDA with an mmcv that was built without CUDA ops, or Slurm without CUDA.
+    """
+    if torch.cuda.is_available():
+        _require_cuda_ops(cfg)
+        return []
+    notices = []
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper and wrapper.type == 'AmpOptimWrapper':
+        wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype'):
+            wrapper.pop(key, None)
+        notices.append('no CUDA: training in FP32, not with automatic mixed precision')
+    if list(_replace_sync_bn(cfg.model)):
+        notices.append('no CUDA: BN in place of SyncBN')
+    if launcher == 'slurm':
+        raise InputError('--launcher slurm: this machine has no CUDA device; use tools/dist_train.sh inside the allocation')
+    if launcher != 'none':
+        cfg.env_cfg.dist_cfg = dict(backend='gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        notices.append('no CUDA: gloo in place of nccl')
+        if not torch.distributed.is_initialized():
+            # mmengine's own start-up selects a CUDA device whatever the backend.
+            torch.distributed.init_process_group('gloo')
+            os.environ.setdefault('LOCAL_RANK', '0')
+    return notices
+
+
+def precision(cfg: Config) -> str:
+    """``'fp16'``, ``'bf16'`` or ``'fp32'``: the training precision that ``cfg`` asks for."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') != 'AmpOptimWrapper':
+        return 'fp32'
+    return {'bfloat16': 'bf16'}.get(wrapper.get('dtype'), 'fp16')
+
+
+def _replace_sync_bn(node: object) -> Iterator[bool]:
+    if isinstance(node, dict | ConfigDict):
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+            yield True
+        for value in list(node.values()):
+            yield from _replace_sync_bn(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _replace_sync_bn(value)
+
+
+def _require_cuda_ops(cfg: Config) -> None:
+    if 'roi_head' not in cfg.model:
+        return
+    from mmcv.ops import get_compiling_cuda_version
+    if get_compiling_cuda_version() == 'not available':
+        raise InputError('mmcv was built without CUDA ops, which a detector needs on this GPU: rebuild it with nvcc '
+                         '(docs/install.md), or set CUDA_VISIBLE_DEVICES="" to run on the CPU')

@@ -1,0 +1,95 @@
+"""Reading a configuration: the file, ``--cfg-options`` checked against it, and its identity."""
+
+import difflib
+import hashlib
+import inspect
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from mmbackbones.errors import InputError
+
+# Keys of ours that a configuration may leave out, beside the Runner's own arguments.
+OWN_KEYS = ('auto_scale_lr', 'data_check', 'find_unused_parameters', 'load_from_allow', 'model_wrapper_cfg', 'recipe',
+            'sync_bn', 'tta_model', 'tta_pipeline')
+# What says where and on what a run happens, not what it computes.
+PLACE_KEYS = ('work_dir', 'launcher', 'resume', 'load_from', 'log_level', 'data_check', 'env_cfg', 'visualizer',
+              'vis_backends', 'default_hooks', 'model_wrapper_cfg')
+
+
+def load_config(path: str, overrides: dict | None = None) -> Config:
+    """Read a configuration and merge overrides such as ``{'optim_wrapper.optimizer.lr': 2e-4}`` into it.
+
+    A configuration is Python code and is executed.
+
+    Raises:
+        InputError: the file is missing or faulty, or an override names no key of it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'{path}: no such config file')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise InputError(f'{path}: not a readable config: {_one_line(error)}') from error
+    if 'model' not in cfg:
+        raise InputError(f'{path}: not a config of a detector or segmentor: it has no key "model"')
+    for key in overrides or {}:
+        _require_known(cfg, key)
+    try:
+        cfg.merge_from_dict(overrides or {})
+    except Exception as error:
+        raise InputError(f'--cfg-options {" ".join(overrides)}: {_one_line(error)}') from error
+    return cfg
+
+
+def _require_known(cfg: Config, key: str) -> None:
+    """Refuse an option that would create a key nobody reads, as a misspelt one does.
+
+    The last part may be new where a constructor takes it (beside a ``type``) and checks it.
+    """
+    *parents, leaf = key.split('.')
+    node, walked = cfg._cfg_dict, ''
+    for part in parents:
+        node = _child(node, part, key, walked)
+        walked += f'{part}.'
+    if isinstance(node, list | tuple):
+        _child(node, leaf, key, walked)
+        return
+    if not isinstance(node, dict):
+        raise InputError(f'--cfg-options {key}: {walked[:-1]} is no dict, so it has no key {leaf!r}')
+    if leaf in node or 'type' in node or (walked and walked.split('.')[0].endswith('_dataloader')):
+        return
+    known = list(node)
+    if not walked:
+        known += [*inspect.signature(Runner.__init__).parameters, *OWN_KEYS]
+        if leaf in known:
+            return
+    raise InputError(f'--cfg-options {key}: no such key{_nearest(leaf, known)}')
+
+
+def _child(node: object, part: str, key: str, walked: str) -> object:
+    if isinstance(node, list | tuple):
+        if not part.isdigit() or int(part) >= len(node):
+            raise InputError(f'--cfg-options {key}: {walked[:-1]} is a list of {len(node)}, {part!r} is no index of it')
+        return node[int(part)]
+    if not isinstance(node, dict):
+        raise InputError(f'--cfg-options {key}: {walked[:-1]} is no dict, so it has no key {part!r}')
+    if part not in node:
+        raise InputError(f'--cfg-options {key}: no such key as {walked}{part}{_nearest(part, list(node))}')
+    return node[part] if node[part] is not None else ConfigDict()
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean {near[0]!r}?' if near else f'; known here: {", ".join(sorted(known))}'
+
+
+def config_hash(cfg: Config) -> str:
+    """First 12 hex digits of the SHA-256 of what ``cfg`` computes; where and on what it runs is left out."""
+    content = Config({key: value for key, value in cfg._cfg_dict.items() if key not in PLACE_KEYS})
+    return hashlib.sha256(content.pretty_text.encode()).hexdigest()[:12]
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
