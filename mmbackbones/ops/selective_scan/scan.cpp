@@ -1,0 +1,559 @@
+// The selective scan on the CPU. One source, compiled once per instruction set; native.py picks a build at run time.
+//
+// A vector holds LANES channels at one time step, so the recurrence needs no shuffles. Time is cut into chunks of CHUNK
+// steps; within a chunk the states of a block of channels stay in registers, a few at a time, over all its steps. The
+// forward leaves the state before every chunk; the backward replays one chunk after the other from there. Chunks are the
+// outer loop and channels the inner one: B and C of a chunk are unpacked once for all channels, and their gradients are
+// summed in vector lanes over all channels before the lanes are added up.
+//
+// No associative-math and no finite-math flags: the rounding by a magic number and NaN depend on their absence.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+struct View {  // (B, D, L); strides in elements, that of the channel or that of the step is 1; null if absent
+  const float* data;
+  int64_t batch, channel, step;
+};
+
+struct ScanProblem {  // native.py mirrors the fields; all but the views are contiguous
+  int64_t batch, dim, length, state, groups;
+  int64_t softplus, reverse, splits, threads;
+  View u, delta, z, dout;
+  const float *A, *B, *C, *D, *delta_bias;  // (N, D), (B, G, N, L), (B, G, N, L), (D), (D)
+  float *out, *last_state;                  // (B, D, L), (B, D, N)
+  float *saved;                             // (B, chunks, N, D): states before the chunks, or null
+  const float* dlast_state;                 // (B, D, N) or null
+  float *du, *ddelta, *dz;                  // (B, D, L)
+  float *dA, *dD, *ddelta_bias;             // (B, N, D), (B, D), (B, D)
+  float *dB, *dC;                           // (splits, B, G, N, L)
+};
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TABLE_BITS = 5;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, TABLE_BITS = 3;
+#else
+constexpr int LANES = 4, TABLE_BITS = 0;
+#endif
+constexpr int CHUNK = 64;
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t VecInt __attribute__((vector_size(LANES * 4)));
+typedef float VecUnaligned __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline Vec broadcast(float x) { return Vec{} + x; }
+inline Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(p); }
+inline void store(float* p, Vec x) { *reinterpret_cast<VecUnaligned*>(p) = x; }
+
+inline Vec load_lanes(const float* p, int lanes) {
+  if (lanes == LANES) return load(p);
+  Vec x{};
+  std::memcpy(&x, p, lanes * sizeof(float));
+  return x;
+}
+inline void store_lanes(float* p, Vec x, int lanes) {
+  if (lanes == LANES) store(p, x);
+  else std::memcpy(p, &x, lanes * sizeof(float));
+}
+
+// The second operand where one is NaN, so that NaN in x survives.
+inline Vec clamp(Vec x, float low, float high) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(broadcast(high), _mm512_max_ps(broadcast(low), x));
+#elif defined(__AVX2__)
+  return _mm256_min_ps(broadcast(high), _mm256_max_ps(broadcast(low), x));
+#else
+  x = x < low ? broadcast(low) : x;
+  return x > high ? broadcast(high) : x;
+#endif
+}
+
+// 2^(x / UNIT) = table[k mod UNIT] * 2^(k div UNIT) * p(x - k) with k = round(x), p(0) = 1, |relative error of p| < 1e-7.
+constexpr float UNIT = 1 << TABLE_BITS;
+constexpr float LOG2E_UNITS = 1.44269504088896340736 * UNIT;
+constexpr float EXP_LOW = -127 * UNIT, EXP_HIGH = 128 * UNIT;  // exactly 0 and infinity
+
+struct Exp2 {
+  static constexpr float ROUND = 12582912;  // 1.5 * 2^23: the sum's low bits are the rounded integer
+  Vec table[TABLE_BITS == 5 ? 2 : 1];
+
+  Exp2() {
+    // 2^(i / UNIT) as bits, less the exponent that adding k << (23 - TABLE_BITS) will put there.
+    alignas(64) int32_t bits[32];
+    for (int i = 0; i < 1 << TABLE_BITS; i++) {
+      float value = __builtin_exp2f(i / UNIT);
+      std::memcpy(&bits[i], &value, 4);
+      bits[i] -= i << (23 - TABLE_BITS);
+    }
+    if (TABLE_BITS == 0) table[0] = broadcast(1);
+    else std::memcpy(table, bits, sizeof(float) << TABLE_BITS);
+  }
+
+  inline Vec scale(VecInt k) const {
+#if defined(__AVX512F__)
+    VecInt entry = (VecInt)_mm512_permutex2var_ps(table[0], (__m512i)k, table[1]);
+#elif defined(__AVX2__)
+    VecInt entry = (VecInt)_mm256_permutevar8x32_ps(table[0], (__m256i)k);
+#else
+    VecInt entry = (VecInt)table[0];
+#endif
+    return (Vec)(entry + (k << (23 - TABLE_BITS)));
+  }
+
+  template <bool CLAMP>
+  inline Vec units(Vec x) const {
+    if (CLAMP) x = clamp(x, EXP_LOW, EXP_HIGH);
+    Vec k = x + ROUND;
+    Vec r = x - (k - ROUND);
+    Vec p;
+    if (TABLE_BITS == 5) p = 2.166116610e-2f + r * 2.345961985e-4f;
+    else if (TABLE_BITS == 3) p = 8.664340526e-2f + r * (3.754025558e-3f + r * 1.083913611e-4f);
+    else p = 0.6931470037f + r * (0.2402224243f + r * (5.550733581e-2f + r * (9.671512991e-3f + r * 1.326472731e-3f)));
+    return (1 + r * p) * scale((VecInt)k);
+  }
+
+  inline Vec operator()(Vec x) const { return units<true>(x * LOG2E_UNITS); }
+};
+
+// The step size and the derivative of softplus, from e = exp(-|x|): log(1 + e) = 2 atanh(e / (2 + e)).
+inline Vec softplus(const Exp2& exp, Vec x, Vec* derivative) {
+  Vec magnitude = x < 0 ? -x : x;
+  Vec e = exp(-magnitude);
+  Vec s;
+  if (derivative) {
+    Vec r = 1 / ((1 + e) * (2 + e));
+    s = e * (1 + e) * r;
+    *derivative = (x < 0 ? e : broadcast(1)) * (2 + e) * r;
+  } else {
+    s = e / (2 + e);
+  }
+  Vec w = s * s;
+  Vec log1p = s * (2 + w * (0.6666641832f + w * (0.4002152681f + w * (0.2800180614f + w * 0.2801198661f))));
+  return (x > 0 ? x : Vec{}) + log1p;
+}
+
+// ---- Tiles: CHUNK steps x LANES channels ----
+
+// Rows become columns: in log2(LANES) rounds, blocks change places between rows i and i + distance.
+template <int... LANE>
+struct Lanes {};
+template <int COUNT, int... LANE>
+struct Range : Range<COUNT - 1, COUNT - 1, LANE...> {};
+template <int... LANE>
+struct Range<0, LANE...> { typedef Lanes<LANE...> type; };
+
+template <int DISTANCE, int... LANE>
+inline void exchange(Vec& a, Vec& b, Lanes<LANE...>) {
+#ifdef __clang__
+  Vec low = __builtin_shufflevector(a, b, (LANE & DISTANCE ? LANES + LANE - DISTANCE : LANE)...);
+  b = __builtin_shufflevector(a, b, (LANE & DISTANCE ? LANES + LANE : LANE + DISTANCE)...);
+#else
+  Vec low = __builtin_shuffle(a, b, VecInt{(LANE & DISTANCE ? LANES + LANE - DISTANCE : LANE)...});
+  b = __builtin_shuffle(a, b, VecInt{(LANE & DISTANCE ? LANES + LANE : LANE + DISTANCE)...});
+#endif
+  a = low;
+}
+
+template <int DISTANCE>
+inline void transpose(Vec* rows) {
+  for (int i = 0; i < LANES; i++)
+    if (!(i & DISTANCE)) exchange<DISTANCE>(rows[i], rows[i + DISTANCE], Range<LANES>::type());
+  if (DISTANCE > 1) transpose<(DISTANCE > 1 ? DISTANCE / 2 : 1)>(rows);
+}
+
+// From memory with strides (channel, step), one of which is 1. Lanes and steps beyond the tile are zero.
+inline void load_tile(Vec* tile, const float* p, int64_t channel, int64_t step, int lanes, int steps) {
+  if (channel == 1) {
+    for (int t = 0; t < steps; t++) tile[t] = load_lanes(p + t * step, lanes);
+    return;
+  }
+  for (int t = 0; t < steps; t += LANES) {
+    Vec rows[LANES] = {};
+    if (lanes == LANES && t + LANES <= steps) {
+      for (int i = 0; i < LANES; i++) rows[i] = load(p + i * channel + t);
+    } else {
+      for (int i = 0; i < lanes; i++) rows[i] = load_lanes(p + i * channel + t, t + LANES <= steps ? LANES : steps - t);
+    }
+    transpose<LANES / 2>(rows);
+    std::memcpy(tile + t, rows, sizeof(rows));
+  }
+}
+
+// To rows of `length` steps.
+inline void store_tile(float* p, const Vec* tile, int64_t length, int lanes, int steps) {
+  for (int t = 0; t < steps; t += LANES) {
+    Vec rows[LANES];
+    std::memcpy(rows, tile + t, sizeof(rows));
+    transpose<LANES / 2>(rows);
+    int width = t + LANES <= steps ? LANES : steps - t;
+    if (lanes == LANES && width == LANES) {
+      for (int i = 0; i < LANES; i++) store(p + i * length + t, rows[i]);
+    } else {
+      for (int i = 0; i < lanes; i++) store_lanes(p + i * length + t, rows[i], width);
+    }
+  }
+}
+
+// ---- Shares of the problem ----
+
+// The channels of one thread: some blocks of LANES within a group.
+struct Share {
+  const ScanProblem& p;
+  int64_t b, g, split, first, blocks, chunks;
+  float* memory = nullptr;
+  Vec* vectors;
+
+  Share(const ScanProblem& p, int64_t index) : p(p) {
+    split = index % p.splits;
+    g = index / p.splits % p.groups;
+    b = index / p.splits / p.groups;
+    int64_t all = (p.dim / p.groups + LANES - 1) / LANES;
+    first = all * split / p.splits;
+    blocks = all * (split + 1) / p.splits - first;
+    chunks = (p.length + CHUNK - 1) / CHUNK;
+  }
+  Share(const Share&) = delete;
+  ~Share() { std::free(memory); }
+
+  bool allocate(int64_t count) {
+    void* raw = nullptr;
+    if (posix_memalign(&raw, 64, (count ? count : 1) * sizeof(Vec))) return false;
+    memory = static_cast<float*>(raw);
+    vectors = static_cast<Vec*>(raw);
+    std::memset(raw, 0, count * sizeof(Vec));
+    return true;
+  }
+
+  int64_t channel(int64_t block) const { return g * (p.dim / p.groups) + (first + block) * LANES; }
+  int lanes(int64_t block) const {
+    int64_t left = (g + 1) * (p.dim / p.groups) - channel(block);
+    return left < LANES ? left : LANES;
+  }
+  int steps(int64_t chunk) const {
+    int64_t left = p.length - chunk * CHUNK;
+    return left < CHUNK ? left : CHUNK;
+  }
+  const float* at(const View& view, int64_t block, int64_t chunk) const {
+    return view.data + b * view.batch + channel(block) * view.channel + chunk * CHUNK * view.step;
+  }
+  void load_view(Vec* tile, const View& view, int64_t block, int64_t chunk) const {
+    load_tile(tile, at(view, block, chunk), view.channel, view.step, lanes(block), steps(chunk));
+  }
+  int64_t row(int64_t block, int64_t chunk) const { return (b * p.dim + channel(block)) * p.length + chunk * CHUNK; }
+  float* boundary(int64_t block, int64_t chunk, int64_t n) const {
+    return p.saved + ((b * chunks + chunk) * p.state + n) * p.dim + channel(block);
+  }
+  // A, ready for Exp2::units, of (blocks, N), and the largest magnitude over N.
+  void load_A(Vec* A, Vec* largest) const {
+    for (int64_t block = 0; block < blocks; block++) {
+      Vec most{};
+      for (int64_t n = 0; n < p.state; n++) {
+        Vec a = load_lanes(p.A + n * p.dim + channel(block), lanes(block)) * LOG2E_UNITS;
+        A[block * p.state + n] = a;
+        Vec magnitude = a < 0 ? -a : a;
+        most = magnitude <= most ? most : magnitude;  // NaN stays
+      }
+      largest[block] = most;
+    }
+  }
+  // B and C of a chunk: [N, steps] each -> [steps, 2 N].
+  void unpack(float* maps, int64_t chunk) const {
+    int64_t N = p.state, offset = (b * p.groups + g) * N * p.length + chunk * CHUNK;
+    for (int64_t n = 0; n < N; n++)
+      for (int t = 0; t < steps(chunk); t++) {
+        maps[t * 2 * N + n] = p.B[offset + n * p.length + t];
+        maps[t * 2 * N + N + n] = p.C[offset + n * p.length + t];
+      }
+  }
+};
+
+// Whether no exponent of the tile leaves the range of exp2: then the clamps are left out.
+inline bool exponents_in_range(const Vec* step, int steps, Vec largest_A) {
+  Vec most{};
+  for (int t = 0; t < steps; t++) {
+    Vec magnitude = step[t] < 0 ? -step[t] : step[t];
+    most = magnitude <= most ? most : magnitude;
+  }
+  VecInt fits = most * largest_A < 126 * UNIT;
+  for (int i = 0; i < LANES; i++)
+    if (!fits[i]) return false;
+  return true;
+}
+
+// Calls f with COUNT states from n on, as many as fit.
+template <int MOST, class F>
+inline void by_states(int64_t N, F f) {
+  int64_t n = 0;
+  for (; n + MOST <= N; n += MOST) f(n, std::integral_constant<int, MOST>());
+  if (MOST > 4 && n + 4 <= N) f(n, std::integral_constant<int, 4>()), n += 4;
+  if (MOST > 2 && n + 2 <= N) f(n, std::integral_constant<int, 2>()), n += 2;
+  if (n < N) f(n, std::integral_constant<int, 1>());
+}
+
+// ---- Forward ----
+
+// COUNT states over the steps of a tile: y[t] += sum C h.
+template <int COUNT, bool CLAMP>
+inline void advance(const Exp2& exp, const Vec* step, const Vec* x, Vec* y, const float* maps, int64_t N, const Vec* A,
+                    Vec* carry, int steps, bool reverse) {
+  Vec a[COUNT], h[COUNT];
+  for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = carry[j];
+  for (int i = 0; i < steps; i++) {
+    int t = reverse ? steps - 1 - i : i;
+    const float* B = maps + t * 2 * N;
+    Vec dt = step[t], input = x[t], sum = y[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < COUNT; j++) {
+      h[j] = exp.units<CLAMP>(dt * a[j]) * h[j] + input * B[j];
+      sum += h[j] * B[N + j];
+    }
+    y[t] = sum;
+  }
+  for (int j = 0; j < COUNT; j++) carry[j] = h[j];
+}
+
+bool forward_share(const ScanProblem& p, int64_t index) {
+  Share share(p, index);
+  const Exp2 exp;
+  const int64_t N = p.state, blocks = share.blocks;
+  if (!share.allocate(2 * blocks * N + blocks + (2 * N * CHUNK + LANES - 1) / LANES)) return false;
+  Vec *carry = share.vectors, *A = carry + blocks * N, *largest = A + blocks * N;
+  float* maps = reinterpret_cast<float*>(largest + blocks);
+  share.load_A(A, largest);
+  Vec step[CHUNK], x[CHUNK], y[CHUNK];
+
+  for (int64_t i = 0; i < share.chunks; i++) {
+    int64_t chunk = p.reverse ? share.chunks - 1 - i : i;
+    int steps = share.steps(chunk);
+    share.unpack(maps, chunk);
+    for (int64_t block = 0; block < blocks; block++) {
+      int lanes = share.lanes(block);
+      int64_t channel = share.channel(block);
+      if (p.saved)
+        for (int64_t n = 0; n < N; n++) store_lanes(share.boundary(block, chunk, n), carry[block * N + n], lanes);
+      Vec bias = p.delta_bias ? load_lanes(p.delta_bias + channel, lanes) : Vec{};
+      Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
+      share.load_view(step, p.delta, block, chunk);
+      share.load_view(x, p.u, block, chunk);
+      for (int t = 0; t < steps; t++) {
+        step[t] += bias;
+        if (p.softplus) step[t] = softplus(exp, step[t], nullptr);
+        y[t] = p.D ? x[t] * skip : Vec{};
+        x[t] *= step[t];
+      }
+      if (lanes < LANES)  // softplus(0) is not 0: keep the lanes beyond the last channel still
+        for (int t = 0; t < steps; t++) std::memset(reinterpret_cast<float*>(step + t) + lanes, 0, (LANES - lanes) * 4);
+      bool in_range = exponents_in_range(step, steps, largest[block]);
+      by_states<8>(N, [&](int64_t n, auto count) {
+        constexpr int COUNT = decltype(count)::value;
+        auto run = in_range ? advance<COUNT, false> : advance<COUNT, true>;
+        run(exp, step, x, y, maps + n, N, A + block * N + n, carry + block * N + n, steps, p.reverse);
+      });
+      if (p.z.data) {
+        share.load_view(x, p.z, block, chunk);
+        for (int t = 0; t < steps; t++) y[t] *= x[t] / (1 + exp(-x[t]));
+      }
+      store_tile(p.out + share.row(block, chunk), y, p.length, lanes, steps);
+    }
+  }
+  for (int64_t block = 0; block < blocks; block++)
+    for (int lane = 0; lane < share.lanes(block); lane++)
+      for (int64_t n = 0; n < N; n++)
+        p.last_state[(p.dim * share.b + share.channel(block) + lane) * N + n] = carry[block * N + n][lane];
+  return true;
+}
+
+// ---- Backward ----
+
+// COUNT states over the steps of a tile, all kept: states[i] before the i-th step in scan order, decays[i] in it.
+template <int COUNT, bool CLAMP>
+inline void replay(const Exp2& exp, const Vec* step, const Vec* u, Vec* y, const float* maps, int64_t N, const Vec* A,
+                   Vec* states, Vec* decays, int steps, bool reverse) {
+  Vec a[COUNT], h[COUNT];
+  for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = states[j];
+  for (int i = 0; i < steps; i++) {
+    int t = reverse ? steps - 1 - i : i;
+    const float* B = maps + t * 2 * N;
+    Vec dt = step[t], input = dt * u[t], sum = y[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < COUNT; j++) {
+      Vec decay = exp.units<CLAMP>(dt * a[j]);
+      decays[i * COUNT + j] = decay;
+      h[j] = decay * h[j] + input * B[j];
+      states[(i + 1) * COUNT + j] = h[j];
+      sum += h[j] * B[N + j];
+    }
+    y[t] = sum;
+  }
+}
+
+// The way back, g being the gradient of the state. dmaps[t] holds the lanes of dB and dC; dstep is in units of A.
+template <int COUNT>
+inline void retreat(const Vec* step, const Vec* u, const Vec* dy, Vec* dx, Vec* dstep, const float* maps, Vec* dmaps,
+                    int64_t N, const Vec* A, Vec* dA, Vec* carry, const Vec* states, const Vec* decays, int steps,
+                    bool reverse) {
+  Vec g[COUNT], da[COUNT];
+  for (int j = 0; j < COUNT; j++) g[j] = carry[j], da[j] = dA[j];
+  for (int i = steps - 1; i >= 0; i--) {
+    int t = reverse ? steps - 1 - i : i;
+    const float* B = maps + t * 2 * N;
+    Vec* dB = dmaps + t * 2 * N;
+    Vec dt = step[t], input = dt * u[t], dout = dy[t], sum_x = dx[t], sum_step = dstep[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < COUNT; j++) {
+      g[j] += dout * B[N + j];
+      sum_x += g[j] * B[j];
+      dB[j] += g[j] * input;
+      dB[N + j] += states[(i + 1) * COUNT + j] * dout;
+      g[j] *= decays[i * COUNT + j];
+      Vec q = g[j] * states[i * COUNT + j];
+      sum_step += q * A[j];
+      da[j] += q * dt;
+    }
+    dx[t] = sum_x;
+    dstep[t] = sum_step;
+  }
+  for (int j = 0; j < COUNT; j++) carry[j] = g[j], dA[j] = da[j];
+}
+
+// The sum over lanes of dB and dC of a chunk: [steps, 2 N] -> two of [N, steps].
+void add_lanes(const ScanProblem& p, const Share& share, const Vec* dmaps, int64_t chunk) {
+  int64_t N = p.state, steps = share.steps(chunk);
+  int64_t offset = ((share.split * p.batch + share.b) * p.groups + share.g) * N * p.length + chunk * CHUNK;
+  for (int64_t n = 0; n < 2 * N; n++) {
+    float* target = (n < N ? p.dB + n * p.length : p.dC + (n - N) * p.length) + offset;
+    for (int64_t t = 0; t < steps; t += LANES) {
+      Vec rows[LANES] = {}, sum{};
+      int width = t + LANES <= steps ? LANES : steps - t;
+      for (int i = 0; i < width; i++) rows[i] = dmaps[(t + i) * 2 * N + n];
+      transpose<LANES / 2>(rows);
+      for (int i = 0; i < LANES; i++) sum += rows[i];
+      store_lanes(target + t, sum, width);
+    }
+  }
+}
+
+bool backward_share(const ScanProblem& p, int64_t index) {
+  constexpr int MOST = 4;
+  Share share(p, index);
+  const Exp2 exp;
+  const int64_t N = p.state, blocks = share.blocks;
+  const int64_t maps_size = (2 * N * CHUNK + LANES - 1) / LANES;
+  if (!share.allocate(3 * blocks * N + 3 * blocks + 2 * N * CHUNK + maps_size)) return false;
+  Vec *A = share.vectors, *largest = A + blocks * N, *carry = largest + blocks, *dA = carry + blocks * N;
+  Vec *dD = dA + blocks * N, *dbias = dD + blocks, *dmaps = dbias + blocks;
+  float* maps = reinterpret_cast<float*>(dmaps + 2 * N * CHUNK);
+  share.load_A(A, largest);
+  if (p.dlast_state)
+    for (int64_t block = 0; block < blocks; block++)
+      for (int lane = 0; lane < share.lanes(block); lane++)
+        for (int64_t n = 0; n < N; n++)
+          carry[block * N + n][lane] = p.dlast_state[(p.dim * share.b + share.channel(block) + lane) * N + n];
+  Vec step[CHUNK], slope[CHUNK], u[CHUNK], y[CHUNK], dy[CHUNK], gate[CHUNK], dx[CHUNK], dstep[CHUNK];
+  Vec states[(CHUNK + 1) * MOST], decays[CHUNK * MOST];
+
+  for (int64_t i = share.chunks - 1; i >= 0; i--) {
+    int64_t chunk = p.reverse ? share.chunks - 1 - i : i;
+    int steps = share.steps(chunk);
+    share.unpack(maps, chunk);
+    std::memset(dmaps, 0, 2 * N * CHUNK * sizeof(Vec));
+    for (int64_t block = 0; block < blocks; block++) {
+      int lanes = share.lanes(block);
+      int64_t channel = share.channel(block);
+      Vec bias = p.delta_bias ? load_lanes(p.delta_bias + channel, lanes) : Vec{};
+      Vec skip = p.D ? load_lanes(p.D + channel, lanes) : Vec{};
+      share.load_view(step, p.delta, block, chunk);
+      share.load_view(u, p.u, block, chunk);
+      share.load_view(dy, p.dout, block, chunk);
+      if (p.z.data) {
+        share.load_view(gate, p.z, block, chunk);
+        for (int t = 0; t < steps; t++) {
+          Vec sigmoid = 1 / (1 + exp(-gate[t])), silu = gate[t] * sigmoid;
+          gate[t] = dy[t] * (sigmoid + silu * (1 - sigmoid));
+          dy[t] *= silu;
+        }
+      }
+      for (int t = 0; t < steps; t++) {
+        step[t] += bias;
+        if (p.softplus) step[t] = softplus(exp, step[t], slope + t);
+        y[t] = p.D ? u[t] * skip : Vec{};
+        dx[t] = dstep[t] = Vec{};
+      }
+      if (lanes < LANES)
+        for (int t = 0; t < steps; t++) std::memset(reinterpret_cast<float*>(step + t) + lanes, 0, (LANES - lanes) * 4);
+      bool in_range = exponents_in_range(step, steps, largest[block]);
+      by_states<MOST>(N, [&](int64_t n, auto count) {
+        constexpr int COUNT = decltype(count)::value;
+        auto run = in_range ? replay<COUNT, false> : replay<COUNT, true>;
+        for (int j = 0; j < COUNT; j++) states[j] = load_lanes(share.boundary(block, chunk, n + j), lanes);
+        run(exp, step, u, y, maps + n, N, A + block * N + n, states, decays, steps, p.reverse);
+        retreat<COUNT>(step, u, dy, dx, dstep, maps + n, dmaps + n, N, A + block * N + n, dA + block * N + n,
+                       carry + block * N + n, states, decays, steps, p.reverse);
+      });
+      for (int t = 0; t < steps; t++) {
+        dstep[t] = dstep[t] * (1 / LOG2E_UNITS) + dx[t] * u[t];
+        if (p.softplus) dstep[t] *= slope[t];
+        dbias[block] += dstep[t];
+        dx[t] *= step[t];
+        if (p.D) dx[t] += dy[t] * skip;
+        dD[block] += dy[t] * u[t];
+        gate[t] *= y[t];
+      }
+      store_tile(p.ddelta + share.row(block, chunk), dstep, p.length, lanes, steps);
+      store_tile(p.du + share.row(block, chunk), dx, p.length, lanes, steps);
+      if (p.z.data) store_tile(p.dz + share.row(block, chunk), gate, p.length, lanes, steps);
+    }
+    add_lanes(p, share, dmaps, chunk);
+  }
+  for (int64_t block = 0; block < blocks; block++) {
+    int64_t channel = share.channel(block);
+    for (int64_t n = 0; n < N; n++)
+      store_lanes(p.dA + (share.b * N + n) * p.dim + channel, dA[block * N + n], share.lanes(block));
+    store_lanes(p.dD + share.b * p.dim + channel, dD[block], share.lanes(block));
+    store_lanes(p.ddelta_bias + share.b * p.dim + channel, dbias[block], share.lanes(block));
+  }
+  return true;
+}
+
+template <class F>
+int in_parallel(const ScanProblem& p, F f) {
+  int64_t shares = p.batch * p.groups * p.splits;
+  int failed = 0;
+#pragma omp parallel for schedule(static) num_threads(p.threads) reduction(| : failed) if (p.threads > 1)
+  for (int64_t i = 0; i < shares; i++) failed |= !f(p, i);
+  return failed;
+}
+
+}  // namespace
+
+// Both return 0, or 1 where memory ran out.
+extern "C" int scan_forward(const ScanProblem* p) { return in_parallel(*p, forward_share); }
+extern "C" int scan_backward(const ScanProblem* p) { return in_parallel(*p, backward_share); }
+
+extern "C" int scan_lanes() { return LANES; }
+extern "C" int scan_chunk() { return CHUNK; }
+
+// `count` x 8 x LANES exponentials from registers to registers: the bound that the benchmark sets beside the scan.
+extern "C" float scan_exponentials(int64_t count) {
+  const Exp2 exp;
+  Vec a[8], sum[8];
+  for (int j = 0; j < 8; j++) a[j] = broadcast(-0.1f * (j + 1)), sum[j] = Vec{};
+  Vec dt = broadcast(0.37f);
+  for (int64_t i = 0; i < count; i++) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) sum[j] = (Vec)((VecInt)sum[j] ^ (VecInt)exp.units<false>(dt * a[j]));
+    asm volatile("" : "+m"(dt));
+  }
+  for (int j = 1; j < 8; j++) sum[0] = (Vec)((VecInt)sum[0] ^ (VecInt)sum[j]);
+  return sum[0][0];
+}
