@@ -174,7 +174,7 @@ heartbeat() {  # START
         ((elapsed >= next)) || continue
         next=$((next + HEARTBEAT_S))
         count=$(tail -n +"$LOG_FROM" "$LOG" | grep -oE '^\[[0-9]+/[0-9]+\]' | tail -n 1) || true
-        say "      $elapsed s $count"
+        say "      $elapsed s${count:+, $count}"
     done
 }
 
@@ -187,11 +187,12 @@ stop_heartbeat() {
 trap stop_heartbeat EXIT
 
 explain() {  # LABEL CODE: the end of the step's output, then one line
-    local reason="exit code $2"
-    if tail -n +"$LOG_FROM" "$LOG" | grep -qE 'NewConnectionError|ConnectTimeout|NameResolution|ProxyError|SSLError|Max retries'; then
+    local reason="exit code $2" output
+    output=$(tail -n +"$LOG_FROM" "$LOG")
+    if [[ $output =~ NewConnectionError|ConnectTimeout|NameResolution|ProxyError|SSLError|Max\ retries ]]; then
         reason='the package index cannot be reached'
     fi
-    tail -n +"$LOG_FROM" "$LOG" | tail -n 15 >&2
+    tail -n 15 <<<"$output" >&2
     fail "$1: $reason (whole output: $LOG)"
 }
 
@@ -221,9 +222,10 @@ make_venv() {
 
 # Torch alone comes first, because only then is it known whether it will bring the CUDA libraries.
 install_torch() {
+    local needs
     step 'torch' pip_install --no-deps torch
-    if "$PYTHON" -m pip show torch 2>/dev/null | grep -qE '^Requires:.* (cuda|nvidia)-' &&
-        ! "$PYTHON" -c 'import torch' 2>/dev/null; then
+    needs=$("$PYTHON" -m pip show torch | grep '^Requires:')
+    if [[ $needs =~ \ (cuda|nvidia)- ]] && ! "$PYTHON" -c 'import torch' 2>/dev/null; then
         need_free_gb "$FREE_GB_CUDA" 'torch with its CUDA libraries'
     fi
     step 'what torch needs, and build tools' pip_install torch "${BUILD_TOOLS[@]}"
@@ -296,7 +298,8 @@ install_mmcv() {
     read -r kind home reason < <(choose_operators) || fail "import torch fails in $VENV; remove that folder and run again"
     say "  mmcv's operators will be built for ${kind/cpu/the CPU}: $reason"
     step 'mmcv, compiled against this torch (several minutes, once)' build_mmcv "$kind" "$home"
-    if "$PYTHON" -c 'import cv2' 2>&1 | grep -q 'cannot open shared object file'; then
+    fault=$("$PYTHON" -c 'import cv2' 2>&1) || true
+    if [[ $fault == *'cannot open shared object file'* ]]; then
         step 'OpenCV without display libraries (this machine has none)' \
             pip_install --force-reinstall --no-deps opencv-python-headless
     fi
