@@ -1,0 +1,189 @@
+"""What the data check asks of single files: is it there, whole, of what size, with which labels."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+WORKERS = 16  # more than cores: on network disks the time goes by waiting
+LONG = 5000  # files, from where on the check announces itself
+TAIL = 4096  # bytes
+END_MARKERS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'\0\0\0\0IEND\xaeB`\x82'}
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+class Fault(NamedTuple):
+    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line."""
+
+    file: str
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f'{self.file}: {self.detail}'.replace('\n', '\\n')
+
+
+@dataclass
+class Findings:
+    """What the check of one data set found. Faults stop a run; warnings tell what the framework drops by itself."""
+
+    images: int = 0
+    annotations: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+    fingerprint: str = ''
+
+
+class Probe(NamedTuple):
+    """One file: bytes (-1 where it is missing), (width, height) in pixels as mmcv loads it, or what is wrong.
+
+    For index masks also the SHA-256 of the file and the count of pixels of each label.
+    """
+
+    bytes: int
+    size: tuple[int, int] | None = None
+    fault: str | None = None
+    sha256: str = ''
+    labels: dict[int, int] | None = None
+
+
+def probe_image(path: str, decode: bool = False) -> Probe:
+    """Look at size, header and end marker of an image file, and at every pixel with ``decode``."""
+    try:
+        with open(path, 'rb') as file:
+            length = os.fstat(file.fileno()).st_size
+            if length == 0:
+                return Probe(0, fault='the file is empty (0 bytes)')
+            with Image.open(file) as image:
+                size = _size_as_loaded(image)
+                file.seek(-min(length, TAIL), os.SEEK_END)
+                tail = file.read().rstrip(b'\0')
+                marker = END_MARKERS.get(image.format, b'')
+        if not tail.endswith(marker) and marker not in tail:
+            return Probe(length, size, f'truncated: the end marker of a {image.format} file is missing')
+        # Bytes after the marker are harmless; only decoding tells them from a marker of an embedded preview.
+        if decode or not tail.endswith(marker):
+            with Image.open(path) as image:
+                image.load()
+        return Probe(length, size)
+    except FileNotFoundError:
+        return Probe(-1, fault='no such file')
+    except Exception as error:  # Pillow raises half a dozen types for damaged files
+        return Probe(file_length(path), fault=f'not a readable image: {_one_line(error)}')
+
+
+def probe_mask(path: str) -> Probe:
+    """Decode an index mask once, with Pillow as mmseg does."""
+    try:
+        with open(path, 'rb') as file:
+            data = file.read()
+            file.seek(0)
+            if not data:
+                return Probe(0, fault='the file is empty (0 bytes)')
+            with Image.open(file) as mask:
+                if mask.mode in ('L', 'P'):
+                    histogram = mask.histogram()
+                    labels = {value: count for value, count in enumerate(histogram) if count}
+                elif len(mask.getbands()) == 1:
+                    values, counts = np.unique(np.asarray(mask), return_counts=True)
+                    labels = dict(zip(values.tolist(), counts.tolist()))
+                else:
+                    return Probe(len(data), mask.size, f'not an index mask: its mode is {mask.mode}, one channel '
+                                 'was expected', sha256=hashlib.sha256(data).hexdigest())
+                return Probe(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
+    except FileNotFoundError:
+        return Probe(-1, fault='no such file')
+    except Exception as error:  # as above
+        return Probe(file_length(path), fault=f'not a readable mask: {_one_line(error)}')
+
+
+def _size_as_loaded(image: Image.Image) -> tuple[int, int]:
+    # OpenCV, mmcv's default, turns images by their EXIF orientation.
+    if 'exif' not in image.info:
+        return image.size
+    try:
+        sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    except Exception:  # damaged EXIF data; decoders ignore it
+        sideways = False
+    return image.size[::-1] if sideways else image.size
+
+
+def file_length(path: str) -> int:
+    """Bytes of a file, -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
+    """``[function(item) for item in items]`` in threads, with a progress bar on a terminal."""
+    if len(items) >= LONG:
+        print_log(f'Data check: {title}, {len(items)} files. This is done once; later runs find the result cached.',
+                  logger='current')
+    chunks = [items[start:start + 64] for start in range(0, len(items), 64)]
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    results: list[Result] = []
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(title, total=len(items))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for done in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+                results += done
+                progress.advance(task, len(done))
+    return results
+
+
+def digest(annotations: str, files: Iterable[tuple]) -> str:
+    """First 16 hex digits of the SHA-256 over the digest of the annotations and (name, size, …) of each file."""
+    total = hashlib.sha256(annotations.encode())
+    for row in sorted(files):
+        total.update('\0'.join(map(str, row)).encode(errors='surrogateescape') + b'\n')
+    return total.hexdigest()[:16]
+
+
+def stamp(paths: Iterable[str]) -> str | None:
+    """Digest of names, sizes and times of everything at and below ``paths``; None where one is missing."""
+    total = hashlib.sha256()
+    try:
+        for path in paths:
+            rows = _walk(path) if os.path.isdir(path) else [(path, os.stat(path))]
+            for name, status in sorted(rows, key=lambda row: row[0]):
+                total.update(f'{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\n'
+                             .encode(errors='surrogateescape'))
+    except OSError:
+        return None
+    return total.hexdigest()
+
+
+def _walk(folder: str) -> list[tuple[str, os.stat_result]]:
+    rows, pending, seen = [], [folder], set()
+    while pending:
+        current = pending.pop()
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:  # a link back up
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    pending.append(entry.path)
+                else:
+                    rows.append((entry.path, entry.stat()))
+    return rows

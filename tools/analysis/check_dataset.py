@@ -1,0 +1,36 @@
+"""Look for faults in the data of a config: tools/analysis/check_dataset.py CONFIG [--full] [--json FILE]."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
+from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.options import load_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description='Check annotations, images and masks. Exit status: 0 clean, 1 faults, 2 bad usage.')
+    parser.add_argument('config')
+    parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
+    parser.add_argument('--full', action='store_true', help='decode every image and every object mask')
+    parser.add_argument('--no-cache', action='store_true', help='look again, even where nothing has changed')
+    parser.add_argument('--json', metavar='FILE', help='write everything that was found into this file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    args = parser.parse_args(argv)
+
+    reports = inspect_config(load_config(args.config, args.cfg_options), args.splits, args.full, not args.no_cache)
+    if args.json:
+        write_json(reports, args.json)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for part in render(reports):
+        console.print(part, soft_wrap=isinstance(part, str))
+    if any(report.faults for group in reports.values() for report in group):
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run_command(main)
