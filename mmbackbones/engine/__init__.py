@@ -3,5 +3,7 @@
 from mmbackbones.engine import loading  # registers the schemes
 from mmbackbones.engine.metrics import IoUMetric
 from mmbackbones.engine.optim import OptimWrapperConstructor
+from mmbackbones.engine.pretrained import Pretrained
+from mmbackbones.engine.runner import Runner
 
-__all__ = ['IoUMetric', 'OptimWrapperConstructor', 'loading']
+__all__ = ['IoUMetric', 'OptimWrapperConstructor', 'Pretrained', 'Runner', 'loading']

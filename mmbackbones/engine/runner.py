@@ -1,0 +1,91 @@
+"""The runner of our commands: mmengine's, with loading that must fit and executes nothing."""
+
+import re
+
+from mmengine.logging import print_log
+from mmengine.runner import BaseLoop
+from mmengine.runner import Runner as MMRunner
+
+from mmbackbones.engine.loading import MapLocation, load_checkpoint, strip_inert
+from mmbackbones.engine.strict import load_strictly, unwrap, weights_of
+from mmbackbones.errors import InputError
+from mmbackbones.registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class Runner(MMRunner):
+    """mmengine's runner, except that a checkpoint for testing, resuming or ``load_from`` must fit the model.
+
+    Fine-tuning a model to another number of classes names the prefixes of the layers that differ in the config, as in
+    ``load_from_allow = ['roi_head.bbox_head.fc_cls', 'decode_head.conv_seg']``: they keep their initialization, and
+    the log lists them. That holds for ``load_from`` of a training alone.
+
+    The configuration text in a checkpoint is left out, because mmengine executes it on resuming. So are objects of
+    foreign code; with them go the smoothed losses of the log, which begin anew.
+    """
+
+    _resuming = False
+
+    def load_checkpoint(self,
+                        filename: str,
+                        map_location: MapLocation = 'cpu',
+                        strict: bool = True,
+                        revise_keys: list[tuple[str, str]] = [(r'^module\.', '')]) -> dict:  # noqa: B006  (read only)
+        """Load weights into the model.
+
+        Raises:
+            InputError: the file cannot be read, or keys are missing, unexpected or of another shape, all of them
+                listed; on resuming also if it holds no state of a training.
+        """
+        checkpoint, dropped = strip_inert(load_checkpoint(filename, map_location))
+        if isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        if self._resuming:
+            self._check_resumable(checkpoint, dropped, filename)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+
+        model, allowed = unwrap(self.model), self._allowed_prefixes()
+        weights = weights_of(checkpoint, filename)
+        for pattern, replacement in revise_keys:
+            for key in [key for key in weights if re.search(pattern, key)]:
+                weights[re.sub(pattern, replacement, key)] = weights.pop(key)
+        if not strict:
+            allowed = ('',)
+        own = model.state_dict()
+        for key in [key for key in weights if key in own and key.startswith(allowed)]:
+            if weights[key].shape != own[key].shape:
+                del weights[key]
+        loaded = load_strictly(model, weights, name=filename, fresh=allowed, unused=allowed)
+        self._has_loaded = True
+        left_out = f'; objects of foreign code left out: {len(dropped)}' if dropped else ''
+        print_log(f'Loaded {filename}: {loaded}{left_out}', logger='current')
+        return checkpoint
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Take up a training again; see mmengine for the arguments.
+
+        Raises:
+            InputError: see :meth:`load_checkpoint`.
+        """
+        self._resuming = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        finally:
+            self._resuming = False
+
+    def _allowed_prefixes(self) -> tuple[str, ...]:
+        training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
+        return tuple(self.cfg.get('load_from_allow', ())) if training and not self._resuming else ()
+
+    def _check_resumable(self, checkpoint: dict, dropped: list[str], filename: str) -> None:
+        meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub')
+        needed = ['optimizer'] + ['param_schedulers'] * (self.param_schedulers is not None)
+        absent = [key for key in needed if key not in checkpoint]
+        absent += [] if isinstance(hub, dict) else ['message_hub']
+        absent += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
+        absent += [place for place in dropped if place.startswith(('optimizer.', 'param_schedulers.'))]
+        if absent:
+            raise InputError(f'checkpoint {filename}: cannot be resumed, it has no usable {", ".join(absent)}; to '
+                             'start a new training from its weights give it as load_from, without --resume')
+        kept = hub['log_scalars'].keys() | hub['runtime_info'].keys()
+        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in kept}

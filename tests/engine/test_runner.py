@@ -1,0 +1,205 @@
+"""The runner loads strictly, resumes without executing anything, and says what does not fit."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel, BaseTTAModel
+from torch import nn
+
+from mmbackbones.engine.runner import Runner
+from mmbackbones.errors import InputError
+from mmbackbones.registry import RUNNERS
+from tests.engine.test_loading import GADGETS, Call
+
+
+class Net(BaseModel):
+
+    def __init__(self, classes=2):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, inputs, mode='tensor'):
+        out = self.head(self.body(inputs))
+        return dict(loss=out.square().mean()) if mode == 'loss' else [out]
+
+
+class Mean(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return dict(mean=sum(results) / len(results))
+
+
+def make(work_dir: Path, model=None, iters=4, **kwargs) -> Runner:
+    loader = dict(dataset=[dict(inputs=torch.full((2, ), float(i))) for i in range(8)],
+                  batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'))
+    return Runner(
+        model=model or Net(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(**loader, sampler=dict(type='InfiniteSampler')),
+        test_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        test_cfg=dict(),
+        test_evaluator=[Mean()],
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=10)],
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False)),
+        default_scope='mmengine',
+        experiment_name=work_dir.name + str(iters) + str(len(os.listdir(work_dir))),
+        **kwargs)
+
+
+@pytest.fixture
+def trained(tmp_path) -> Path:
+    (tmp_path / 'first').mkdir()
+    make(tmp_path / 'first').train()
+    return tmp_path / 'first' / 'iter_4.pth'
+
+
+def edit(path: Path, change) -> str:
+    """Write a changed copy of a checkpoint of ours; returns its path."""
+    checkpoint = torch.load(path, weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, path.with_name('edited.pth'))
+    return str(path.with_name('edited.pth'))
+
+
+def test_is_registered():
+    assert RUNNERS.get('mmbackbones.Runner') is Runner
+
+
+def test_resume_restores_everything_but_the_smoothed_log(tmp_path, trained):
+    saved = torch.load(trained, weights_only=False)
+    runner = make(tmp_path / 'first', iters=8, load_from=str(trained), resume=True)
+    seen = {}
+    resume = runner.resume
+
+    def spy(filename):
+        resume(filename)
+        seen.update(copy.deepcopy(dict(
+            iter=runner.iter, weights=runner.model.state_dict(), optimizer=runner.optim_wrapper.state_dict(),
+            scheduler=runner.param_schedulers[0].state_dict(), logs=runner.message_hub.log_scalars)))
+
+    runner.resume = spy
+    runner.train()
+
+    assert seen['iter'] == 4 and runner.iter == 8
+    for key, value in saved['state_dict'].items():
+        torch.testing.assert_close(seen['weights'][key], value, rtol=0, atol=0)
+    for index, state in saved['optimizer']['state'].items():
+        for key, value in state.items():
+            torch.testing.assert_close(seen['optimizer']['state'][index][key], value, rtol=0, atol=0)
+    assert seen['scheduler'] == saved['param_schedulers'][0]
+    assert saved['message_hub']['log_scalars'] and not seen['logs']
+
+
+def test_configuration_text_is_not_executed_on_resume(tmp_path, trained):
+    witness = tmp_path / 'witness'
+    text = f'import os\nos.system("touch {witness}")'
+    Config.fromstring(text, '.py')
+    assert witness.exists()  # else this test could not fail
+    witness.unlink()
+    path = edit(trained, lambda c: c['meta'].update(config=text, cfg=text))
+    make(tmp_path / 'first', iters=5, load_from=path, resume=True).train()
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize('use', ['load_from', 'resume', 'test'])
+def test_crafted_checkpoint_runs_nothing(tmp_path, trained, use):
+    witness = tmp_path / 'witness'
+
+    def change(checkpoint):
+        command = f'touch {witness}'
+        checkpoint['meta']['dataset_meta'] = {'x': [GADGETS['eval'](command)]}
+        checkpoint['message_hub']['runtime_info']['y'] = Call(eval, f'__import__("os").system({command!r})')
+        checkpoint['message_hub']['log_scalars']['z'] = GADGETS['exec'](command)
+
+    path = edit(trained, change)
+    torch.load(path, weights_only=False)
+    witness.unlink()
+    runner = make(tmp_path / 'first', iters=5, load_from=path, resume=use == 'resume')
+    runner.test() if use == 'test' else runner.train()
+    assert not witness.exists()
+    assert 'y' not in runner.message_hub.runtime_info
+
+
+@pytest.mark.parametrize('use', ['load_from', 'resume', 'test'])
+def test_another_model_is_refused_with_all_keys(tmp_path, trained, use):
+
+    def change(checkpoint):
+        weights = checkpoint['state_dict']
+        weights['body.7.weight'] = weights['head.bias'] = torch.zeros(5)
+        del weights['body.0.weight']
+
+    path = edit(trained, change)
+    runner = make(tmp_path / 'first', load_from=path, resume=use == 'resume')
+    with pytest.raises(InputError) as error:
+        runner.test() if use == 'test' else runner.train()
+    message = str(error.value)
+    assert path in message and 'Net' in message and '\n' not in message
+    assert 'missing 1: body.0.weight' in message
+    assert 'unexpected 1: body.7.weight' in message
+    assert 'of another shape: head.bias is [5] in the file and [2] in the model' in message
+
+
+def test_other_class_count_is_loaded_when_named(tmp_path, trained):
+    saved = torch.load(trained, weights_only=False)['state_dict']
+    model = Net(classes=5)
+    runner = make(tmp_path / 'first', model=model, iters=1, load_from=str(trained),
+                  cfg=Config(dict(load_from_allow=['head.'])))
+    loaded = {}
+    load = runner.load_or_resume
+
+    def spy():
+        load()
+        loaded.update({key: value.clone() for key, value in model.state_dict().items()})
+
+    runner.load_or_resume = spy
+    runner.train()
+    for key in ('body.0.weight', 'body.1.running_mean'):
+        torch.testing.assert_close(loaded[key], saved[key], rtol=0, atol=0)
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert 'left as initialized: head.{bias,weight}' in log or 'left as initialized: head.{weight,bias}' in log
+
+
+@pytest.mark.parametrize('use', ['test', 'resume'])
+def test_the_allowance_is_for_load_from_alone(tmp_path, trained, use):
+    runner = make(tmp_path / 'first', model=Net(classes=5), load_from=str(trained), resume=use == 'resume',
+                  cfg=Config(dict(load_from_allow=['head.'])))
+    with pytest.raises(InputError, match=r'head\.'):
+        runner.test() if use == 'test' else runner.train()
+
+
+@pytest.mark.parametrize('key', ['optimizer', 'param_schedulers', 'message_hub', 'meta'])
+def test_weights_alone_cannot_be_resumed(tmp_path, trained, key):
+    path = edit(trained, lambda checkpoint: checkpoint.pop(key))
+    with pytest.raises(InputError, match=f'cannot be resumed, it has no usable {key}.*load_from'):
+        make(tmp_path / 'first', load_from=path, resume=True).train()
+
+
+def test_foreign_object_in_the_optimizer_state_is_not_left_out_silently(tmp_path, trained):
+    path = edit(trained, lambda checkpoint: checkpoint['optimizer']['param_groups'][0].update(lr=Path('a')))
+    with pytest.raises(InputError, match=r'no usable optimizer\.param_groups\.0\.lr'):
+        make(tmp_path / 'first', load_from=path, resume=True).train()
+
+
+def test_wrapped_models(tmp_path, trained):
+    class TTA(BaseTTAModel):
+
+        def merge_preds(self, data_samples_list):
+            return data_samples_list
+
+    saved = torch.load(trained, weights_only=False)['state_dict']
+    path = edit(trained, lambda c: c.update(state_dict={f'module.{k}': v for k, v in c['state_dict'].items()}))
+    model = Net()
+    make(tmp_path / 'first', model=TTA(model)).load_checkpoint(path)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, saved[key], rtol=0, atol=0)
