@@ -1,0 +1,250 @@
+"""What plain, columnar backbones share: patches, position table, residual stream, maps of one stride.
+
+A family gives one mixer per block; Vim and Mamba differ in nothing else. The stream is float32 whatever autocast
+says, and the norm before each mixer is RMSNorm, as in hustvl/Vim, whose parameter names are kept.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from timm.layers import apply_rot_embed, build_rotary_pos_embed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmbackbones.backbones.base import Backbone, check_image, resolve_arch
+from mmbackbones.errors import InputError
+from mmbackbones.layers.position import resize_position
+
+REQUIRED = ('embed_dims', 'depth')
+OPTIONAL = ('patch_size', 'stride', 'd_state', 'd_conv', 'expand', 'dt_rank')
+FEATURES = ('residual', 'mixer')
+
+
+def resolve_plain_arch(family: str, arch: str | dict, table: dict[str, dict]) -> tuple[dict, dict]:
+    """Arguments of :class:`PlainBackbone` and of its mixers.
+
+    ``embed_dims`` and ``depth`` are required; ``patch_size`` is 16 px and ``stride`` the patch size if not given;
+    ``d_state``, ``d_conv``, ``expand`` and ``dt_rank`` go to the mixers.
+
+    Raises:
+        InputError: unknown name, unknown or missing key.
+    """
+    arch = resolve_arch(family, arch, table)
+    for key in arch:
+        if key not in REQUIRED + OPTIONAL:
+            raise InputError(f'{family}: arch has the unknown key {key!r}; known: {", ".join(REQUIRED + OPTIONAL)}')
+    for key in REQUIRED:
+        if key not in arch:
+            raise InputError(f'{family}: arch lacks the key {key!r}; required: {", ".join(REQUIRED)}')
+    patch_size = arch.pop('patch_size', 16)
+    trunk = dict(
+        embed_dims=arch.pop('embed_dims'),
+        depth=arch.pop('depth'),
+        patch_size=patch_size,
+        stride=arch.pop('stride', patch_size))
+    return trunk, arch
+
+
+class PatchEmbed(nn.Module):
+    """Image -> patches by one convolution.
+
+    With ``overhang`` the image is zero-padded at the bottom and the right so that every stride starts a patch:
+    ceil(side / stride) of them. Without, only patches inside the image count.
+    """
+
+    def __init__(self, embed_dims: int, patch_size: int, stride: int, overhang: bool):
+        super().__init__()
+        self.patch_size, self.stride, self.overhang = patch_size, stride, overhang
+        self.proj = nn.Conv2d(3, embed_dims, patch_size, stride)
+        fan_in = self.proj.weight[0].numel()
+        nn.init.trunc_normal_(self.proj.weight, std=fan_in**-0.5)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.overhang:
+            bottom, right = (-(-side // self.stride) * self.stride - self.stride + self.patch_size - side
+                             for side in x.shape[-2:])
+            x = F.pad(x, (0, max(right, 0), 0, max(bottom, 0)))
+        return self.proj(x)  # [B, 3, H, W] -> [B, C, h, w]
+
+
+class Block(nn.Module):
+    """Residual block around one mixer."""
+
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float):
+        super().__init__()
+        self.mixer = mixer
+        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L, C] -> the residual stream after this block, and the mixer's output alone."""
+        mixed = self.mixer(self.norm(x))
+        return x + self.drop_path(mixed), mixed
+
+
+class PlainBackbone(Backbone):
+    """Plain backbone: patches, position table, equal blocks, maps of one stride.
+
+    Args:
+        mixer (Callable[[int], nn.Module]): makes the mixer of a block, given the block's index.
+        embed_dims (int): channels of all tokens.
+        depth (int): number of blocks of the whole network.
+        patch_size (int), stride (int): pixels.
+        img_size (int | tuple[int, int]): image size (height, width) that the position table is made for. Other sizes
+            resize it in each forward.
+        out_indices (tuple[int, ...]): blocks to return, ascending. Blocks past the last one are not built.
+        out_feature (str): ``'residual'`` returns the residual stream after a block, ``'mixer'`` the mixer's output
+            alone.
+        with_cls_token (bool): put a class token into the middle of the sequence; it is not part of the maps.
+        rope (bool): rotate the residual stream before each block, see :class:`Vim`.
+        pad_patches (bool): see :class:`PatchEmbed`.
+        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
+        frozen_stages (int): 0 freezes patches, position table and class token, n also the first n blocks.
+        with_cp (bool): recompute the blocks in the backward pass to save memory.
+        norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
+        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
+
+    Raises:
+        InputError: unknown option or combination, ``out_indices`` beyond the blocks, or an image below one patch.
+    """
+
+    unused_keys = ('head.', 'norm_f.')
+
+    def __init__(self,
+                 *,
+                 mixer: Callable[[int], nn.Module],
+                 embed_dims: int,
+                 depth: int,
+                 patch_size: int,
+                 stride: int,
+                 img_size: int | tuple[int, int],
+                 out_indices: tuple[int, ...],
+                 out_feature: str,
+                 with_cls_token: bool,
+                 rope: bool,
+                 pad_patches: bool,
+                 drop_path_rate: float,
+                 frozen_stages: int,
+                 with_cp: bool,
+                 norm_cfg: dict | None,
+                 init_cfg: dict | list[dict] | None):
+        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
+        self.family = type(self).__name__
+        self.out_indices = tuple(out_indices)
+        if not self.out_indices or sorted(set(out_indices)) != list(out_indices) or not (
+                out_indices[0] >= 0 and out_indices[-1] < depth):
+            raise InputError(f'{self.family}: out_indices={self.out_indices}, expected ascending blocks out of '
+                             f'0..{depth - 1}')
+        if not 0 <= drop_path_rate < 1:
+            raise InputError(f'{self.family}: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
+        if out_feature not in FEATURES:
+            raise InputError(f'{self.family}: out_feature={out_feature!r}, expected one of {", ".join(FEATURES)}')
+        if rope and with_cls_token:
+            raise InputError(f'{self.family}: rope=True has no place for a class token; set with_cls_token=False')
+        self.depth, self.out_feature, self.rope, self.with_cp = depth, out_feature, rope, with_cp
+        self.with_cls_token = with_cls_token
+        built = self.out_indices[-1] + 1
+        self.unused_keys = (*self.unused_keys, *(f'layers.{i}.' for i in range(built, depth)))
+
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        if min(height, width) < patch_size:
+            raise InputError(f'{self.family}: img_size={img_size}, expected at least one patch, {patch_size} px')
+        # The authors' count, without overhang, so that their tables fit whatever pad_patches says.
+        self.grid = (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
+        self.patch_embed = PatchEmbed(embed_dims, patch_size, stride, pad_patches)
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + with_cls_token, embed_dims))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        # The table's shape alone would not tell 2 x 8 from 4 x 4.
+        self.register_buffer('pos_grid', torch.tensor(self.grid))
+        if with_cls_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dims))
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        self.layers = nn.ModuleList(Block(embed_dims, mixer(i), rates[i]) for i in range(built))
+        for layer in self.layers:
+            with torch.no_grad():
+                layer.mixer.out_proj.weight /= depth**0.5  # GPT-2's scaling, as in the authors' code
+        self.out_channels = (embed_dims,) * len(self.out_indices)
+        self.out_strides = (stride,) * len(self.out_indices)
+        self.add_out_norms(norm_cfg, self.out_indices)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image [B, 3, H, W], any size from one patch -> one map [B, C, ceil(H/s), ceil(W/s)] per out index."""
+        check_image(self.family, x, smallest=self.patch_embed.patch_size)
+        x = self.patch_embed(x)
+        grid = tuple(x.shape[-2:])
+        x = self._add_position(x.flatten(2).transpose(1, 2), grid)  # [B, C, h, w] -> [B, L, C]
+        if self.rope:
+            turn = build_rotary_pos_embed(
+                list(grid), dim=x.shape[-1], in_pixels=False, ref_feat_shape=[14, 14], device=x.device)
+            x = apply_rot_embed(x, *turn)
+        outs = []
+        for i, layer in enumerate(self.layers):
+            if self.with_cp and torch.is_grad_enabled():
+                x, mixed = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x, mixed = layer(x)
+            if self.rope and i + 1 < self.depth:
+                x = apply_rot_embed(x, *turn)
+            if i in self.out_indices:
+                outs.append(self.apply_out_norm(i, self._to_map(x if self.out_feature == 'residual' else mixed, grid)))
+        return tuple(outs)
+
+    def _add_position(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add the class token and the position table to the patches [B, h*w, C]; the sum is float32 as the table."""
+        if not self.with_cls_token:
+            return x + resize_position(self.pos_embed, self.grid, grid)
+        middle = x.shape[1] // 2
+        table = resize_position(self.pos_embed, self.grid, grid, _middle(self.grid), middle)
+        token = self.cls_token.expand(len(x), -1, -1)
+        return torch.cat((x[:, :middle], token, x[:, middle:]), dim=1) + table
+
+    def _to_map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.with_cls_token:
+            middle = _middle(grid)
+            x = torch.cat((x[:, :middle], x[:, middle + 1:]), dim=1)
+        return x.unflatten(1, grid)  # [B, h*w, C] -> [B, h, w, C]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        """Fit the position table to this model's grid, and leave out the class token where the model has none."""
+        table, grid = (state_dict.get(f'{prefix}{name}') for name in ('pos_embed', 'pos_grid'))
+        if table is not None and grid is not None:
+            grid = tuple(grid.tolist())
+            class_row = _middle(grid) if f'{prefix}cls_token' in state_dict else None
+            if not self.with_cls_token:
+                state_dict.pop(f'{prefix}cls_token', None)
+            new_class_row = _middle(self.grid) if self.with_cls_token and class_row is not None else None
+            state_dict[f'{prefix}pos_embed'] = resize_position(table, grid, self.grid, class_row, new_class_row)
+            state_dict[f'{prefix}pos_grid'] = torch.tensor(self.grid)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def freezable_modules(self) -> list[list[nn.Module]]:
+        return [[self.patch_embed], *([layer] for layer in self.layers)]
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.frozen_stages >= 0:
+            self.pos_embed.requires_grad_(False)
+            if self.with_cls_token:
+                self.cls_token.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer 0 is the patches, the position table and the class token, then one layer per block."""
+        num_layers = self.depth + 2
+        name = param_name.removeprefix(prefix)
+        if name.startswith('layers.'):
+            return 1 + int(name.split('.')[1]), num_layers
+        return (0 if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')) else num_layers - 1), num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        undecayed = {'A_log', 'A_b_log', 'D', 'D_b', 'pos_embed', 'cls_token'}
+        return {name for name, _ in self.named_parameters() if name.rpartition('.')[2] in undecayed}
+
+
+def _middle(grid: tuple[int, int]) -> int:
+    """Index of the class token among the tokens of a grid."""
+    return grid[0] * grid[1] // 2

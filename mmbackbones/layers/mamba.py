@@ -1,0 +1,127 @@
+"""The Mamba mixer, along a sequence in one direction or both.
+
+Papers: "Mamba" (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, section 3.4) and "Vision Mamba" (Zhu et al., ICML
+2024, https://arxiv.org/abs/2401.09417, algorithm 1 and the ablation in section 4.4). Parameters bear the names of
+state-spaces/mamba, those of the backward direction the suffix ``_b`` of hustvl/Vim, so that published weights fit.
+
+Unlike the originals, nothing is flipped: the backward direction scans by index, and its convolution looks ahead.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan import selective_scan
+
+DIRECTIONS = ('forward', 'backward', 'ssm', 'ssm_conv')
+
+
+class MambaMixer(nn.Module):
+    """Gated selective state space model; neither norm nor residual.
+
+    Args:
+        dim (int): channels C of the tokens.
+        d_state (int): state size N per channel.
+        d_conv (int): width of the depthwise convolution before the scan.
+        expand (int): inner channels D = expand * C.
+        dt_rank (int | None): rank of the step size's projection, None: ceil(C / 16).
+        conv_bias (bool): bias in the convolution.
+        bias (bool): bias in the projections into and out of the mixer.
+        direction (str): ``'forward'`` is the causal original; ``'backward'`` its mirror image with the same
+            parameters; ``'ssm'`` scans both ways with one A per direction and everything else shared (Vim's
+            "bidirectional SSM"); ``'ssm_conv'`` gives each direction its own convolution, projections, A and D (Vim's
+            block, ``bimamba_type='v2'``).
+        divide_out (bool): halve the sum of the two directions, as the released Vim models do.
+
+    Raises:
+        InputError: unknown ``direction``.
+    """
+
+    def __init__(self,
+                 dim: int,
+                 *,
+                 d_state: int = 16,
+                 d_conv: int = 4,
+                 expand: int = 2,
+                 dt_rank: int | None = None,
+                 conv_bias: bool = True,
+                 bias: bool = False,
+                 direction: str = 'forward',
+                 divide_out: bool = False):
+        super().__init__()
+        if direction not in DIRECTIONS:
+            raise InputError(f'MambaMixer: direction={direction!r}, expected one of {", ".join(DIRECTIONS)}')
+        self.direction = direction
+        self.divide_out = divide_out
+        self.d_state = d_state
+        self.d_inner = expand * dim
+        self.dt_rank = dt_rank or math.ceil(dim / 16)
+
+        self.in_proj = nn.Linear(dim, 2 * self.d_inner, bias=bias)
+        self._add_branch('', d_conv, conv_bias)
+        if direction == 'ssm':
+            self.A_b_log = _initial_A_log(self.d_inner, d_state)
+        elif direction == 'ssm_conv':
+            self._add_branch('_b', d_conv, conv_bias)
+        self.out_proj = nn.Linear(self.d_inner, dim, bias=bias)
+
+    def _add_branch(self, suffix: str, d_conv: int, conv_bias: bool) -> None:
+        inner = self.d_inner
+        setattr(self, f'conv1d{suffix}', nn.Conv1d(inner, inner, d_conv, groups=inner, bias=conv_bias))
+        setattr(self, f'x_proj{suffix}', nn.Linear(inner, self.dt_rank + 2 * self.d_state, bias=False))
+        setattr(self, f'dt_proj{suffix}', _initial_dt_proj(self.dt_rank, inner))
+        setattr(self, f'A{suffix}_log', _initial_A_log(inner, self.d_state))
+        setattr(self, f'D{suffix}', nn.Parameter(torch.ones(inner)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, L, C] -> [B, L, C]."""
+        x, z = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # [B, L, C] -> [B, 2D, L] -> 2 x [B, D, L]
+        y = self._scan(x, z, reverse=self.direction == 'backward')
+        if self.direction == 'ssm_conv':
+            y = y + self._scan(x, z, suffix='_b', reverse=True)
+        if self.divide_out:
+            y = y / 2
+        return self.out_proj(y.transpose(1, 2))  # [B, D, L] -> [B, L, C]
+
+    def _scan(self, x: Tensor, z: Tensor, suffix: str = '', reverse: bool = False) -> Tensor:
+        """One branch: convolution, projections and scan of x, gated by z, all [B, D, L]."""
+        conv, x_proj, dt_proj = (getattr(self, f'{name}{suffix}') for name in ('conv1d', 'x_proj', 'dt_proj'))
+        x = F.silu(_one_sided_conv(x, conv, reverse))
+        dt, B, C = x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        # The bias of dt_proj joins inside the scan, in float32.
+        delta = F.linear(dt, dt_proj.weight).transpose(1, 2)  # [B, L, R] -> [B, D, L]
+        B, C = B.transpose(1, 2), C.transpose(1, 2)  # [B, L, N] -> [B, N, L]
+
+        def scan(A_log: Tensor, reverse: bool) -> Tensor:
+            return selective_scan(
+                x, delta, -torch.exp(A_log.float()), B, C, getattr(self, f'D{suffix}'), z,
+                dt_proj.bias, delta_softplus=True, reverse=reverse)
+
+        y = scan(getattr(self, f'A{suffix}_log'), reverse)
+        return y + scan(self.A_b_log, True) if self.direction == 'ssm' else y
+
+
+def _one_sided_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
+    """Causal depthwise convolution over [B, D, L]; under ``reverse`` its mirror image, which sees only what follows."""
+    reach = conv.kernel_size[0] - 1
+    weight = conv.weight.flip(-1) if reverse else conv.weight
+    y = F.conv1d(x, weight, conv.bias, padding=reach, groups=conv.groups)
+    return y[..., reach:] if reverse else y[..., :x.shape[-1]]
+
+
+def _initial_A_log(inner: int, d_state: int) -> nn.Parameter:
+    """A = -1, ..., -N for every channel (S4D-real, Mamba section 3.6)."""
+    return nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(inner, 1))
+
+
+def _initial_dt_proj(dt_rank: int, inner: int, shortest: float = 1e-3, longest: float = 0.1) -> nn.Linear:
+    """Projection whose bias makes the first step sizes log-uniform between two bounds (Mamba section 3.6)."""
+    dt_proj = nn.Linear(dt_rank, inner)
+    nn.init.uniform_(dt_proj.weight, -dt_rank**-0.5, dt_rank**-0.5)
+    step = torch.exp(torch.empty(inner).uniform_(math.log(shortest), math.log(longest)))
+    with torch.no_grad():
+        dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+    return dt_proj
