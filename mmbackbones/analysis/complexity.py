@@ -54,8 +54,9 @@ class _TensorMode(nn.Module):
         if not hasattr(self.model, 'roi_head'):
             return self.model(image, mode='tensor')
         from mmdet.structures import DetDataSample
+        shape = self.shape
         sample = DetDataSample(
-            metainfo=dict(img_shape=self.shape, ori_shape=self.shape, batch_input_shape=self.shape, scale_factor=(1, 1)))
+            metainfo=dict(img_shape=shape, ori_shape=shape, batch_input_shape=shape, scale_factor=(1, 1)))
         return self.model(image, [sample], mode='tensor')
 
 

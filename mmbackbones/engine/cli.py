@@ -97,13 +97,15 @@ def require_weights(cfg: Config) -> None:
         InputError: the backbone names no weights and does not say ``init_cfg=None`` either.
     """
     backbone = cfg.model.backbone
-    init_cfg = backbone.get('init_cfg', 'absent')
-    named = init_cfg is None or init_cfg != 'absent' and (isinstance(init_cfg, list) or init_cfg.get('checkpoint', True))
-    if not named:
+    if 'init_cfg' in backbone and backbone.init_cfg is None:
+        return
+    init_cfgs = backbone.get('init_cfg') or []
+    init_cfgs = init_cfgs if isinstance(init_cfgs, list) else [init_cfgs]
+    if not any(init_cfg.get('checkpoint') for init_cfg in init_cfgs):
         raise InputError(
             f'no pretrained weights are established for {backbone.type} {backbone.get("arch", "")}: set '
-            'model.backbone.init_cfg.checkpoint (with model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file or '
-            'URL, or model.backbone.init_cfg=None to train from random weights')
+            'model.backbone.init_cfg.checkpoint (and model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file '
+            'or URL, or model.backbone.init_cfg=None to train from random weights')
 
 
 def _resume(cfg: Config, choice: str) -> None:
@@ -174,7 +176,7 @@ def test(argv: list[str] | None = None) -> None:
     digest, task = config_hash(cfg), task_of(cfg)
     if args.tta:
         if task == 'detection':
-            raise InputError('--tta: mmdet\'s test-time augmentation of Mask R-CNN returns no masks; it is for segmentors')
+            raise InputError('--tta: for segmentors only; mmdet\'s test-time augmentation of Mask R-CNN has no masks')
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
             raise InputError(f'--tta: {args.config} has no tta_model and tta_pipeline')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -35,7 +35,7 @@ def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
     if list(_replace_sync_bn(cfg.model)):
         notices.append('no CUDA: BN in place of SyncBN')
     if launcher == 'slurm':
-        raise InputError('--launcher slurm: this machine has no CUDA device; use tools/dist_train.sh inside the allocation')
+        raise InputError('--launcher slurm: no CUDA device here; use tools/dist_train.sh inside the allocation')
     if launcher != 'none':
         cfg.env_cfg.dist_cfg = dict(backend='gloo')
         cfg.model_wrapper_cfg = dict(

@@ -32,7 +32,7 @@ def task_of(cfg: Config) -> str:
         return 'detection'
     if 'decode_head' in model:
         return 'segmentation'
-    raise InputError(f'model.type={model.get("type")}: neither a detector with roi_head nor a segmentor with decode_head')
+    raise InputError(f'model.type={model.get("type")}: neither a detector (roi_head) nor a segmentor (decode_head)')
 
 
 class OutputFolder:

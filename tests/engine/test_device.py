@@ -1,0 +1,54 @@
+"""Running a GPU recipe on a machine without one."""
+
+import pytest
+import torch
+
+from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.options import load_config
+from mmbackbones.errors import InputError
+from tests.conftest import ROOT
+
+SEGMENTOR = str(ROOT / 'configs/mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py')
+DETECTOR = str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py')
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+
+
+def test_cpu_gets_fp32_and_bn_and_says_so(no_cuda):
+    cfg = load_config(SEGMENTOR)
+    assert precision(cfg) == 'fp16'
+    notices = adapt_to_device(cfg, 'none')
+    assert precision(cfg) == 'fp32' and cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.model.decode_head.norm_cfg.type == cfg.model.auxiliary_head.norm_cfg.type == 'BN'
+    assert len(notices) == 2 and 'FP32' in notices[0] and 'SyncBN' in notices[1]
+    assert adapt_to_device(cfg, 'none') == []
+
+
+def test_gpu_config_is_left_alone(cuda, monkeypatch):
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: '13.0')
+    for path in (SEGMENTOR, DETECTOR):
+        cfg = load_config(path)
+        before = cfg.pretty_text
+        assert adapt_to_device(cfg, 'pytorch') == []
+        assert cfg.pretty_text == before
+
+
+def test_detector_on_gpu_needs_cuda_ops(cuda, monkeypatch):
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    with pytest.raises(InputError, match='mmcv was built without CUDA ops'):
+        adapt_to_device(load_config(DETECTOR), 'none')
+    assert adapt_to_device(load_config(SEGMENTOR), 'none') == []  # UperNet calls none of them
+
+
+def test_slurm_needs_cuda(no_cuda):
+    with pytest.raises(InputError, match='--launcher slurm: no CUDA device'):
+        adapt_to_device(load_config(SEGMENTOR), 'slurm')
