@@ -59,9 +59,9 @@ def average_precision(annotations: Path, predictions: Path, iou_type: str) -> di
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class] over all areas, 100 detections
-    precision = np.where(precision < 0, np.nan, precision)
-    classes = [names[category] for category in evaluation.params.catIds]
-    return {'all': float(np.nanmean(precision)), **dict(zip(classes, np.nanmean(precision, axis=(0, 1)).tolist()))}
+    precision = np.ma.masked_less(precision, 0)  # -1: the class has no object
+    by_class = precision.mean((0, 1)).filled(np.nan).tolist()
+    return {'all': float(precision.mean()), **dict(zip((names[c] for c in evaluation.params.catIds), by_class))}
 
 
 def intersection_over_union(folder: Path, classes: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,47 @@
+"""Parameters and MACs against the published tables."""
+
+import pytest
+
+from mmbackbones.analysis.complexity import count_complexity
+from mmbackbones.engine.options import load_config
+from mmbackbones.errors import InputError
+from tests.conftest import ROOT
+
+PUBLISHED = {  # MambaOut, CVPR 2025, Tables 2 and 3: million parameters, GMACs at 800x1280 and 512x2048
+    ('mask-rcnn', 'tiny'): (43, 262), ('mask-rcnn', 'small'): (65, 354), ('mask-rcnn', 'base'): (100, 495),
+    ('upernet', 'tiny'): (54, 938), ('upernet', 'small'): (76, 1032), ('upernet', 'base'): (112, 1178),
+}
+CONFIGS = {'mask-rcnn': 'mask-rcnn_mambaout-{}_fpn_8xb2-amp-1x_coco.py',
+           'upernet': 'mambaout-{}_upernet_8xb2-amp-160k_ade20k-512x512.py'}
+IN_CI = ('tiny',)
+
+
+@pytest.mark.parametrize(('head', 'size'), [
+    pytest.param(head, size, marks=pytest.mark.slow if size in IN_CI else pytest.mark.full)
+    for head, size in PUBLISHED])
+def test_mambaout_equals_the_paper(head, size):
+    counts = count_complexity(load_config(str(ROOT / 'configs/mambaout' / CONFIGS[head].format(size))))
+    params, macs = PUBLISHED[head, size]
+    assert round(counts.params['total'] / 1e6) == params
+    assert counts.macs['total'] / 1e9 == pytest.approx(macs, rel=0.01)
+    assert sum(counts.macs.values()) == 2 * counts.macs['total']  # the modules make up the whole
+    assert sum(counts.params.values()) == 2 * counts.params['total']
+
+
+def test_counts_by_hand():
+    """A stem of two 3x3 convolutions and one block per stage, counted with a pencil."""
+    cfg = load_config(str(ROOT / 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'), {
+        'model.backbone.arch': dict(depths=(1,), dims=(8,)), 'model.backbone.out_indices': (0,),
+        'model.decode_head.in_channels': [8], 'model.decode_head.in_index': [0], 'model.auxiliary_head': None})
+    counts = count_complexity(cfg, (32, 64))
+    stem = 16 * 32 * 4 * 27 + 8 * 16 * 8 * 36
+    hidden = int(8 / 3 * 8)
+    block = 8 * 16 * (8 * 2 * hidden + 8 * 49 + hidden * 8)
+    assert counts.macs['backbone'] - stem - block == sum((16 * 32 * 4, 8 * 16 * 8, 8 * 16 * 8, 8 * 16 * 8)) * 5  # norms
+    assert counts.shape == (32, 64)
+
+
+def test_bad_shape():
+    cfg = load_config(str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'))
+    with pytest.raises(InputError, match='--shape 0 640: expected positive'):
+        count_complexity(cfg, (0, 640))
