@@ -327,7 +327,7 @@ def _fingerprint(spec: Spec, cache: bool) -> str:
 def _cache_file(spec: Spec) -> Path:
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     paths = {os.path.abspath(path) for path in spec.paths}
-    key = hashlib.sha256(repr((CHECK_VERSION, sorted(paths), spec)).encode(errors='surrogateescape')).hexdigest()[:32]
+    key = hashlib.sha256(repr((CHECK_VERSION, sorted(paths), spec)).encode(errors='surrogatepass')).hexdigest()[:32]
     return Path(root, 'mmbackbones', 'datasets', f'{key}.json')
 
 

@@ -5,14 +5,28 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pycocotools import mask as mask_api
 
-from mmbackbones.datasets.check_files import Fault, Findings, digest, file_length, in_threads, probe_image
+from mmbackbones.datasets.check_files import (
+    Fault,
+    Findings,
+    digest,
+    file_length,
+    in_threads,
+    missing_folder,
+    probe_image,
+)
 from mmbackbones.errors import InputError
+
+MAX_SIDE = 65535  # px; of a JPEG
+_SHORT = reprlib.Repr()  # one line of bounded length and depth
+_SHORT.maxlist, _SHORT.maxstring = 8, 60
+_show = _SHORT.repr
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,8 @@ class CocoSpec:
             found.faults.append(Fault(self.ann_file, 'annotation file', detail))
             return found
         if not os.path.isdir(self.img_dir):
-            found.faults.append(Fault(self.img_dir, 'image folder', 'no such folder of images'))
+            detail = f'no such folder of images{missing_folder(self.img_dir)}'
+            found.faults.append(Fault(self.img_dir, 'image folder', detail))
         for key in ('images', 'annotations', 'categories'):
             if key == 'annotations' and key not in content and not self.need_objects:
                 found.warnings.append(Fault(self.ann_file, 'annotation file', 'no annotations: nothing can be scored'))
@@ -173,7 +188,7 @@ def _load(path: str) -> tuple[str, dict]:
         with open(path, 'rb') as file:
             data = file.read()
     except FileNotFoundError:
-        raise InputError(f'{path}: no such annotation file') from None
+        raise InputError(f'{path}: no such annotation file{missing_folder(path)}') from None
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     if not data.strip():
@@ -199,9 +214,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # neither NaN nor inf
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + '...'
+def _is_file_name(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode()) and '\0' not in value
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can express
+        return False
 
 
 def _image_record_fault(record: object) -> str | None:
@@ -210,12 +227,12 @@ def _image_record_fault(record: object) -> str | None:
     if not _is_id(record.get('id')):
         return f'"id" is {_show(record.get("id"))}, an integer was expected'
     name = record.get('file_name')
-    if not isinstance(name, str) or not name or '\0' in name:
+    if not _is_file_name(name):
         return f'"file_name" is {_show(name)}, a file name was expected'
     for key in ('width', 'height'):
         value = record.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            return f'"{key}" of {name} is {_show(value)}, pixels were expected'
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+            return f'"{key}" of {name} is {_show(value)}, pixels (1 to {MAX_SIDE}) were expected'
     return None
 
 
@@ -244,6 +261,7 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
     if not segmentation:
         return 'the segmentation is empty or missing' if needed else None
     if isinstance(segmentation, list):
+        side = max(record['height'], record['width'])
         for polygon in segmentation:
             try:
                 finite = isinstance(polygon, list) and math.isfinite(sum(polygon))
@@ -251,6 +269,9 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
                 finite = False
             if not finite:
                 return f'polygon {_show(polygon)} is not a list of finite numbers'
+            if polygon and (min(polygon) < -side or max(polygon) > 2 * side):
+                # Rasterising takes memory in proportion to the outline.
+                return f'polygon {_show(polygon)} lies far outside its image of {record["width"]}x{record["height"]} px'
         if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
             return f'no polygon of three points or more in {_show(segmentation)}'
         return None
@@ -272,8 +293,7 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
 def _mask_findings(segmentation: list | dict, record: dict) -> Iterator[tuple[str, str, bool]]:
     try:
         if isinstance(segmentation, list):
-            segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-        pixels = 0
+            segmentation = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
         if not isinstance(segmentation, dict) or isinstance(segmentation['counts'], list):
             rles = mask_api.frPyObjects(segmentation, record['height'], record['width'])
             pixels = int(mask_api.area(mask_api.merge(rles) if isinstance(rles, list) else rles))

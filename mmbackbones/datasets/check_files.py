@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from mmengine.logging import print_log
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -125,12 +125,23 @@ def file_length(path: str) -> int:
     """Bytes of a file, -1 where there is none."""
     try:
         return os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no possible file name
         return -1
 
 
+def missing_folder(path: str) -> str:
+    """Clause that names the topmost folder above ``path`` that does not exist; empty if only ``path`` is missing."""
+    missing = None
+    while (path := os.path.dirname(path.rstrip('/'))) and not os.path.isdir(path):
+        missing = path
+    return f'; the folder {missing} does not exist' if missing else ''
+
+
 def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        return 'its format is not recognised'
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ' '.join(text.split()) or type(error).__name__
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
@@ -154,7 +165,7 @@ def digest(annotations: str, files: Iterable[tuple]) -> str:
     """First 16 hex digits of the SHA-256 over the digest of the annotations and (name, size, …) of each file."""
     total = hashlib.sha256(annotations.encode())
     for row in sorted(files):
-        total.update('\0'.join(map(str, row)).encode(errors='surrogateescape') + b'\n')
+        total.update('\0'.join(map(str, row)).encode(errors='surrogatepass') + b'\n')
     return total.hexdigest()[:16]
 
 
@@ -166,7 +177,7 @@ def stamp(paths: Iterable[str]) -> str | None:
             rows = _walk(path) if os.path.isdir(path) else [(path, os.stat(path))]
             for name, status in sorted(rows, key=lambda row: row[0]):
                 total.update(f'{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\n'
-                             .encode(errors='surrogateescape'))
+                             .encode(errors='surrogatepass'))
     except OSError:
         return None
     return total.hexdigest()

@@ -12,6 +12,7 @@ from mmbackbones.datasets.check_files import (
     digest,
     file_length,
     in_threads,
+    missing_folder,
     probe_image,
     probe_mask,
 )
@@ -83,7 +84,7 @@ class SegmentationSpec:
         return found
 
     def _missing(self) -> list[Fault]:
-        faults = [Fault(path, kind, f'no such folder of {what}')
+        faults = [Fault(path, kind, f'no such folder of {what}{missing_folder(path)}')
                   for path, kind, what in ((self.img_dir, 'image folder', 'images'),
                                            (self.seg_dir, 'mask folder', 'masks')) if path and not os.path.isdir(path)]
         if self.ann_file and not os.path.isfile(self.ann_file) and not os.path.isdir(self.ann_file):
