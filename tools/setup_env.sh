@@ -49,9 +49,11 @@ for path in inputs:
     digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b'')
 for name in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'pycocotools', 'pytest', 'ruff'):
     digest.update(importlib.util.find_spec(name).origin.encode())
+for path in sorted(root.glob('mmbackbones/**/*.so')):     # the C++ scan is optional, but may not get lost
+    digest.update(path.name.encode())
 if not list(Path(importlib.util.find_spec('mmcv').origin).parent.glob('_ext*')):
     sys.exit(1)
-if Path(importlib.util.find_spec('mmbackbones').origin).parents[1] != root:
+if Path(importlib.util.find_spec('mmbackbones').origin).resolve().parents[1] != root.resolve():
     sys.exit(1)
 print(digest.hexdigest())
 EOF
@@ -173,8 +175,8 @@ heartbeat() {  # START
         elapsed=$((SECONDS - $1))
         ((elapsed >= next)) || continue
         next=$((next + HEARTBEAT_S))
-        count=$(tail -n +"$LOG_FROM" "$LOG" | grep -oE '^\[[0-9]+/[0-9]+\]' | tail -n 1) || true
-        say "      $elapsed s${count:+, $count}"
+        count=$(tail -n +"$LOG_FROM" "$LOG" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1) || true
+        say "      $elapsed s${count:+, ${count##* }}"
     done
 }
 
@@ -323,7 +325,9 @@ install() {
     install_torch
     install_mmcv
     step 'everything else' pip_install --no-build-isolation -r "$ROOT/requirements.txt"
-    step 'this project, editable' pip_install --no-build-isolation --no-deps -e "$ROOT"
+    step 'this project, editable' pip_install --no-build-isolation --no-deps -v -e "$ROOT"
+    compgen -G "$ROOT/mmbackbones/ops/selective_scan/_scan_*.so" >/dev/null ||
+        say "  the C++ selective scan did not compile (see $LOG); a slower one takes its place"
     state >"$STAMP.new" || fail "the environment is incomplete after installing (output: $LOG)"
     mv "$STAMP.new" "$STAMP"
     say "environment ready after $((SECONDS - start)) s"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -93,6 +94,8 @@ def main(arguments):
         sys.exit('WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution')
     if mode == 'dies at requirements' and '-r' in arguments:
         sys.exit('ERROR: disk quota exceeded')
+    if mode == 'hangs at requirements' and '-r' in arguments:
+        signal.pause()
     names, folder = requirements(arguments[1:])
     for name in names:
         install(name, '--force-reinstall' in arguments, mode)

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,11 +72,16 @@ class Project:
     def altered_python(self, name: str, change: str) -> None:
         self.command(name, ALTERED.format(python=REAL_PYTHON, change=change))
 
-    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
+    def start(self, *arguments: str, **environ: str) -> subprocess.Popen:
         environ = {'PATH': self.path, 'HOME': str(self.root), 'STUB_RECORD': str(self.record), **environ}
+        pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         command = ['bash', 'tools/setup_env.sh', *arguments]
-        return subprocess.run(command, cwd=self.root, env=environ, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True)
+        return subprocess.Popen(command, cwd=self.root, env=environ, start_new_session=True, **pipes)
+
+    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess:
+        process = self.start(*arguments, **environ)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def set_up(self, **environ: str) -> None:
         done = self.run(**environ)
@@ -148,7 +155,28 @@ def test_lost_package_is_put_back(project, loss):
     assert lost.exists()
 
 
-def test_interrupted_set_up_is_resumed(project):
+def test_lost_compiled_scan_is_put_back(project):
+    library = project.root / 'mmbackbones' / 'scan.so'
+    library.touch()
+    project.set_up()
+    project.calls()
+    library.unlink()
+    project.set_up()
+    assert any('-e' in call['arguments'] for call in project.calls())
+
+
+def test_killed_set_up_is_resumed(project):
+    process = project.start(STUB_MODE='hangs at requirements')
+    while not (project.record.exists() and '"-r"' in project.record.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    assert not (project.venv / '.ready').exists()
+    project.set_up()
+
+
+def test_failed_set_up_is_resumed(project):
     fault = error_of(project.run(STUB_MODE='dies at requirements'))
     assert 'everything else' in fault and str(project.venv / 'setup.log') in fault
     assert not (project.venv / '.ready').exists()
