@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
@@ -177,34 +178,59 @@ inline void load_tile(Vec* tile, const float* p, int64_t channel, int64_t step, 
     for (int t = 0; t < steps; t++) tile[t] = load_lanes(p + t * step, lanes);
     return;
   }
-  for (int t = 0; t < steps; t += LANES) {
-    Vec rows[LANES] = {};
-    if (lanes == LANES && t + LANES <= steps) {
+  int t = 0;
+  if (lanes == LANES)
+    for (; t + LANES <= steps; t += LANES) {
+      Vec rows[LANES];
       for (int i = 0; i < LANES; i++) rows[i] = load(p + i * channel + t);
-    } else {
-      for (int i = 0; i < lanes; i++) rows[i] = load_lanes(p + i * channel + t, t + LANES <= steps ? LANES : steps - t);
+      transpose<LANES / 2>(rows);
+      for (int i = 0; i < LANES; i++) tile[t + i] = rows[i];
     }
-    transpose<LANES / 2>(rows);
-    std::memcpy(tile + t, rows, sizeof(rows));
+  for (; t < steps; t += LANES) {
+    for (int i = 0; i < LANES; i++)
+      tile[t + i] = i < lanes ? load_lanes(p + i * channel + t, steps - t < LANES ? steps - t : LANES) : Vec{};
+    transpose<LANES / 2>(tile + t);
   }
 }
 
 // To rows of `length` steps.
 inline void store_tile(float* p, const Vec* tile, int64_t length, int lanes, int steps) {
-  for (int t = 0; t < steps; t += LANES) {
-    Vec rows[LANES];
-    std::memcpy(rows, tile + t, sizeof(rows));
-    transpose<LANES / 2>(rows);
-    int width = t + LANES <= steps ? LANES : steps - t;
-    if (lanes == LANES && width == LANES) {
+  int t = 0;
+  if (lanes == LANES)
+    for (; t + LANES <= steps; t += LANES) {
+      Vec rows[LANES];
+      for (int i = 0; i < LANES; i++) rows[i] = tile[t + i];
+      transpose<LANES / 2>(rows);
       for (int i = 0; i < LANES; i++) store(p + i * length + t, rows[i]);
-    } else {
-      for (int i = 0; i < lanes; i++) store_lanes(p + i * length + t, rows[i], width);
     }
+  for (; t < steps; t += LANES) {
+    Vec rows[LANES];
+    for (int i = 0; i < LANES; i++) rows[i] = tile[t + i];
+    transpose<LANES / 2>(rows);
+    for (int i = 0; i < lanes; i++) store_lanes(p + i * length + t, rows[i], steps - t < LANES ? steps - t : LANES);
   }
 }
 
 // ---- Shares of the problem ----
+
+// The tiles of the next block, fetched while the states of this one advance: rows lie too far apart for the hardware to
+// foresee. One line of each tile at every step.
+struct Ahead {
+  struct Stream { const char* p; int64_t stride; int shift; } streams[8];
+  int count = 0;
+
+  void add(const float* p, int64_t channel, int64_t step) {
+    if (!p) return;
+    bool rows = channel != 1;  // the CHUNK steps of a row are 4 lines
+    streams[count++] = {reinterpret_cast<const char*>(p), 4 * (rows ? channel : step), rows ? 2 : 0};
+  }
+  inline void fetch(int i, int first, int every) const {
+    for (int s = first; s < count; s += every) {
+      const Stream& stream = streams[s];
+      __builtin_prefetch(stream.p + (i >> stream.shift) * stream.stride + (i & ((1 << stream.shift) - 1)) * 64, 0, 2);
+    }
+  }
+};
 
 // The channels of one thread: some blocks of LANES within a group.
 struct Share {
@@ -248,6 +274,20 @@ struct Share {
   }
   void load_view(Vec* tile, const View& view, int64_t block, int64_t chunk) const {
     load_tile(tile, at(view, block, chunk), view.channel, view.step, lanes(block), steps(chunk));
+  }
+  // All (B, D, L) tensors that come after (block, chunk), to be read or written.
+  Ahead ahead(int64_t block, int64_t chunk) const {
+    Ahead ahead;
+    if (++block == blocks) {
+      block = 0;
+      chunk += (p.reverse != 0) == (p.dout.data != nullptr) ? 1 : -1;
+      if (chunk < 0 || chunk >= chunks) return ahead;
+    }
+    for (const View* view : {&p.u, &p.delta, &p.z, &p.dout})
+      if (view->data) ahead.add(at(*view, block, chunk), view->channel, view->step);
+    for (const float* target : {p.out, p.du, p.ddelta, p.dz})
+      if (target) ahead.add(target + row(block, chunk), p.length, 1);
+    return ahead;
   }
   int64_t row(int64_t block, int64_t chunk) const { return (b * p.dim + channel(block)) * p.length + chunk * CHUNK; }
   float* boundary(int64_t block, int64_t chunk, int64_t n) const {
@@ -305,10 +345,11 @@ inline void by_states(int64_t N, F f) {
 // COUNT states over the steps of a tile: y[t] += sum C h.
 template <int COUNT, bool CLAMP>
 inline void advance(const Exp2& exp, const Vec* step, const Vec* x, Vec* y, const float* maps, int64_t N, const Vec* A,
-                    Vec* carry, int steps, bool reverse) {
+                    Vec* carry, int steps, bool reverse, const Ahead& ahead, int first, int every) {
   Vec a[COUNT], h[COUNT];
   for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = carry[j];
   for (int i = 0; i < steps; i++) {
+    ahead.fetch(i, first, every);
     int t = reverse ? steps - 1 - i : i;
     const float* B = maps + t * 2 * N;
     Vec dt = step[t], input = x[t], sum = y[t];
@@ -354,10 +395,13 @@ bool forward_share(const ScanProblem& p, int64_t index) {
       if (lanes < LANES)  // softplus(0) is not 0: keep the lanes beyond the last channel still
         for (int t = 0; t < steps; t++) std::memset(reinterpret_cast<float*>(step + t) + lanes, 0, (LANES - lanes) * 4);
       bool in_range = exponents_in_range(step, steps, largest[block]);
+      Ahead ahead = share.ahead(block, chunk);
+      int part = 0;
       by_states<8>(N, [&](int64_t n, auto count) {
         constexpr int COUNT = decltype(count)::value;
         auto run = in_range ? advance<COUNT, false> : advance<COUNT, true>;
-        run(exp, step, x, y, maps + n, N, A + block * N + n, carry + block * N + n, steps, p.reverse);
+        run(exp, step, x, y, maps + n, N, A + block * N + n, carry + block * N + n, steps, p.reverse, ahead, part++,
+            (N + 7) / 8);
       });
       if (p.z.data) {
         share.load_view(x, p.z, block, chunk);
@@ -378,10 +422,11 @@ bool forward_share(const ScanProblem& p, int64_t index) {
 // COUNT states over the steps of a tile, all kept: states[i] before the i-th step in scan order, decays[i] in it.
 template <int COUNT, bool CLAMP>
 inline void replay(const Exp2& exp, const Vec* step, const Vec* u, Vec* y, const float* maps, int64_t N, const Vec* A,
-                   Vec* states, Vec* decays, int steps, bool reverse) {
+                   Vec* states, Vec* decays, int steps, bool reverse, const Ahead& ahead, int first, int every) {
   Vec a[COUNT], h[COUNT];
   for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = states[j];
   for (int i = 0; i < steps; i++) {
+    ahead.fetch(i, first, every);
     int t = reverse ? steps - 1 - i : i;
     const float* B = maps + t * 2 * N;
     Vec dt = step[t], input = dt * u[t], sum = y[t];
@@ -492,11 +537,14 @@ bool backward_share(const ScanProblem& p, int64_t index) {
       if (lanes < LANES)
         for (int t = 0; t < steps; t++) std::memset(reinterpret_cast<float*>(step + t) + lanes, 0, (LANES - lanes) * 4);
       bool in_range = exponents_in_range(step, steps, largest[block]);
+      Ahead ahead = share.ahead(block, chunk);
+      int part = 0;
       by_states<MOST>(N, [&](int64_t n, auto count) {
         constexpr int COUNT = decltype(count)::value;
         auto run = in_range ? replay<COUNT, false> : replay<COUNT, true>;
         for (int j = 0; j < COUNT; j++) states[j] = load_lanes(share.boundary(block, chunk, n + j), lanes);
-        run(exp, step, u, y, maps + n, N, A + block * N + n, states, decays, steps, p.reverse);
+        run(exp, step, u, y, maps + n, N, A + block * N + n, states, decays, steps, p.reverse, ahead, part++,
+            (N + MOST - 1) / MOST);
         retreat<COUNT>(step, u, dy, dx, dstep, maps + n, dmaps + n, N, A + block * N + n, dA + block * N + n,
                        carry + block * N + n, states, decays, steps, p.reverse);
       });
