@@ -1,0 +1,87 @@
+"""Golden cases of the staged backbones (VMamba, EfficientVMamba, LocalVMamba): one layout, one comparison."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmbackbones.backbones.staged import StagedBackbone
+from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan import selective_scan_backend
+from tests.conftest import golden
+
+TOLERANCE = dict(atol=5e-5, rtol=1e-4)
+
+
+class Case(NamedTuple):
+    """``options``: the authors' arguments; ``weights``: their classifier's, with the dense backbone's norms."""
+
+    options: dict
+    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+
+
+def load_case(name: str) -> Case:
+    path = golden(f'{name}.safetensors')
+    with safe_open(path, 'pt') as file:
+        options = json.loads(file.metadata()['kwargs'])
+    tensors = load_file(path)
+    weights = {key.split('.', 1)[1]: x for key, x in tensors.items() if key.startswith('state_dict')}
+    return Case(options, weights, tensors)
+
+
+def load_keys(name: str) -> dict:
+    return json.loads(golden(f'keys_{name}.json').read_text())
+
+
+def scan_backend(request, monkeypatch) -> None:
+    """Body of a fixture with the parameters ``chunked`` and ``native``."""
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', request.param)
+    try:
+        selective_scan_backend('cpu')
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def load_weights(model: StagedBackbone, weights: dict[str, Tensor]) -> None:
+    """Load a classifier; only what the backbone names may be missing or left over."""
+    report = model.load_state_dict(model.convert_state_dict(weights), strict=False)
+    assert all(key.startswith(model.fresh_keys) for key in report.missing_keys), report.missing_keys
+    assert all(key.startswith(model.unused_keys) for key in report.unexpected_keys), report.unexpected_keys
+
+
+@torch.no_grad()
+def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
+    """Every recorded tensor: stem, stages, downsamplings, normed maps, and the classifier put on top."""
+    load_weights(model.eval(), case.weights)
+    actual = {}
+
+    def record(key):
+        return lambda module, inputs, output: actual.__setitem__(key, output.permute(0, 3, 1, 2))
+
+    hooks = [model.patch_embed.register_forward_hook(record('patch_embed'))]
+    for i, stage in enumerate(model.layers):
+        hooks.append(stage.blocks[-1].register_forward_hook(record(f'stage.{i}')))
+        if stage.downsample is not None:
+            hooks.append(stage.downsample.register_forward_hook(record(f'downsample.{i}')))
+    outs = model(case.tensors['x'])
+    for hook in hooks:
+        hook.remove()
+    actual |= {f'out.{i}': out for i, out in enumerate(outs)}
+    w = case.weights
+    last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
+    last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)
+    actual['logits'] = F.linear(last.mean((1, 2)), w['classifier.head.weight'], w['classifier.head.bias'])
+
+    expected = {key: value for key, value in case.tensors.items()
+                if key.startswith(prefix) and not key.startswith(('state_dict', 'x'))
+                and (prefix or not key.startswith('true_inverse.'))}  # fmt: skip
+    assert expected and (prefix or expected.keys() == actual.keys())
+    for key, value in expected.items():
+        found = actual[key.removeprefix(prefix)]
+        torch.testing.assert_close(found, value, msg=lambda m, k=key: f'{k}: {m}', **TOLERANCE)
