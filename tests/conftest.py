@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import mmbackbones  # noqa: F401  (makes torchvision importable, so before any test that imports timm)
+
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two threads were five times slower on a shared two-core machine
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,5 +1,6 @@
 """What every backbone of the suite shares: its surface towards mmdet and mmseg, freezing, output norms, loading."""
 
+from abc import ABCMeta
 from collections.abc import Iterable
 
 import torch
@@ -26,7 +27,16 @@ def resolve_arch(family: str, arch: str | dict, table: dict[str, dict]) -> dict:
     return dict(table[arch])
 
 
-class Backbone(BaseModule):
+class _FrozenWhenBuilt(ABCMeta):
+    """Freeze after the last constructor: DistributedDataParallel wraps a model before its weights are initialized."""
+
+    def __call__(cls, *args, **kwargs):
+        backbone = super().__call__(*args, **kwargs)
+        backbone._freeze()
+        return backbone
+
+
+class Backbone(BaseModule, metaclass=_FrozenWhenBuilt):
     """Base class: NCHW image in, tuple of NCHW maps out.
 
     A subclass builds its layers, sets ``out_channels`` and ``out_strides`` (one entry per returned map) and implements
@@ -55,7 +65,7 @@ class Backbone(BaseModule):
 
     @staticmethod
     def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the keys of a published classifier to this backbone's; overridden by each family."""
+        """Rename the keys of a published classifier to this backbone's, which pass through; overridden by families."""
         return state_dict
 
     def freezable_modules(self) -> list[list[nn.Module]]:
@@ -95,10 +105,8 @@ class Backbone(BaseModule):
             Tensor: contiguous map [B, C, H, W].
         """
         norm = getattr(self, f'outnorm{index}')
-        if isinstance(norm, nn.LayerNorm | nn.Identity):
-            x = norm(x).permute(0, 3, 1, 2)  # [B, H, W, C] -> [B, C, H, W]
-        else:
-            x = norm(x.permute(0, 3, 1, 2))  # [B, H, W, C] -> [B, C, H, W]
+        last = isinstance(norm, nn.LayerNorm | nn.Identity)
+        x = norm(x).permute(0, 3, 1, 2) if last else norm(x.permute(0, 3, 1, 2))  # [B, H, W, C] -> [B, C, H, W]
         return x.contiguous()
 
     def init_weights(self) -> None:

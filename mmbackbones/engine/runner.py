@@ -44,18 +44,22 @@ class Runner(MMRunner):
             self._check_resumable(checkpoint, dropped, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
 
-        model, allowed = unwrap(self.model), self._allowed_prefixes()
+        training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
+        fine_tuning = training and not self._resuming
+        allowed = tuple(self.cfg.get('load_from_allow', ())) if fine_tuning else ()
+        hint = '; prefixes of layers that are meant to differ go into load_from_allow' if fine_tuning else ''
         weights = weights_of(checkpoint, filename)
         for pattern, replacement in revise_keys:
             for key in [key for key in weights if re.search(pattern, key)]:
                 weights[re.sub(pattern, replacement, key)] = weights.pop(key)
         if not strict:
             allowed = ('',)
+        model = unwrap(self.model)
         own = model.state_dict()
         for key in [key for key in weights if key in own and key.startswith(allowed)]:
             if weights[key].shape != own[key].shape:
                 del weights[key]
-        loaded = load_strictly(model, weights, name=filename, fresh=allowed, unused=allowed)
+        loaded = load_strictly(model, weights, name=filename, fresh=allowed, unused=allowed, hint=hint)
         self._has_loaded = True
         left_out = f'; objects of foreign code left out: {len(dropped)}' if dropped else ''
         print_log(f'Loaded {filename}: {loaded}{left_out}', logger='current')
@@ -72,10 +76,6 @@ class Runner(MMRunner):
             super().resume(filename, *args, **kwargs)
         finally:
             self._resuming = False
-
-    def _allowed_prefixes(self) -> tuple[str, ...]:
-        training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
-        return tuple(self.cfg.get('load_from_allow', ())) if training and not self._resuming else ()
 
     def _check_resumable(self, checkpoint: dict, dropped: list[str], filename: str) -> None:
         meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub')

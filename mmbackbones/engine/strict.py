@@ -63,7 +63,8 @@ def load_strictly(module: nn.Module,
                   *,
                   name: str,
                   fresh: tuple[str, ...] = (),
-                  unused: tuple[str, ...] = ()) -> Loaded:
+                  unused: tuple[str, ...] = (),
+                  hint: str = '') -> Loaded:
     """Load a state dict that must fit. The modules' own load hooks run, so what they resize fits.
 
     Args:
@@ -72,6 +73,7 @@ def load_strictly(module: nn.Module,
         name (str): the file, for the message.
         fresh (tuple[str, ...]): prefixes of keys that may be missing.
         unused (tuple[str, ...]): prefixes of keys that may be in excess.
+        hint (str): what the message says last.
 
     Raises:
         InputError: keys are missing, unexpected or of another shape; the message lists them all.
@@ -89,7 +91,7 @@ def load_strictly(module: nn.Module,
     missing = [key for key in keys.missing_keys if not key.startswith(fresh)]
     unexpected = [key for key in keys.unexpected_keys if not key.startswith(unused)]
     if missing or unexpected or faults:
-        raise InputError(_complaint(module, weights, name, missing, unexpected, faults))
+        raise InputError(_complaint(module, weights, name, missing, unexpected, faults) + hint)
     loaded = [key for key in own if key not in keys.missing_keys]
     parameters = dict(module.named_parameters())
     return Loaded(loaded, list(keys.missing_keys), list(keys.unexpected_keys),
@@ -109,8 +111,8 @@ def _complaint(module: nn.Module, weights: dict[str, Tensor], name: str, missing
         misshapen_text = ', '.join(f'{fold_keys(keys)} is {list(there)} in the file and {list(here)} in the model'
                                    for (there, here), keys in by_shapes.items())
     common = len(own.keys() & weights.keys())
-    guess = 'another model or family' if common < len(own) / 4 else 'another variant (arch), or settings, of the model'
-    parts = [f'{common} of the {len(own)} keys of the model are in the file: is it of {guess}?']
+    guess = 'another model or family' if common < len(own) / 4 else 'another variant or setting of this model'
+    parts = [f"{common} of the model's {len(own)} keys are in the file, so it looks like {guess}"]
     parts += [f'missing {len(missing)}: {fold_keys(missing)}'] if missing else []
     parts += [f'unexpected {len(unexpected)}: {fold_keys(unexpected)}'] if unexpected else []
     parts += [f'of another shape: {misshapen_text}'] if faults else []
@@ -130,7 +132,7 @@ def fold_keys(keys: list[str]) -> str:
 
 def _fold(tree: dict) -> list[str]:
     groups: dict[str, list[str]] = {}
-    for part, below in tree.items():
+    for part, below in sorted(tree.items()):
         if part:
             tails = _fold(below) + ([''] if '' in below and len(below) > 1 else [])
             tail = tails[0] if len(tails) == 1 else '{' + ','.join(tails) + '}' if tails else ''

@@ -180,7 +180,8 @@ def test_strip_inert_keeps_module_versions(tmp_path):
 
 @pytest.mark.parametrize('legacy', [False, True])
 def test_plain_tensors_of_both_torch_formats(tmp_path, legacy):
-    torch.save({'w': WEIGHT, 'n': {'half': WEIGHT.half()}}, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    weights = {'w': WEIGHT, 'n': {'half': WEIGHT.half()}}
+    torch.save(weights, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
     checkpoint = load_checkpoint(str(tmp_path / 'a.pth'))
     torch.testing.assert_close(checkpoint['w'], WEIGHT, rtol=0, atol=0)
     assert checkpoint['n']['half'].dtype is torch.float16
@@ -239,8 +240,8 @@ def _saved(obj):
     (lambda: _saved(nn.Linear(2, 2)), 'holds a torch.nn.modules.linear.Linear, expected a dict of tensors'),
     (lambda: _saved({'epoch': 3, 'args': argparse.Namespace()}), 'holds no tensors'),
     (lambda: _saved({'w': WEIGHT, 'x': Names(['a', 'b'])}), 'cannot be read safely'),
-], ids=['empty', 'truncated', 'truncated-safetensors', 'text', 'bytes', 'html', 'lfs', 'torchscript', 'tensor', 'module',
-        'no-tensors', 'list-class'])
+], ids=['empty', 'truncated', 'truncated-safetensors', 'text', 'bytes', 'html', 'lfs', 'torchscript', 'tensor',
+        'module', 'no-tensors', 'list-class'])
 def test_bad_file_says_what_is_wrong_in_one_line(tmp_path, content, message):
     path = tmp_path / 'weights.pth'
     path.write_bytes(content())
@@ -365,5 +366,5 @@ def test_hub(tmp_path, monkeypatch):
     load_checkpoint('hf://timm/mambaout_tiny.in1k/model.safetensors')
     load_checkpoint('hf://owner/name@v1/folder/a.pth')
     assert asked == [('timm/mambaout_tiny.in1k', 'model.safetensors', None), ('owner/name', 'folder/a.pth', 'v1')]
-    with pytest.raises(InputError, match='cannot download hf://no/where/a.pth: no route to host; .*local file'):
+    with pytest.raises(InputError, match=r'cannot download hf://no/where/a\.pth: no route to host; .*local file'):
         load_checkpoint('hf://no/where/a.pth')

@@ -1,0 +1,202 @@
+"""MambaOut against the authors' numbers and key lists, and its surface as a dense backbone."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from timm.layers import DropPath
+from torch.nn.functional import layer_norm
+
+from mmbackbones.backbones import MambaOut
+from mmbackbones.errors import InputError
+from mmbackbones.registry import MODELS
+from tests.conftest import golden
+
+CASES = ['mambaout_small_nonsquare', 'mambaout_odd_size', 'mambaout_eps']
+NAMES = ['femto', 'kobe', 'tiny', 'small', 'base']
+TOLERANCE = dict(atol=5e-5, rtol=1e-4)
+SMALL = dict(depths=(1, 2, 3, 1), dims=(16, 24, 32, 40))
+
+
+def read_case(name):
+    """Tensors of a golden case, the official state dict, and the architecture."""
+    with safe_open(golden(f'{name}.safetensors'), 'pt') as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        kwargs = json.loads(file.metadata()['kwargs'])
+    weights = {key.removeprefix('state_dict.'): tensors.pop(key) for key in list(tensors)
+               if key.startswith('state_dict.')}
+    return tensors, weights, dict(depths=kwargs['depths'], dims=kwargs['dims'])
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_golden(name, tmp_path):
+    tensors, weights, arch = read_case(name)
+    torch.save(weights, tmp_path / 'official.pth')
+    model = MambaOut(arch=arch, norm_cfg=None,
+                     init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'official.pth')))
+    model.init_weights()
+    model.eval()
+    down = []
+    for module in (model.stem, *(stage.downsample for stage in model.stages[1:])):
+        module.register_forward_hook(lambda _, args, out: down.append(out.permute(0, 3, 1, 2)))
+    with torch.no_grad():
+        feats = model(tensors['x'])
+    assert len(feats) == len(down) == 4
+    for i in range(4):
+        torch.testing.assert_close(down[i], tensors[f'down.{i}'], **TOLERANCE, msg=lambda m: f'down.{i}: {m}')  # noqa: B023
+        torch.testing.assert_close(feats[i], tensors[f'feat.{i}'], **TOLERANCE, msg=lambda m: f'feat.{i}: {m}')  # noqa: B023
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_published_keys(name):
+    """Every key of the authors' model has its place and shape here, or is of the head; nothing else is asked for."""
+    published = json.loads(golden(f'keys_mambaout_{name}.json').read_text())
+    with torch.device('meta'):
+        model = MambaOut(arch=name)
+        classifier = timm.create_model(f'mambaout_{name}')
+        weights = {key: torch.empty(shape) for key, shape in published['keys']}
+    converted = {key: tuple(value.shape) for key, value in model.convert_state_dict(weights).items()}
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert len(converted) == published['num_state_dict_entries']
+    assert {key: own.get(key) for key in converted if not key.startswith(model.unused_keys)} == {
+        key: shape for key, shape in converted.items() if not key.startswith('head.')}
+    assert [key for key in own if key not in converted] == [f'outnorm{i}.{part}' for i in range(4)
+                                                           for part in ('weight', 'bias')]
+    assert converted == {key: tuple(value.shape) for key, value in classifier.state_dict().items()}
+    assert sum(p.numel() for p in classifier.parameters()) == published['num_parameters']
+    assert model.out_channels == tuple(published['dims']) and model.depths == tuple(published['depths'])
+
+
+def test_registered_for_mmdet_and_mmseg():
+    from mmdet.registry import MODELS as MMDET
+    from mmseg.registry import MODELS as MMSEG
+    for registry in (MODELS, MMDET, MMSEG):
+        assert isinstance(registry.build(dict(type='mmbackbones.MambaOut', arch=SMALL)), MambaOut)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (75, 109), (33, 32), (4, 4), (5, 201)], ids=str)
+def test_any_size(size):
+    model = MambaOut(arch=SMALL).eval()
+    with torch.no_grad():
+        outs = model(torch.randn(2, 3, *size))
+    sides = []
+    for stride in model.out_strides:
+        sides.append(tuple(-(-side // stride) for side in size))
+    assert [tuple(out.shape) for out in outs] == [(2, channels, *side) for channels, side
+                                                 in zip(model.out_channels, sides)]
+    assert all(out.is_contiguous() for out in outs)
+
+
+def test_outputs_are_normalized_unless_told_not_to():
+    torch.manual_seed(0)
+    model = MambaOut(arch=SMALL).eval()
+    for module in (model.stem, model.stages):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    raw = MambaOut(arch=SMALL, norm_cfg=None).eval()
+    raw.load_state_dict(model.state_dict(), strict=False)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for out, plain in zip(model(x), raw(x)):
+            normalized = layer_norm(plain.permute(0, 2, 3, 1), plain.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+            torch.testing.assert_close(out, normalized)
+            assert (out - plain).abs().max() > 1e-2
+    assert not any(key.startswith('outnorm') for key in raw.state_dict())
+    batch_norm = MambaOut(arch=SMALL, norm_cfg=dict(type='BN'))
+    batch_norm(x)
+    assert batch_norm.outnorm0.running_mean.abs().max() > 0
+
+
+def test_subset_of_stages_builds_no_later_ones():
+    torch.manual_seed(0)
+    whole = MambaOut(arch=SMALL).eval()
+    part = MambaOut(arch=SMALL, out_indices=(0, 2)).eval()
+    assert len(part.stages) == 3 and part.out_channels == (16, 32) and part.out_strides == (4, 16)
+    assert 'stages.3.' in part.unused_keys
+    part.load_state_dict({key: value for key, value in whole.state_dict().items() if key in part.state_dict()})
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        outs, all_outs = part(x), whole(x)
+    for out, index in zip(outs, (0, 2)):
+        torch.testing.assert_close(out, all_outs[index], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 2, 4])
+def test_frozen_stages(frozen):
+    model = MambaOut(arch=SMALL, frozen_stages=frozen)
+    expected = {name for name, _ in model.named_parameters()
+                if (name.startswith('stem.') and frozen >= 0) or name.startswith(
+                    tuple(f'stages.{i}.' for i in range(frozen)))}
+    for step in (lambda: None, model.init_weights, model.train, model.eval, model.train):
+        step()
+        assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == expected
+        assert model.stem.training == (frozen < 0 and model.training)
+    sum(out.sum() for out in model(torch.randn(1, 3, 32, 32))).backward()
+    assert all((parameter.grad is None) == (name in expected) for name, parameter in model.named_parameters())
+
+
+def test_checkpointing_gives_the_same_gradients():
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = MambaOut(arch=SMALL, drop_path_rate=0.3, with_cp=with_cp)
+        runs = []
+        model.stages[2].blocks[0].register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+        torch.manual_seed(1)
+        sum(out.square().mean() for out in model(x)).backward()
+        assert len(runs) == 1 + with_cp  # run again in the backward pass
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients[0].values())
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, msg=lambda m: f'{name}: {m}')  # noqa: B023
+
+
+def test_drop_path_grows_linearly_over_all_blocks():
+    model = MambaOut(arch=SMALL, drop_path_rate=0.6)
+    rates = [block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.
+             for stage in model.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.6 * i / 6 for i in range(7)])
+    assert not any(isinstance(module, DropPath) for module in MambaOut(arch=SMALL).modules())
+
+
+def test_layer_depth():
+    model = MambaOut(arch=SMALL)
+    depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.')[0] for name, _ in model.named_parameters()}
+    assert model.get_layer_depth('stem.conv1.weight')[1] == 9
+    assert depths['stem.conv1.weight'] == 0 and depths['stages.0.blocks.0.fc1.weight'] == 1
+    assert depths['stages.1.downsample.conv.weight'] == depths['stages.1.blocks.0.fc1.weight'] == 2
+    assert depths['stages.3.blocks.0.fc2.bias'] == 7 and depths['outnorm3.weight'] == 8
+    assert set(depths.values()) == set(range(9))
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(arch='huge'), "unknown arch 'huge'; known: .*femto.*or a dict"),
+    (dict(arch=dict(widths=(1, 2))), 'widths'),
+    (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0\.\.3'),
+    (dict(out_indices=(2, 1)), 'expected ascending'),
+    (dict(out_indices=(1, 1)), 'expected ascending'),
+    (dict(out_indices=()), 'expected ascending'),
+    (dict(out_indices=(-1, )), 'expected ascending'),
+    (dict(frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
+], ids=str)
+def test_bad_options(kwargs, message):
+    with pytest.raises(InputError, match=f'MambaOut: .*{message}'):
+        MambaOut(**{'arch': SMALL, **kwargs})
+
+
+@pytest.mark.parametrize('x, message', [
+    (torch.zeros(1, 3, 3, 64), 'image 3x64 is smaller than the stem, 4 px'),
+    (torch.zeros(3, 64, 64), r'expected a float image batch \[B, C, H, W\], got .*\[3, 64, 64\]'),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'expected a float image batch'),
+], ids=['small', 'no-batch', 'uint8'])
+def test_bad_images(x, message):
+    with pytest.raises(InputError, match=f'MambaOut: {message}'):
+        MambaOut(arch=SMALL)(x)
+
+
+def test_misspelt_option_is_an_error():
+    with pytest.raises(TypeError, match='drop_path'):
+        MambaOut(arch=SMALL, drop_path=0.1)
