@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.VMamba',
+        arch='small_s1l20',
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth')),
+    neck=dict(in_channels=[96, 192, 384, 768]))

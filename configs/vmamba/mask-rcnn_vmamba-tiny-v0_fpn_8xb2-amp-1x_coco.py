@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.VMamba',
+        arch='tiny_v0',
+        drop_path_rate=0.2,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth')),
+    neck=dict(in_channels=[96, 192, 384, 768]))
