@@ -78,10 +78,12 @@ class Runner(MMRunner):
             self._resuming = False
 
     def _check_resumable(self, checkpoint: dict, dropped: list[str], filename: str) -> None:
-        meta, hub = checkpoint.get('meta', {}), checkpoint.get('message_hub')
+        parts = (checkpoint.get(key) for key in ('meta', 'message_hub'))
+        meta, hub = (part if isinstance(part, dict) else {} for part in parts)
         needed = ['optimizer'] + ['param_schedulers'] * (self.param_schedulers is not None)
         absent = [key for key in needed if key not in checkpoint]
-        absent += [] if isinstance(hub, dict) else ['message_hub']
+        absent += [f'message_hub.{key}' for key in ('log_scalars', 'runtime_info', 'resumed_keys')
+                   if not isinstance(hub.get(key), dict)]
         absent += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
         absent += [place for place in dropped if place.startswith(('optimizer.', 'param_schedulers.'))]
         if absent:

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel, BaseTTAModel
 from torch import nn
 
 from mmbackbones.engine.runner import Runner
+from mmbackbones.engine.strict import unwrap
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
 from tests.engine.test_loading import GADGETS, Call
@@ -203,3 +204,4 @@ def test_wrapped_models(tmp_path, trained):
     make(tmp_path / 'first', model=TTA(model)).load_checkpoint(path)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, saved[key], rtol=0, atol=0)
+    assert unwrap(nn.DataParallel(model)) is model
