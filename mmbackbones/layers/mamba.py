@@ -78,7 +78,11 @@ class MambaMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, C] -> [B, L, C]."""
-        x, z = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # [B, L, C] -> [B, 2D, L] -> 2 x [B, D, L]
+        # Products that leave L innermost, where convolution and scan want it, save transposed copies of [B, D, L].
+        xz = self.in_proj.weight @ x.flatten(0, 1).T  # [B, L, C] -> [2D, B*L]
+        if self.in_proj.bias is not None:
+            xz = xz + self.in_proj.bias[:, None]
+        x, z = xz.unflatten(1, x.shape[:2]).transpose(0, 1).chunk(2, dim=1)  # [2D, B*L] -> 2 x [B, D, L]
         y = self._scan(x, z, reverse=self.direction == 'backward')
         if self.direction == 'ssm_conv':
             y = y + self._scan(x, z, suffix='_b', reverse=True)
@@ -90,10 +94,8 @@ class MambaMixer(nn.Module):
         """One branch: convolution, projections and scan of x, gated by z, all [B, D, L]."""
         conv, x_proj, dt_proj = (getattr(self, f'{name}{suffix}') for name in ('conv1d', 'x_proj', 'dt_proj'))
         x = F.silu(_one_sided_conv(x, conv, reverse))
-        dt, B, C = x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        # The bias of dt_proj joins inside the scan, in float32.
-        delta = F.linear(dt, dt_proj.weight).transpose(1, 2)  # [B, L, R] -> [B, D, L]
-        B, C = B.transpose(1, 2), C.transpose(1, 2)  # [B, L, N] -> [B, N, L]
+        dt, B, C = _project(x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
+        delta = _project(dt_proj, dt)  # its bias joins inside the scan, in float32
 
         def scan(A_log: Tensor, reverse: bool) -> Tensor:
             return selective_scan(
@@ -102,6 +104,11 @@ class MambaMixer(nn.Module):
 
         y = scan(getattr(self, f'A{suffix}_log'), reverse)
         return y + scan(self.A_b_log, True) if self.direction == 'ssm' else y
+
+
+def _project(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Channels of [B, D, L] through the weight of a linear layer -> [B, E, L]."""
+    return torch.bmm(linear.weight.expand(len(x), -1, -1), x)
 
 
 def _one_sided_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:

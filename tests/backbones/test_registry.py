@@ -1,0 +1,159 @@
+"""What every registered backbone must do. A new backbone adds one row to ``ROWS``."""
+
+import pytest
+import torch
+
+import mmbackbones.backbones  # noqa: F401  (registers them)
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.layers.position import resize_position
+from mmbackbones.registry import MODELS
+
+PLAIN = dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2))
+STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
+# Name -> configuration, small. Nets with a position table, whose grid is in
+# their attribute ``grid``, name another image size for the round trip of state dicts.
+ROWS = {
+    'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
+    'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
+    'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),
+    'Vim, class token': (dict(type='Vim', with_cls_token=True, **PLAIN), dict(img_size=(112, 144))),
+    'Vim, mixer feature, rope': (dict(type='Vim', out_feature='mixer', rope=True, **PLAIN), dict(img_size=96)),
+    'Vim, layer': (dict(type='Vim', bidirection='layer', **PLAIN), {}),
+    'Vim, ssm': (dict(type='Vim', bidirection='ssm', **PLAIN), {}),
+    'Vim, stride 8': (dict(type='Vim', arch=dict(PLAIN['arch'], stride=8), out_indices=(2,)), dict(img_size=80)),
+    'VMamba': (dict(type='VMamba', arch=STAGED), {}),
+    'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
+}
+
+rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
+
+
+def build(config, **overrides):
+    torch.manual_seed(0)
+    backbone = MODELS.build({**config, **overrides, 'type': f'mmbackbones.{config["type"]}'})
+    backbone.init_weights()
+    return backbone
+
+
+def image(height=64, width=80):
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(outs):
+    """A loss to which every channel of every map matters."""
+    generator = torch.Generator().manual_seed(2)
+    return sum((out * torch.randn(out.shape, generator=generator)).mean() for out in outs)
+
+
+def fill_position_table(backbone):
+    """A large table that is smooth on the grid, so that resizing keeps what it says and a wrong one shows."""
+    table = resize_position(5 * torch.randn(1, 4, backbone.pos_embed.shape[2]), (2, 2), backbone.grid)
+    middle = table.shape[1] // 2
+    if backbone.pos_embed.shape[1] > table.shape[1]:
+        table = torch.cat((table[:, :middle], backbone.cls_token.detach(), table[:, middle:]), dim=1)
+    backbone.pos_embed.data.copy_(table)
+
+
+def test_every_backbone_has_a_row():
+    registered = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)}
+    assert registered == {config['type'] for config, _ in ROWS.values()}
+
+
+@pytest.mark.parametrize('height, width', [(31, 31), (112, 137), (224, 224)])
+@rows
+def test_maps(config, resized, height, width):
+    backbone = build(config).eval()
+    with torch.no_grad():
+        outs = backbone(image(height, width)[:1])
+    assert isinstance(outs, tuple)
+    assert len(outs) == len(backbone.out_channels) == len(backbone.out_strides)
+    for out, channels, stride in zip(outs, backbone.out_channels, backbone.out_strides):
+        assert out.shape[:2] == (1, channels) and out.dtype == torch.float32 and out.is_contiguous()
+        assert out.isfinite().all() and out.std() > 0
+        for size, side in zip(out.shape[2:], (height, width)):
+            assert abs(size - side / stride) < 1
+
+
+@rows
+def test_every_parameter_learns(config, resized):
+    """After one step, so that what starts at zero behind a zero has left it."""
+    backbone = build(config).train()
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(backbone(image())).backward()
+        optimizer.step()
+    idle = [name for name, parameter in backbone.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all() or parameter.grad.abs().max() == 0]
+    assert not idle
+
+
+@rows
+def test_checkpointing_changes_nothing(config, resized):
+    results = []
+    for with_cp in (False, True):
+        backbone = build(config, with_cp=with_cp, drop_path_rate=0.3).train()
+        torch.manual_seed(3)
+        x = image().requires_grad_()
+        saved = []
+
+        def keep(tensor, saved=saved):
+            saved.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outs = backbone(x)
+        loss_of(outs).backward()
+        results.append((outs, {'x': x.grad, **{n: p.grad for n, p in backbone.named_parameters()}}, sum(saved)))
+    (outs, gradients, saved), (cp_outs, cp_gradients, cp_saved) = results
+    for one, other in zip(outs, cp_outs):
+        torch.testing.assert_close(one, other)
+    assert gradients.keys() == cp_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, cp_gradients[name], msg=lambda m, n=name: f'{n}: {m}')
+    assert cp_saved < saved
+
+
+@rows
+def test_state_dict_at_another_resolution(config, resized):
+    donor = build(config).eval()
+    if resized:
+        fill_position_table(donor)
+    torch.manual_seed(4)
+    heir = MODELS.build({**config, **resized, 'type': f'mmbackbones.{config["type"]}'}).eval()
+    heir.load_state_dict(donor.state_dict())
+    for name, parameter in donor.named_parameters():
+        if name != 'pos_embed' or not resized:
+            assert torch.equal(parameter, heir.state_dict()[name]), name
+    x = image(144, 112)
+    with torch.no_grad():
+        for one, other in zip(donor(x), heir(x)):
+            assert one.shape == other.shape
+            # A table resized twice is not quite the table resized once.
+            assert (one - other).abs().mean() < (0.1 if resized else 1e-6) * one.abs().mean()
+
+
+@rows
+def test_frozen_stages(config, resized):
+    backbone = build(config, frozen_stages=1).train()
+    frozen = {id(p) for group in backbone.freezable_modules()[:2] for m in group for p in m.parameters()}
+    assert frozen
+    loss_of(backbone(image())).backward()
+    for name, parameter in backbone.named_parameters():
+        if id(parameter) in frozen:
+            assert parameter.grad is None, name
+        elif name not in ('pos_embed', 'cls_token'):
+            assert parameter.grad is not None, name
+
+
+@rows
+def test_layer_depths_ascend(config, resized):
+    backbone = build(config)
+    names = dict(backbone.named_parameters())
+    layers = {backbone.get_layer_depth(f'backbone.{name}', 'backbone.') for name in names}
+    (total,) = {total for _, total in layers}
+    depths = {layer for layer, _ in layers}
+    assert min(depths) == 0 and max(depths) == total - 1
+    assert backbone.no_weight_decay() <= names.keys()
+    stem = {id(p) for m in backbone.freezable_modules()[0] for p in m.parameters()}
+    assert all(backbone.get_layer_depth(name)[0] == 0 for name, p in names.items() if id(p) in stem)
