@@ -4,27 +4,37 @@ import pytest
 import torch
 
 from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan import native, selective_scan, selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import get_backend
 from tests.conftest import golden
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, random_inputs, run, specification
 
 FLOAT32 = 5e-6
-BACKENDS = [
-    'reference',
-    'chunked',
-    pytest.param(
-        'native',
-        marks=pytest.mark.skipif(
-            get_backend('native').available() is not None, reason=f'native: {get_backend("native").available()}'
-        ),
-    ),
-]
+ISAS = list(native.LIBRARIES)
+BACKENDS = ['reference', 'chunked', *(f'native-{isa}' for isa in ISAS)]
 
 
 @pytest.fixture(autouse=True)
-def no_override(monkeypatch):
+def same_for_all(monkeypatch):
+    torch.manual_seed(0)
     monkeypatch.delenv('MMBACKBONES_SCAN_BACKEND', raising=False)
+    torch.use_deterministic_algorithms(True)  # fills new tensors with NaN: what is left unwritten shows
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, monkeypatch):
+    """Name of a backend; the native one once for every instruction set that this CPU has."""
+    name, _, isa = request.param.partition('-')
+    if isa:
+        capability = torch.backends.cpu.get_cpu_capability()
+        if ISAS.index(isa) < (ISAS.index(capability) if capability in ISAS else len(ISAS) - 1):
+            pytest.skip(f'this CPU has no {isa}')
+        if native.load(isa) is None:
+            pytest.skip(f'native is not built for {isa}')
+        monkeypatch.setattr(native, 'isa', lambda: isa)
+    return name
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +42,7 @@ def cases():
     return golden_cases(golden('selective_scan_cases.safetensors'))
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked'])
+@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
 def test_golden_float64(cases, backend):
     assert len(cases) == 31
     for inputs, expected, delta_softplus in cases.values():
@@ -40,7 +50,6 @@ def test_golden_float64(cases, backend):
         assert_equal_scans(actual, {name: x for name, x in expected.items() if name != 'dout'}, 1e-10)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_golden_float32(cases, backend):
     for inputs, expected, delta_softplus in cases.values():
         inputs = {name: x.float() for name, x in inputs.items()}
@@ -53,7 +62,6 @@ def test_golden_float32(cases, backend):
     'batch, dim, length, state, groups',
     [(2, 6, 37, 3, 0), (1, 5, 1, 1, 1), (2, 34, 65, 8, 2), (3, 12, 130, 5, 4), (1, 17, 64, 16, 1), (2, 64, 129, 1, 4)],
 )
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_parity(backend, batch, dim, length, state, groups, reverse):
     inputs = random_inputs(batch, dim, length, state, groups, dtype=torch.float32)
     dout, dlast_state = torch.randn_like(inputs['u']), torch.randn(batch, dim, state)
@@ -67,7 +75,6 @@ def test_parity(backend, batch, dim, length, state, groups, reverse):
 
 @pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
 @pytest.mark.parametrize('absent', [(), ('D',), ('z',), ('delta_bias',), ('D', 'z', 'delta_bias')], ids=str)
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_options(backend, absent, delta_softplus):
     inputs = random_inputs(2, 20, 70, 4, 2, absent=absent, dtype=torch.float32)
     if not delta_softplus:
@@ -89,7 +96,6 @@ def test_options(backend, absent, delta_softplus):
     ],
     ids=['bfloat16', 'float16', 'mixed'],
 )
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_low_precision_rounds_only_what_it_returns(backend, dtypes):
     inputs = random_inputs(2, 20, 70, 4, 2)
     inputs = {name: x.to(dtypes.get(name, torch.float32)) for name, x in inputs.items()}
@@ -106,7 +112,6 @@ def test_low_precision_rounds_only_what_it_returns(backend, dtypes):
         assert ((x.double() - rounded).abs() <= tolerance).all(), name
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_batch_of_none(backend):
     inputs = random_inputs(0, 6, 5, 4, dtype=torch.float32)
     actual = run(inputs, torch.zeros(0, 6, 5), torch.zeros(0, 6, 4), backend=backend)
@@ -115,7 +120,6 @@ def test_batch_of_none(backend):
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_strided_inputs_and_gradients(backend, reverse):
     inputs = random_inputs(2, 18, 70, 4, 2, dtype=torch.float32)
     dout = torch.randn(2, 70, 18).transpose(1, 2)
@@ -128,7 +132,6 @@ def test_strided_inputs_and_gradients(backend, reverse):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('name', ['u', 'delta', 'B', 'C', 'z'])
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_nonfinite_values_propagate(backend, name, value):
     inputs = random_inputs(2, 20, 200, 4, 1, dtype=torch.float32)
     inputs[name][1, ..., 3, 70] = value
@@ -141,7 +144,6 @@ def test_nonfinite_values_propagate(backend, name, value):
     assert torch.equal(actual.isnan(), expected.isnan()) or name == 'delta'
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_twice_the_same_bits(backend):
     inputs = random_inputs(3, 34, 150, 5, 2, dtype=torch.float32)
     dout = torch.randn(3, 34, 150)
@@ -150,7 +152,7 @@ def test_twice_the_same_bits(backend):
         assert torch.equal(x, second[name]), name
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked'])
+@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_gradcheck(backend, reverse):
     inputs = random_inputs(2, 4, 6, 3, 2)
