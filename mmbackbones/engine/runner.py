@@ -6,6 +6,8 @@ from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.checkpoints.whole_model import convert_whole_model
 from mmbackbones.engine.loading import MapLocation, load_checkpoint, strip_inert
 from mmbackbones.engine.strict import load_strictly, unwrap, weights_of
 from mmbackbones.errors import InputError
@@ -19,6 +21,8 @@ class Runner(MMRunner):
     Fine-tuning a model to another number of classes names the prefixes of the layers that differ in the config, as in
     ``load_from_allow = ['roi_head.bbox_head.fc_cls', 'decode_head.conv_seg']``: they keep their initialization, and
     the log lists them. That holds for ``load_from`` of a training alone.
+
+    The backbone's weights may carry the names of its authors: released detectors and segmentors load as they are.
 
     The configuration text in a checkpoint is left out, because mmengine executes it on resuming. So are objects of
     foreign code; with them go the smoothed losses of the log, which begin anew.
@@ -52,9 +56,12 @@ class Runner(MMRunner):
         for pattern, replacement in revise_keys:
             for key in [key for key in weights if re.search(pattern, key)]:
                 weights[re.sub(pattern, replacement, key)] = weights.pop(key)
+        model = unwrap(self.model)
+        backbone = getattr(model, 'backbone', None)
+        if isinstance(backbone, Backbone) and not self._resuming:
+            weights = convert_whole_model(weights, backbone.convert_state_dict)
         if not strict:
             allowed = ('',)
-        model = unwrap(self.model)
         own = model.state_dict()
         for key in [key for key in weights if key in own and key.startswith(allowed)]:
             if weights[key].shape != own[key].shape:

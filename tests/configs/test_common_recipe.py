@@ -4,12 +4,13 @@ import csv
 from pathlib import Path
 
 import pytest
+import yaml
 from mmengine.config import Config
 
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / 'configs'
-COMMON = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in ('_base_', 'quickstart', 'controlled'))
+COMMON = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in ('quickstart', 'controlled'))
 REFERENCE = {
     'coco': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'ade20k': 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
@@ -46,7 +47,8 @@ def offences(cfg: Config, task: str) -> list[str]:
         if key.startswith('model.backbone.'):
             option = key.split('.')[2]
             value = str(cfg.model.backbone.get(option))
-            if option not in UNIVERSAL and option in cfg.model.backbone and (family, option, task, value) not in declared:
+            given = option in cfg.model.backbone and option not in UNIVERSAL
+            if given and (family, option, task, value) not in declared:
                 bad.append(key)
         elif key not in CHANNELS and not (family in SINGLE_STRIDE and key.startswith('model.neck')):
             bad.append(key)
@@ -96,3 +98,24 @@ def test_the_name_says_recipe_and_batch(path):
     assert cfg.auto_scale_lr.base_batch_size == 16
     assert ('1x' in path.name) == (cfg.train_cfg.get('max_epochs') == 12)
     assert ('160k' in path.name) == (cfg.train_cfg.get('max_iters') == 160000)
+
+
+NATIVE = sorted(CONFIGS.glob('*/native/*.py'))
+
+
+@pytest.mark.parametrize('path', NATIVE, ids=lambda path: path.stem)
+def test_native_configs_name_their_source_and_differences(path):
+    """What a native recipe changes stands in the comment at its top."""
+    cfg = Config.fromfile(path)
+    assert cfg.recipe == 'native'
+    changed = {key.split('.')[0] for key in offences(cfg, task_of(path))} - {
+        'recipe', 'model', 'train_pipeline', 'auto_scale_lr', 'default_hooks'}
+    head = path.read_text().split('_base_')[0]
+    assert head.startswith('# The authors')
+    assert [key for key in changed if key not in head] == []
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*/metafile.yml')), ids=lambda path: path.parent.name)
+def test_metafile_lists_every_config(path):
+    listed = {ROOT / model['Config'] for model in yaml.safe_load(path.read_text())['Models']}
+    assert listed == set(path.parent.glob('*.py')) | set(path.parent.glob('native/*.py'))

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel, BaseTTAModel
 from torch import nn
 
+from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.engine.runner import Runner
 from mmbackbones.engine.strict import unwrap
 from mmbackbones.errors import InputError
@@ -205,3 +207,20 @@ def test_wrapped_models(tmp_path, trained):
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, saved[key], rtol=0, atol=0)
     assert unwrap(nn.DataParallel(model)) is model
+
+
+def test_released_detector_with_its_authors_key_names(tmp_path):
+    """The backbone's part goes through the family's adapter, the rest keeps its names."""
+    model = Net()
+    model.backbone = MambaOut(arch=dict(depths=(1, 1), dims=(8, 16)), out_indices=(0, 1))
+    authors = {}
+    for key, value in model.state_dict().items():
+        key = re.sub(r'^backbone\.stem', 'backbone.downsample_layers.0', key)
+        key = re.sub(r'^backbone\.stages\.(\d)\.downsample', r'backbone.downsample_layers.\1', key)
+        authors[re.sub(r'^(backbone\.stages\.\d)\.blocks', r'\1', key)] = torch.randn_like(value.float()).to(value.dtype)
+    torch.save(dict(state_dict=authors), tmp_path / 'released.pth')
+    runner = make(tmp_path, model=model)
+    runner.load_checkpoint(str(tmp_path / 'released.pth'))
+    assert torch.equal(model.backbone.stem.conv1.weight, authors['backbone.downsample_layers.0.conv1.weight'])
+    assert torch.equal(model.backbone.stages[1].blocks[0].fc1.weight, authors['backbone.stages.1.0.fc1.weight'])
+    assert torch.equal(model.head.weight, authors['head.weight'])
