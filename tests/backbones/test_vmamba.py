@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -9,6 +10,7 @@ from mmengine.registry import DefaultScope
 from timm.layers import DropPath
 from torch import nn
 
+from mmbackbones.analysis.complexity import HANDLES, count_complexity
 from mmbackbones.backbones import VMamba
 from mmbackbones.backbones.vmamba import ARCHS, VSSBlock
 from mmbackbones.checkpoints.vmamba import convert_vmamba
@@ -100,7 +102,7 @@ CHANNELS = {'tiny': (96, 192, 384, 768), 'small': (96, 192, 384, 768), 'base': (
 BASES = dict(det='mask-rcnn_fpn', seg='upernet')
 
 
-def build_whole(task, arch):
+def whole_config(task, arch):
     """Our common detector or segmentor around VMamba."""
     cfg = Config.fromfile(ROOT / f'configs/_base_/models/{BASES[task]}.py')
     channels = list(CHANNELS[arch.split('_')[0]] if isinstance(arch, str) else arch['dims'])
@@ -109,6 +111,11 @@ def build_whole(task, arch):
         cfg.model.neck.in_channels = channels
     else:
         cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = channels, channels[2]
+    return cfg
+
+
+def build_whole(task, arch):
+    cfg = whole_config(task, arch)
     scope = cfg.default_scope
     with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
         __import__(f'{scope}.models')
@@ -239,3 +246,34 @@ def test_image_below_the_stem():
 
 def test_named_architectures_are_all_tested():
     assert set(ARCHS) == {*PUBLISHED, 'tiny_v0', 'small_v0', 'base_v0'}
+
+
+MACS = {  # the authors' assets/performance.md; small in the detector from the paper's Table 2, which corrects 384
+    'tiny_s1l8': (271, 949), 'tiny_s2l5': (270, 948), 'small_s2l15': (349, 1028), 'base_s2l15': (485, 1170),
+    'tiny_v0': (286, 964), 'small_v0': (400, 1081), 'base_v0': (540, 1226)}  # fmt: skip
+HEADS = {  # GMACs around the backbone by its first width: FPN and heads at 800x1280, UPerHead at 512x2048
+    96: dict(det=171.0116, seg=846.2247), 128: dict(det=171.9946, seg=849.3193)}  # fmt: skip
+
+
+@pytest.mark.parametrize('arch', MACS)
+def test_published_macs(arch):
+    """GMACs to the last printed digit; the backbone's are proportional to the pixels where 32 divides the sides."""
+    backbone = VMamba(arch=arch).eval()
+    analyzer = FlopAnalyzer(backbone, torch.randn(1, 3, 32, 64)).set_op_handle(**HANDLES)
+    with torch.no_grad():
+        per_pixel = analyzer.unsupported_ops_warnings(False).total() / (32 * 64) / 1e9
+    heads = HEADS[backbone.out_channels[0]]
+    macs = per_pixel * 800 * 1280 + heads['det'], per_pixel * 512 * 2048 + heads['seg']
+    assert tuple(map(round, macs)) == MACS[arch]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('task', ['det', 'seg'])
+@pytest.mark.parametrize('arch', ['tiny_s1l8', 'base_s2l15'])
+def test_macs_around_the_backbone(task, arch):
+    cfg = whole_config(task, arch)
+    if task == 'seg':
+        cfg.merge_from_dict({f'model.{head}.norm_cfg.type': 'BN' for head in ('decode_head', 'auxiliary_head')})
+    macs = count_complexity(cfg).macs
+    heads = HEADS[CHANNELS[arch.split('_')[0]][0]][task]
+    assert (macs['total'] - macs['backbone']) / 1e9 == pytest.approx(heads, abs=1e-4)
