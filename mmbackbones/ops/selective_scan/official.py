@@ -1,8 +1,102 @@
-"""mamba_ssm's CUDA kernel."""
+"""mamba_ssm's own CUDA kernel (https://github.com/state-spaces/mamba), where it is installed.
+
+It wants one dtype for the sequences, has no reverse scan and no gradient of the last state, and takes a slower, scalar
+path unless the sequence fills its tiles. So sequences are cast, flipped, and padded at the end where the padding is
+exact and short: a step of zero leaves the state alone.
+"""
+
+import functools
+import importlib
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbackbones.errors import InputError
 
 DEVICES = ('cuda',)
 FLOAT64 = False
 
+MOST_PADDING = 1.25
+NO_STEP = -1e4  # within float16; its softplus is exactly 0
 
+
+@functools.cache
 def available() -> str | None:
-    return 'mamba_ssm is not installed'
+    try:
+        importlib.import_module('mamba_ssm.ops.selective_scan_interface')
+    except ImportError as error:
+        return f'mamba_ssm cannot be imported ({error}); pip install --no-build-isolation "mmbackbones[mamba]"'
+    return None
+
+
+def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
+    return (0,)
+
+
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
+    length, inputs = u.shape[-1], _prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    out, last_state = _kernel().forward(_Context(), *inputs, delta_softplus, True)
+    out = _restore(out, length, reverse).to(u.dtype)
+    return out.contiguous(), last_state.float().contiguous(), u.new_empty(0, dtype=torch.float32)
+
+
+def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
+    if dlast_state is not None:
+        raise InputError(
+            "selective_scan: backend 'mamba_ssm' has no gradient of the last state, expected another backend"
+        )
+    length, originals = u.shape[-1], (u, delta, A, B, C, D, z, delta_bias)
+    inputs = _prepare(*originals, delta_softplus, reverse)
+    context = _Context()
+    _kernel().forward(context, *inputs, delta_softplus, False)
+    dout = _sequence(dout.to(inputs[0].dtype), inputs[0].shape[-1], 0, reverse)
+    # u, delta, A, B, C, D, z and delta_bias; what follows are the gradients of its other arguments, None.
+    gradients = list(_kernel().backward(context, dout)[:8])
+    for i in (0, 1, 3, 4, 6):
+        gradients[i] = None if originals[i] is None else _restore(gradients[i], length, reverse)
+    return tuple(
+        u.new_empty(0) if x is None else gradient.to(x.dtype).reshape(x.shape).contiguous()
+        for x, gradient in zip(originals, gradients)
+    )
+
+
+class _Context(SimpleNamespace):
+    """Stands in for autograd's: the kernel's autograd function is called from inside an operator."""
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+
+def _kernel():
+    return importlib.import_module('mamba_ssm.ops.selective_scan_interface').SelectiveScanFn
+
+
+def _prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse) -> list[Tensor | None]:
+    sequences = [x for x in (u, delta, B, C, z) if x is not None]
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in sequences))
+    length = u.shape[-1]
+    padded = _tile_length(length)
+    exact = delta_softplus or delta_bias is None
+    if not exact or padded > MOST_PADDING * length:
+        padded = length
+    u, B, C, z = (None if x is None else _sequence(x.to(dtype), padded, 0, reverse) for x in (u, B, C, z))
+    delta = _sequence(delta.to(dtype), padded, NO_STEP if delta_softplus else 0, reverse)
+    A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
+    return [u, delta, A, B, C, D, z, delta_bias]
+
+
+def _tile_length(length: int) -> int:
+    """The next length that fills the kernel's tiles."""
+    return next((size for size in (128, 256, 512, 1024) if length <= size), -(-length // 2048) * 2048)
+
+
+def _sequence(x: Tensor, length: int, value: float, reverse: bool) -> Tensor:
+    x = x.flip(-1) if reverse else x
+    return F.pad(x, (0, length - x.shape[-1]), value=value).contiguous()
+
+
+def _restore(x: Tensor, length: int, reverse: bool) -> Tensor:
+    x = x[..., :length]
+    return x.flip(-1) if reverse else x

@@ -1,0 +1,107 @@
+"""The wrapper of mamba_ssm's kernel, with a stand-in for the kernel that runs anywhere and has its limits."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan import frame, official, reference
+from tests.ops.scan_cases import INPUTS, assert_equal_scans, random_inputs, specification
+
+
+class KernelStandIn:
+    """The interface of mamba_ssm's autograd function, with the checks of its CUDA code."""
+
+    lengths = []
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state):
+        KernelStandIn.lengths.append(u.shape[-1])
+        assert len({x.dtype for x in (u, delta, B, C, z) if x is not None}) == 1
+        assert all(x.is_contiguous() for x in (u, delta, B, C))
+        assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias)
+        ctx.delta_softplus = delta_softplus
+        out = frame.frame_forward(
+            reference.recurrence, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False
+        )
+        return out if return_last_state else out[0]
+
+    @staticmethod
+    def backward(ctx, dout, *args):
+        gradients = frame.frame_backward(
+            reference.recurrence_backward, dout, None, ctx.saved_tensors, ctx.delta_softplus, reverse=False
+        )
+        return *gradients, None, None, None
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    module = ModuleType('mamba_ssm.ops.selective_scan_interface')
+    module.SelectiveScanFn = KernelStandIn
+    for name in ('mamba_ssm', 'mamba_ssm.ops'):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    official.available.cache_clear()
+    KernelStandIn.lengths.clear()
+    yield KernelStandIn
+    official.available.cache_clear()
+
+
+def results(inputs, dout, delta_softplus, reverse):
+    full = [inputs.get(name) for name in INPUTS]
+    out, last_state, _ = official.forward(*full, delta_softplus, reverse, True)
+    gradients = official.backward(dout, None, *full, None, delta_softplus, reverse)
+    gradients = {f'grad_{name}': g for name, g in zip(INPUTS, gradients) if name in inputs}
+    return dict(out=out, last_state=last_state, **gradients)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('length, padded', [(100, 100), (110, 128), (130, 130)])
+@pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
+@pytest.mark.parametrize('absent', [(), ('D', 'z', 'delta_bias')], ids=['all', 'least'])
+def test_padding_and_reverse_are_exact(kernel, length, padded, delta_softplus, absent, reverse):
+    assert official.available() is None
+    inputs = random_inputs(2, 6, length, 3, 2, absent=absent, dtype=torch.float32)
+    inputs |= {name: inputs[name].abs() for name in ('delta', 'delta_bias') if name in inputs}
+    dout = torch.randn(2, 6, length)
+    actual = results(inputs, dout, delta_softplus, reverse)
+    exact = delta_softplus or 'delta_bias' in absent
+    assert kernel.lengths == [padded if exact else length] * 2
+    options = dict(delta_softplus=delta_softplus, reverse=reverse)
+    assert_equal_scans(actual, specification(inputs, dout, **options), 5e-6)
+
+
+def test_mixed_dtypes_are_cast_for_the_kernel(kernel):
+    inputs = random_inputs(2, 6, 20, 3, 2, dtype=torch.float32)
+    inputs |= {name: inputs[name].bfloat16() for name in ('u', 'z', 'B')}
+    actual = results(inputs, torch.randn(2, 6, 20), True, False)
+    assert {name: actual[f'grad_{name}'].dtype for name in inputs} == {name: x.dtype for name, x in inputs.items()}
+    assert actual['out'].dtype == torch.bfloat16
+
+
+def test_gradient_of_the_last_state_is_refused(kernel):
+    full = [random_inputs(1, 2, 5, 3, 1, dtype=torch.float32)[name] for name in INPUTS]
+    with pytest.raises(InputError, match="'mamba_ssm' has no gradient of the last state"):
+        official.backward(full[0], torch.zeros(1, 2, 3), *full, None, True, False)
+
+
+def test_missing_package_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mamba_ssm', None)
+    official.available.cache_clear()
+    assert 'pip install --no-build-isolation "mmbackbones[mamba]"' in official.available()
+    official.available.cache_clear()
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or official.available() is not None, reason='needs mamba_ssm and CUDA'
+)
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_parity_on_cuda(reverse):
+    inputs = random_inputs(2, 64, 1900, 16, 2, dtype=torch.float32)
+    dout = torch.randn(2, 64, 1900)
+    actual = results({name: x.cuda() for name, x in inputs.items()}, dout.cuda(), True, reverse)
+    expected = specification(inputs, dout, delta_softplus=True, reverse=reverse)
+    assert_equal_scans({name: x.cpu() for name, x in actual.items()}, expected, 1e-4)
