@@ -300,13 +300,8 @@ def _segmentation_spec(built, dataset: Mapping) -> SegmentationSpec:
 def _check(spec: Spec, full: bool, cache: bool) -> DatasetReport:
     start = time.perf_counter()
     state = stamp(spec.paths) if cache else None
-    entry = _recall(spec, state)
-    kept = entry.get('report')
-    if kept and kept['full'] >= full:
-        kept['warnings'] = [Fault(**warning) for warning in kept['warnings']]
-        report = DatasetReport(**kept)
-        report.cached = True
-    else:
+    report = _recall(spec, state).get('report')
+    if report is None or full > report.full:
         report = DatasetReport(**vars(spec.check(full)), name=str(spec), full=full)
         # A faulty result is not kept: what hides a file for a moment leaves no trace in sizes and times.
         if not report.faults:
@@ -336,8 +331,13 @@ def _recall(spec: Spec, state: str | None) -> dict:
         return {}
     try:
         entry = json.loads(_cache_file(spec).read_bytes())
-        return entry if entry['stamp'] == state else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        if entry['stamp'] != state:
+            return {}
+        if entry['report'] is not None:
+            warnings = [Fault(**warning) for warning in entry['report']['warnings']]
+            entry['report'] = DatasetReport(**dict(entry['report'], warnings=warnings, cached=True))
+        return dict(entry, fingerprint=str(entry['fingerprint']))
+    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of another make
         return {}
 
 

@@ -105,7 +105,7 @@ class CocoSpec:
         for what, values in (('name', names), ('id', ids)):
             for value, count in Counter(values).items():
                 if count > 1:
-                    fault('category', f'category {what} {value!r} occurs {count} times')
+                    fault('category', f'category {what} {_show(value)} occurs {count} times')
         missing = [name for name in self.classes if name not in names]
         if categories and missing:
             near = difflib.get_close_matches(missing[0], [name for name in names if name not in self.classes], n=1)
@@ -132,7 +132,8 @@ class CocoSpec:
                 found.faults.append(Fault(self.ann_file, 'image record', f'images[{index}]: {problem}'))
                 continue
             if record['id'] in images:
-                found.faults.append(Fault(self.ann_file, 'image record', f'image id {record["id"]!r} occurs twice'))
+                detail = f'image id {_show(record["id"])} occurs twice'
+                found.faults.append(Fault(self.ann_file, 'image record', detail))
             images[record['id']] = record
             present.append(record)
         found.images = len(present)
@@ -158,7 +159,7 @@ class CocoSpec:
                                           f'{_show(annotation)}'))
                 continue
             found.annotations += 1
-            where = f'annotation {annotation["id"]!r}'
+            where = f'annotation {_show(annotation["id"])}'
             if annotation['id'] in seen:
                 found.faults.append(Fault(self.ann_file, 'annotation', f'{where}: the id occurs twice'))
             seen.add(annotation['id'])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -172,29 +173,25 @@ def digest(annotations: str, files: Iterable[tuple]) -> str:
 def stamp(paths: Iterable[str]) -> str | None:
     """Digest of names, sizes and times of everything at and below ``paths``; None where one is missing."""
     total = hashlib.sha256()
+    pending, seen = list(paths), set()
     try:
-        for path in paths:
-            rows = _walk(path) if os.path.isdir(path) else [(path, os.stat(path))]
-            for name, status in sorted(rows, key=lambda row: row[0]):
-                total.update(f'{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\n'
-                             .encode(errors='surrogatepass'))
+        while pending:
+            path = pending.pop()
+            status = os.stat(path)
+            if not stat.S_ISDIR(status.st_mode):
+                total.update(f'{path}|{status.st_size}|{status.st_mtime_ns}\0'.encode(errors='surrogatepass'))
+            elif (status.st_dev, status.st_ino) not in seen:  # else a link back up
+                seen.add((status.st_dev, status.st_ino))
+                rows, folders = [], []
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        if entry.is_dir():
+                            folders.append(entry.path)
+                        else:
+                            status = entry.stat()
+                            rows.append(f'{entry.name}|{status.st_size}|{status.st_mtime_ns}')
+                pending += sorted(folders)
+                total.update('\0'.join([path, *sorted(rows), '']).encode(errors='surrogatepass'))
     except OSError:
         return None
     return total.hexdigest()
-
-
-def _walk(folder: str) -> list[tuple[str, os.stat_result]]:
-    rows, pending, seen = [], [folder], set()
-    while pending:
-        current = pending.pop()
-        status = os.stat(current)
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(current) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    pending.append(entry.path)
-                else:
-                    rows.append((entry.path, entry.stat()))
-    return rows

@@ -388,7 +388,9 @@ def test_damaged_or_unwritable_cache_does_no_harm(data, tmp_path, monkeypatch):
     cfg = seg_cfg(data / 'ade20k')
     look(cfg)
     (kept,) = (tmp_path / 'cache').rglob('*.json')
-    for junk in ('', '[]', '{"stamp": 1}', '{'):
+    strange = json.loads(kept.read_text())
+    strange['report']['colour'] = 'red'
+    for junk in ('', '[]', '{"stamp": 1}', '{', json.dumps(strange)):
         kept.write_text(junk)
         assert not look(cfg).cached
     (tmp_path / 'file').write_text('')
