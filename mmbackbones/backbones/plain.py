@@ -163,8 +163,8 @@ class PlainBackbone(Backbone):
             self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dims))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
-        self.layers = nn.ModuleList(Block(embed_dims, mixer(i), rates[i]) for i in range(built))
+        self.layers = nn.ModuleList(
+            Block(embed_dims, mixer(i), drop_path_rate * i / max(depth - 1, 1)) for i in range(built))
         for layer in self.layers:
             with torch.no_grad():
                 layer.mixer.out_proj.weight /= depth**0.5  # GPT-2's scaling, as in the authors' code

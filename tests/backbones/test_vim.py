@@ -1,5 +1,6 @@
 """Vim against the authors' network, tensor by tensor, and what this package adds to it."""
 
+import argparse
 import json
 
 import pytest
@@ -168,6 +169,37 @@ def test_released_table_in_a_model_without_class_token():
         donor.load_state_dict(model.state_dict())
 
 
+def published_file(path, **arch):
+    """A classifier as the authors save it."""
+    weights = Vim(arch={**TINY, **arch}, out_indices=(2,), with_cls_token=True, norm_cfg=None).state_dict()
+    del weights['pos_grid']
+    dim = arch.get('embed_dims', TINY['embed_dims'])
+    weights |= {'norm_f.weight': torch.ones(dim), 'head.weight': torch.ones(10, dim), 'head.bias': torch.ones(10)}
+    torch.save({'model': weights, 'epoch': 300, 'args': argparse.Namespace(lr=1e-3)}, path)
+    return weights
+
+
+@pytest.mark.parametrize('with_cls_token', [True, False])
+def test_initializer_takes_the_released_layout(with_cls_token, tmp_path):
+    weights = published_file(tmp_path / 'vim.pth')
+    model = Vim(arch=TINY, out_indices=(0, 1), with_cls_token=with_cls_token,
+                init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')))
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if not name.startswith(('outnorm', 'pos_')):
+            assert torch.equal(value, weights[name]), name
+    rows = torch.cat((weights['pos_embed'][:, :98], weights['pos_embed'][:, 99:]), dim=1)
+    assert torch.equal(model.pos_embed, weights['pos_embed'] if with_cls_token else rows)
+
+
+def test_initializer_refuses_another_variant(tmp_path):
+    published_file(tmp_path / 'vim.pth', embed_dims=32)
+    model = Vim(arch=TINY, out_indices=(2,),
+                init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')))
+    with pytest.raises(InputError, match=r'vim.pth does not fit Vim; .*another variant'):
+        model.init_weights()
+
+
 @pytest.mark.parametrize('with_cls_token', [True, False])
 def test_non_square_table_keeps_its_grid(with_cls_token):
     options = dict(arch=TINY, out_indices=(2,), with_cls_token=with_cls_token)
@@ -179,6 +211,42 @@ def test_non_square_table_keeps_its_grid(with_cls_token):
     again.load_state_dict(wide.state_dict())
     x = torch.randn(1, 3, 64, 128)
     assert torch.equal(again(x)[0], wide(x)[0])
+
+
+def test_class_row_stays_with_the_class_token():
+    """On another grid too: the row in the middle of the table, added to the token in the middle."""
+    model = Vim(arch=TINY, out_indices=(0,), with_cls_token=True).eval()
+    with torch.no_grad():
+        model.pos_embed.zero_()[:, 98] = 1
+        model.cls_token.zero_()
+        model.patch_embed.proj.weight.zero_()
+    _, residual = record_blocks(model)
+    model(torch.randn(1, 3, 48, 80))
+    tokens = residual['residual.0'][0, :, 0]
+    assert tokens.nonzero().flatten().tolist() == [7] and len(tokens) == 16
+
+
+def test_memory_is_linear_in_tokens(monkeypatch):
+    """What training keeps, counted without computing it; the native scan's states included."""
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'native')
+    with torch.device('meta'):
+        model = Vim(arch='tiny')
+
+    def kept(side):
+        sizes = {}
+
+        def keep(tensor):
+            sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outs = model(torch.empty(1, 3, side, side, device='meta'))
+        assert outs[0].shape == (1, 192, side // 16, side // 16)
+        return sum(sizes.values())
+
+    sides = [512, 1024, 1248, 2048]
+    bytes_per_pixel = [(kept(side) - kept(256)) / (side**2 - 256**2) for side in sides]
+    assert max(bytes_per_pixel) < 1.02 * min(bytes_per_pixel), bytes_per_pixel
 
 
 def test_none_is_mamba():
