@@ -1,6 +1,7 @@
 """What the hierarchical backbones of VMamba's kind share: a stem, then stages of channels-last blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -105,12 +106,16 @@ class StagedBackbone(Backbone):
         outs = []
         for i, stage in enumerate(self.layers):
             for block in stage.blocks:
-                x = checkpoint(block, x, use_reentrant=False) if self.with_cp and self.training else block(x)
+                x = self._recomputed(block, x) if self.with_cp and self.training else block(x)
             if i in self.out_indices:
                 outs.append(self.apply_out_norm(i, x))
             if stage.downsample is not None:
                 x = _residual_stream(stage.downsample(x))
         return tuple(outs)
+
+    @staticmethod
+    def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(block)))
 
     def freezable_modules(self) -> list[list[nn.Module]]:
         return [[self.patch_embed], *([stage] for stage in self.layers)]
@@ -130,6 +135,19 @@ class StagedBackbone(Backbone):
     def no_weight_decay(self) -> set[str]:
         """State matrices and skip weights of the scans."""
         return {name for name, _ in self.named_parameters() if name.endswith(('.A_logs', '.Ds'))}
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """The second computation of a block must not move the running statistics of its batch norms once more."""
+    norms = {module: module.momentum for module in block.modules() if isinstance(module, nn.BatchNorm2d)}
+    for module in norms:
+        module.momentum = 0.
+    try:
+        yield
+    finally:
+        for module, momentum in norms.items():
+            module.momentum = momentum
 
 
 def _residual_stream(x: Tensor) -> Tensor:

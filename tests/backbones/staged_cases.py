@@ -1,19 +1,24 @@
 """Golden cases of the staged backbones (VMamba, EfficientVMamba, LocalVMamba): one layout, one comparison."""
 
+import importlib
 import json
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmbackbones.analysis.complexity import HANDLES
 from mmbackbones.backbones.staged import StagedBackbone
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
-from tests.conftest import golden
+from tests.conftest import ROOT, golden
 
 TOLERANCE = dict(atol=5e-5, rtol=1e-4)
 
@@ -85,3 +90,43 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
     for key, value in expected.items():
         found = actual[key.removeprefix(prefix)]
         torch.testing.assert_close(found, value, msg=lambda m, k=key: f'{k}: {m}', **TOLERANCE)
+
+
+BASES = dict(det='mask-rcnn_fpn', seg='upernet')
+HEADS_MACS = {  # GMACs around the backbone by its first width: FPN and heads at 800x1280, UPerHead at 512x2048
+    96: dict(det=171.0116, seg=846.2247), 128: dict(det=171.9946, seg=849.3193)}  # fmt: skip
+
+
+def whole_config(task: str, family: type[StagedBackbone], arch: str | dict) -> Config:
+    """Our common detector (``det``) or segmentor (``seg``) around a backbone."""
+    cfg = Config.fromfile(ROOT / f'configs/_base_/models/{BASES[task]}.py')
+    with torch.device('meta'):
+        channels = list(family(arch=arch).out_channels)
+    cfg.model.backbone = dict(type=f'mmbackbones.{family.__name__}', arch=arch)
+    if task == 'det':
+        cfg.model.neck.in_channels = channels
+    else:
+        cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = channels, channels[2]
+    return cfg
+
+
+def build_whole(task: str, family: type[StagedBackbone], arch: str | dict) -> nn.Module:
+    """The same, as a model of shapes without values."""
+    cfg = whole_config(task, family, arch)
+    scope = cfg.default_scope
+    with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
+        importlib.import_module(f'{scope}.models')
+        return MODELS.build(cfg.model)
+
+
+def whole_macs(backbone: StagedBackbone) -> tuple[float, float]:
+    """GMACs of detector and segmentor; the backbone's grow linearly in the pixels where 32 divides the sides."""
+    pixels, macs = (32 * 32, 32 * 96), []
+    for count in pixels:
+        analyzer = FlopAnalyzer(backbone.eval(), torch.randn(1, 3, 32, count // 32)).set_op_handle(**HANDLES)
+        with torch.no_grad():
+            macs.append(analyzer.unsupported_ops_warnings(False).total())
+    slope = (macs[1] - macs[0]) / (pixels[1] - pixels[0])
+    heads = HEADS_MACS[backbone.out_channels[0]]
+    at = {shape: (macs[0] + slope * (shape[0] * shape[1] - pixels[0])) / 1e9 for shape in ((800, 1280), (512, 2048))}
+    return at[800, 1280] + heads['det'], at[512, 2048] + heads['seg']

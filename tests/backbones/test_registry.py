@@ -13,6 +13,7 @@ STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 # Name -> configuration, small. Nets with a position table, whose grid is in
 # their attribute ``grid``, name another image size for the round trip of state dicts.
 ROWS = {
+    'EfficientVMamba': (dict(type='EfficientVMamba', arch=dict(STAGED, d_state=4)), {}),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),

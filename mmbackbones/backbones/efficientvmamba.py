@@ -1,0 +1,132 @@
+"""EfficientVMamba: skipping scans beside convolutions in the high-resolution stages, convolutions alone in the others.
+
+Paper: "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba", AAAI 2025,
+https://arxiv.org/abs/2403.09977
+Authors' code and weights: https://github.com/TerryPei/EfficientVMamba (its README says Apache-2.0). Written anew from
+the paper and from recorded activations of that code; adapters bring its parameter names to ours.
+
+The sizes are those of the released weights: small is 64 wide, although the published yaml and detection config say 96.
+"""
+
+from timm.layers import DropPath
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.checkpoints.efficientvmamba import convert_efficientvmamba
+from mmbackbones.layers.channel_gate import ChannelGate
+from mmbackbones.layers.ss2d import DIRECTIONS, SS2D, in_float32
+from mmbackbones.layers.stems import patch_stem
+from mmbackbones.ops.scan_orders import scan_order, to_map, to_sequence
+from mmbackbones.registry import MODELS
+
+ARCHS = {
+    'tiny': dict(dims=48, depths=(2, 2, 4, 2)),
+    'small': dict(dims=64, depths=(2, 2, 4, 2)),
+    'base': dict(dims=96, depths=(2, 2, 9, 2)),
+}
+SCANNING_STAGES = 2
+
+
+class SkipSS2D(SS2D):
+    """SS2D over four interleaved quarters of the map, each pixel in exactly one (the paper's ES2D, section 3.2).
+
+    Odd sides leave padding slots that add nothing to the state but let it decay, as in the published weights' training.
+    """
+
+    def scan(self, x: Tensor) -> Tensor:
+        """[B, D, H, W] -> [B, D, H*W], written back, not summed."""
+        order = scan_order('s2', *x.shape[-2:], x.device)
+        xs = to_sequence(x.flatten(2), order)  # [B, D, H, W] -> [B, D, S]
+        xs = xs.unflatten(-1, (DIRECTIONS, -1)).transpose(1, 2)  # [B, D, S] -> [B, 4, D, S/4]
+        y = self.scan_sequences(xs, in_float32(xs), slice(None))
+        return to_map(y.transpose(1, 2).flatten(2), order)  # [B, 4, D, S/4] -> [B, D, S] -> [B, D, H*W]
+
+
+class ScanBlock(nn.Module):
+    """``x + gate(scan(n)) + gate(conv(n))`` with ``n = LN(x)`` and one gate for both, on maps [B, H, W, C]."""
+
+    def __init__(self, dim: int, drop_path: float, d_state: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.op = SkipSS2D(dim, d_state=d_state, conv_bias=True, gate=True)
+        self.conv_branch = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.BatchNorm2d(dim), nn.GELU(), nn.Conv2d(dim, dim, 1))
+        self.se = ChannelGate(dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm(x)
+        local = self.conv_branch(n.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B, H, W, C] -> [B, C, H, W] and back
+        return x + self.drop_path(self.se(self.op(n)) + self.se(local))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNet's block with squeeze-and-excitation and ReLU, four times as wide inside, on maps [B, H, W, C]."""
+
+    def __init__(self, dim: int, drop_path: float):
+        super().__init__()
+        inner = 4 * dim
+        self.conv_pw = nn.Sequential(nn.Conv2d(dim, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU())
+        self.conv_dw = nn.Sequential(
+            nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU())
+        self.se = SqueezeExcite(inner, rd_channels=dim // 2)
+        self.conv_pw2 = nn.Sequential(nn.Conv2d(inner, dim, 1, bias=False), nn.BatchNorm2d(dim))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 3, 1, 2)  # [B, H, W, C] -> [B, C, H, W]
+        y = self.conv_pw2(self.se(self.conv_dw(self.conv_pw(y))))
+        return x + self.drop_path(y.permute(0, 2, 3, 1))  # [B, C, H, W] -> [B, H, W, C]
+
+
+@MODELS.register_module()
+class EfficientVMamba(StagedBackbone):
+    """EfficientVMamba for detection and segmentation.
+
+    Args:
+        arch (str | dict): ``tiny``, ``small`` or ``base``; or a dict of ``dims`` (four, or the first one), ``depths``
+            and ``d_state`` (16). Stages 0 and 1 scan, stages 2 and 3 are convolutions.
+        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
+            one are not built.
+        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
+        frozen_stages (int): see :class:`Backbone`.
+        with_cp (bool): recompute the blocks in the backward pass to save memory.
+        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
+        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
+
+    Raises:
+        InputError: unknown ``arch``, arch key or ``out_indices``, or an image below 4 px.
+    """
+
+    convert_state_dict = staticmethod(convert_efficientvmamba)
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'tiny',
+                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        options = arch_options('EfficientVMamba', arch, ARCHS, defaults=dict(d_state=16))
+
+        def block(stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
+            if stage < SCANNING_STAGES:
+                return ScanBlock(dim, drop_path, options['d_state'])
+            return InvertedResidual(dim, drop_path)
+
+        super().__init__(
+            stem=patch_stem(options['dims'][0]),
+            block=block,
+            downsample=PatchMerging,
+            dims=options['dims'],
+            depths=options['depths'],
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg)
