@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
-from timm.layers import apply_rot_embed, build_rotary_pos_embed
+from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -77,7 +76,7 @@ class Block(nn.Module):
         super().__init__()
         self.mixer = mixer
         self.norm = nn.RMSNorm(dim, eps=1e-5)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, L, C] -> the residual stream after this block, and the mixer's output alone."""

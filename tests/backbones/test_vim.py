@@ -317,7 +317,7 @@ def test_blocks_past_the_last_map_are_not_built():
 
 def test_drop_path_grows_over_all_blocks():
     model = Vim(arch=dict(embed_dims=24, depth=5), out_indices=(1, 3), drop_path_rate=0.2)
-    rates = [getattr(layer.drop_path, 'drop_prob', 0.) for layer in model.layers]
+    rates = [layer.drop_path.drop_prob for layer in model.layers]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15])
 
 
