@@ -1,9 +1,10 @@
 """The selective scan on CUDA through Triton, without nvcc: layouts, launches and the last sums.
 
-The kernels (``triton_kernels.py``, imported at the first use, since it needs Triton) want channels contiguous: a (B, D, L)
-view of (B, L, D) memory is read as it is, anything else is copied. When batch and channels are too few to fill the device,
-the sequence is cut into segments that run side by side: first each from zero, then what enters each is carried along,
-then each again from there. The backward pass recomputes states from those that the forward pass saved, one in CHUNK.
+The kernels (``triton_kernels.py``, imported at the first use, since it needs Triton) want channels contiguous: a
+(B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When batch and channels are too few to
+fill the device, the sequence is cut into segments that run side by side: first each from zero, then what enters each
+is carried along, then each again from there. The backward pass recomputes states from those that the forward pass
+saved, one in CHUNK.
 """
 
 import os
@@ -32,7 +33,13 @@ def available() -> str | None:
 def sizes(state: int) -> dict[str, int]:
     """N, N as a power of two, steps between saved states, and steps whose states the backward holds in registers."""
     padded = 1 << (int(state) - 1).bit_length()
-    return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=max(1, min(4, 32 // padded)))
+    return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=4 if padded <= 4 else 2)
+
+
+def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
+    """One warp for up to 16 states a channel. Left alone, the assembler prefers a few spills to 200 registers."""
+    options = dict(num_warps=max(1, padded // 16))
+    return options | dict(maxnreg=255) if backward and padded >= 8 else options
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
@@ -102,8 +109,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
         entry = dlast_state
         if problem.segments > 1:
             entry = problem.carried(kernels, dout, problem.C, dlast_state, backward=True)
-        kernel = kernels.backward_kernel if padded >= 4 else kernels.backward_kernel_few_states
-        kernel[problem.grid](
+        kernels.backward_for(padded)[problem.grid](
             dout,
             problem.u,
             problem.delta,
@@ -151,7 +157,8 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
 
     return (du.transpose(1, 2).contiguous(), ddelta.transpose(1, 2).contiguous(),
             dA.sum(0).t().to(A.dtype).contiguous(), state_last(dB, B), state_last(dC, C), over_parts(dD, D),
-            u.new_empty(0) if z is None else dz.transpose(1, 2).contiguous(), over_parts(dbias, delta_bias))  # fmt: skip
+            u.new_empty(0) if z is None else dz.transpose(1, 2).contiguous(),
+            over_parts(dbias, delta_bias))  # fmt: skip
 
 
 class _Problem:
@@ -221,7 +228,7 @@ class _Problem:
 
 
 def wanted_segments(programs: int, chunks: int, device: torch.device) -> int:
-    """Into how many segments a sequence of so many chunks is cut, 1 where the programs fill the device by themselves."""
+    """Into how many segments to cut a sequence of so many chunks: 1 where the programs alone fill the device."""
     wanted = PROGRAMS_PER_MULTIPROCESSOR
     if device.type == 'cuda':
         wanted *= torch.cuda.get_device_properties(device).multi_processor_count

@@ -56,7 +56,7 @@ def place(dim, groups, length, segments, segment_length, N: tl.constexpr, NB: tl
     d = group * width + within
     in_range = within < width
     n = tl.arange(0, NB)
-    tile = n.to(tl.int64)[:, None] * dim + d[None, :]
+    tile = n[:, None] * dim + d[None, :]
     in_tile = in_range[None, :] & (n < N)[:, None]
     first = segment * segment_length
     steps = tl.minimum(segment_length, length - first)
@@ -95,14 +95,14 @@ def forward_kernel(
     state_at = ((batch * groups + group) * length + t) * NB
     B_at, C_at = B + state_at, C + state_at
     chunks = tl.cdiv(length, CHUNK)
-    saved_at = saved + (batch * chunks + first // CHUNK) * N * dim + tile
+    saved_at = saved + (batch * chunks + first // CHUNK) * N * dim
 
     h = tl.zeros((NB, BLOCK), tl.float32)
     if SEGMENTED:
         h = tl.load(entry + (batch * segments + segment) * N * dim + tile, mask=in_tile, other=0.0)
     for c in range(tl.cdiv(steps, CHUNK)):
         if SAVE:
-            tl.store(saved_at, h, mask=in_tile)
+            tl.store(saved_at + tile, h, mask=in_tile)
             saved_at += N * dim
         for _ in tl.range(tl.minimum(CHUNK, steps - c * CHUNK), loop_unroll_factor=4):
             step, _ = read_step(delta_at, bias, in_range, SOFTPLUS)
@@ -205,10 +205,11 @@ def carry_kernel(
 
 
 @triton.jit
-def advance(h, a, u_at, delta_at, B_at, bias, n, in_range, N: tl.constexpr, NB: tl.constexpr, SOFTPLUS: tl.constexpr):
+def advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range,
+            N: tl.constexpr, NB: tl.constexpr, SOFTPLUS: tl.constexpr):  # fmt: skip
     """One step of the state."""
-    step, _ = read_step(delta_at, bias, in_range, SOFTPLUS)
-    x = tl.load(u_at, mask=in_range, other=0.0).to(tl.float32)
+    step, _ = read_step(delta_at + d, bias, in_range, SOFTPLUS)
+    x = tl.load(u_at + d, mask=in_range, other=0.0).to(tl.float32)
     h = tl.exp2(a * step[None, :]) * h + tl.load(B_at + n)[:, None] * (step * x)[None, :]
     if N != NB:
         h = tl.where((n < N)[:, None], h, 0.0)  # a non-finite input times a padded zero
@@ -216,7 +217,7 @@ def advance(h, a, u_at, delta_at, B_at, bias, n, in_range, N: tl.constexpr, NB: 
 
 
 @triton.jit
-def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n,
+def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n, d,
             dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
             dout_time, u_time, delta_time, z_time,
             STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
@@ -241,25 +242,25 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n,
     states = (h,)
     for j in tl.static_range(STEPS):
         i = sign * j
-        h = advance(h, a, u_base + i * u_time, delta_base + i * delta_time, B_base + i * NB, bias, n, in_range, N, NB,
-                    SOFTPLUS)
+        h = advance(h, a, u_base + i * u_time, delta_base + i * delta_time, B_base + i * NB, bias, n, d, in_range,
+                    N, NB, SOFTPLUS)
         states = states + (h,)
     for k in tl.static_range(STEPS):
         before, after = states[STEPS - 1 - k], states[STEPS - k]
         i = sign * (STEPS - 1 - k)
-        step, raw = read_step(delta_base + i * delta_time, bias, in_range, SOFTPLUS)
-        x = tl.load(u_base + i * u_time, mask=in_range, other=0.0).to(tl.float32)
-        dy = tl.load(dout_base + i * dout_time, mask=in_range, other=0.0).to(tl.float32)
+        step, raw = read_step(delta_base + i * delta_time + d, bias, in_range, SOFTPLUS)
+        x = tl.load(u_base + i * u_time + d, mask=in_range, other=0.0).to(tl.float32)
+        dy = tl.load(dout_base + i * dout_time + d, mask=in_range, other=0.0).to(tl.float32)
         B = tl.load(B_base + i * NB + n)[:, None]
         C = tl.load(C_base + i * NB + n)[:, None]
         if HAS_Z:
-            gate = tl.load(z_base + i * z_time, mask=in_range, other=0.0).to(tl.float32)
+            gate = tl.load(z_base + i * z_time + d, mask=in_range, other=0.0).to(tl.float32)
             sigmoid = tl.sigmoid(gate)
             y = tl.sum(after * C, 0)
             if HAS_D:
                 y += skip * x
             dz = dy * y * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-            tl.store(dz_base + i * dim, dz.to(dz_base.dtype.element_ty), mask=in_range)
+            tl.store(dz_base + i * dim + d, dz.to(dz_base.dtype.element_ty), mask=in_range)
             dy *= gate * sigmoid
         tl.store(dC_base + i * NB + n, tl.sum(after * dy[None, :], 1))
         dh += C * dy[None, :]
@@ -274,12 +275,12 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n,
         if HAS_D:
             dx += skip * dy
             dskip += dy * x
-        tl.store(du_base + i * dim, dx.to(du_base.dtype.element_ty), mask=in_range)
+        tl.store(du_base + i * dim + d, dx.to(du_base.dtype.element_ty), mask=in_range)
         dstep = x * dinput + LN2 * tl.sum(decayed * a, 0)
         if SOFTPLUS:
             dstep *= tl.sigmoid(raw)
         dbias += dstep
-        tl.store(ddelta_base + i * dim, dstep.to(ddelta_base.dtype.element_ty), mask=in_range)
+        tl.store(ddelta_base + i * dim + d, dstep.to(ddelta_base.dtype.element_ty), mask=in_range)
     return dh, dA, dskip, dbias
 
 
@@ -304,12 +305,12 @@ def _backward(
     skip = tl.load(D + d, mask=in_range, other=0.0) if HAS_D else 0.0
     bias = tl.load(delta_bias + d, mask=in_range, other=0.0) if HAS_BIAS else 0.0
 
-    dout_base = dout + batch * dout_batch + d
-    u_base = u + batch * u_batch + d
-    delta_base = delta + batch * delta_batch + d
-    z_base = z + batch * z_batch + d
+    dout_base = dout + batch * dout_batch
+    u_base = u + batch * u_batch
+    delta_base = delta + batch * delta_batch
+    z_base = z + batch * z_batch
     row = batch * length * dim
-    du_base, ddelta_base, dz_base = du + row + d, ddelta + row + d, dz + row + d
+    du_base, ddelta_base, dz_base = du + row, ddelta + row, dz + row
     row = (batch * groups + group) * length * NB
     B_base, C_base = B + row, C + row
     row = ((block * batch_size + batch) * groups + group) * length * NB
@@ -317,8 +318,8 @@ def _backward(
     TILE: tl.constexpr = NB * BLOCK
     SLOTS: tl.constexpr = CHUNK // STEPS + STEPS - 1
     scratch_base = scratch + tl.program_id(0).to(tl.int64) * (SLOTS * TILE)
-    scratch_base += tl.arange(0, NB)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    saved_base = saved + batch * tl.cdiv(length, CHUNK) * N * dim + tile
+    slot = n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    saved_base = saved + batch * tl.cdiv(length, CHUNK) * N * dim
     sign: tl.constexpr = -1 if REVERSE else 1
 
     dh = tl.zeros((NB, BLOCK), tl.float32)
@@ -333,19 +334,19 @@ def _backward(
         full, rest = inside // STEPS, inside % STEPS
         t = position(start, length, REVERSE)
         u_at, delta_at, B_at = u_base + t * u_time, delta_base + t * delta_time, B_base + t * NB
-        h = tl.load(saved_base + (start // CHUNK).to(tl.int64) * N * dim, mask=in_tile, other=0.0)
+        h = tl.load(saved_base + (start // CHUNK).to(tl.int64) * N * dim + tile, mask=in_tile, other=0.0)
         tl.debug_barrier()
         for k in range(full):
-            tl.store(scratch_base + k * TILE, h)
+            tl.store(scratch_base + k * TILE + slot, h)
             if k + 1 < full + rest:
                 for _ in tl.static_range(STEPS):
-                    h = advance(h, a, u_at, delta_at, B_at, bias, n, in_range, N, NB, SOFTPLUS)
+                    h = advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range, N, NB, SOFTPLUS)
                     u_at += sign * u_time
                     delta_at += sign * delta_time
                     B_at += sign * NB
         for k in range(rest):
-            tl.store(scratch_base + (full + k) * TILE, h)
-            h = advance(h, a, u_at, delta_at, B_at, bias, n, in_range, N, NB, SOFTPLUS)
+            tl.store(scratch_base + (full + k) * TILE + slot, h)
+            h = advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range, N, NB, SOFTPLUS)
             u_at += sign * u_time
             delta_at += sign * delta_time
             B_at += sign * NB
@@ -353,17 +354,17 @@ def _backward(
         for k in range(rest):
             i = rest - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch_base + (full + i) * TILE), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (full * STEPS + i), dim, in_range, n, dout_base, u_base, delta_base, z_base, B_base, C_base,
-                du_base, ddelta_base, dz_base, dB_base, dC_base, dout_time, u_time, delta_time, z_time,
-                1, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
+                tl.load(scratch_base + (full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
+                t + sign * (full * STEPS + i), dim, in_range, n, d,
+                dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
+                dout_time, u_time, delta_time, z_time, 1, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
         for k in range(full):
             i = full - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch_base + i * TILE), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (i * STEPS), dim, in_range, n, dout_base, u_base, delta_base, z_base, B_base, C_base,
-                du_base, ddelta_base, dz_base, dB_base, dC_base, dout_time, u_time, delta_time, z_time,
-                STEPS, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
+                tl.load(scratch_base + i * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
+                t + sign * (i * STEPS), dim, in_range, n, d,
+                dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
+                dout_time, u_time, delta_time, z_time, STEPS, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
     part = batch * segments + segment
     tl.store(dA + part * N * dim + tile, dA_sum, mask=in_tile)
     if HAS_D:
@@ -377,3 +378,8 @@ def _backward(
 backward_kernel = triton.jit(_backward, do_not_specialize=VARYING)
 backward_kernel_few_states = triton.jit(
     _backward, do_not_specialize=VARYING, do_not_specialize_on_alignment=STATE_TILES)
+
+
+def backward_for(padded: int):
+    """The backward kernel for NB = ``padded``."""
+    return backward_kernel if padded >= 4 else backward_kernel_few_states

@@ -1,0 +1,190 @@
+"""The Triton kernels where there is no GPU: values in the interpreter, machine code compiled ahead of time."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+triton = pytest.importorskip('triton', reason='triton is not installed; pip install triton')
+if os.environ.get('TRITON_INTERPRET') == '1':
+    pytest.skip('under TRITON_INTERPRET=1 nothing can be compiled', allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from mmbackbones.ops.selective_scan import triton as backend  # noqa: E402
+from mmbackbones.ops.selective_scan import triton_kernels as kernels  # noqa: E402
+
+TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
+SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x')
+FLAGS = dict(HAS_D=True, HAS_Z=True, HAS_BIAS=True, SOFTPLUS=True, REVERSE=True, SAVE=True, SEGMENTED=False,
+             HAS_ENTRY=False, BACKWARD=True)  # fmt: skip
+FORWARD_UNROLL = 4
+
+
+@pytest.mark.parametrize('markers', ['not full', pytest.param('full', marks=pytest.mark.full)])
+def test_in_the_interpreter(markers):
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', markers,
+               str(Path(__file__).with_name('triton_interpreted.py'))]  # fmt: skip
+    environment = dict(os.environ, TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
+    assert ' passed' in result.stdout
+
+
+def test_module_needs_no_triton():
+    program = (
+        'import sys; sys.modules["triton"] = None\n'
+        'from mmbackbones.ops.selective_scan import triton as backend\n'
+        'print(backend.available(), backend.saved_shape(2, 6, 70, 16))'
+    )
+    output = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == 'triton is not installed; pip install triton (2, 3, 16, 6)'
+
+
+class Machine(NamedTuple):
+    """What the assembler made of a kernel."""
+
+    stack: int
+    instructions: list[str]
+    hot: Counter
+    """Instructions of the longest innermost loop by name."""
+    ttir: str
+
+
+def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) -> Machine:
+    constants = FLAGS | backend.sizes(state) | dict(BLOCK=backend.BLOCK) | flags
+    constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
+    backward = kernel in (kernels.backward_kernel, kernels.backward_kernel_few_states)
+    unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
+    unaligned |= {'groups', 'batch_size'}
+    signature, attributes = {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        integer = name in ('dim', 'groups', 'length', 'segments', 'segment_length', 'batch_size')
+        integer |= name.endswith(('_batch', '_time'))
+        signature[name] = 'i32' if integer else f'*{dtype if name in SEQUENCES else "fp32"}'
+        if name in constants:
+            signature[name] = 'constexpr'
+        elif name not in unaligned:
+            attributes[(i,)] = [['tt.divisibility', 16]]
+    source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
+                       constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()})  # fmt: skip
+    options = backend.launch_options(constants['NB'], backward)
+    return analysed(triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options))
+
+
+def analysed(binary) -> Machine:
+    stack = int(re.search(r'STACK:(\d+)', disassembled(binary, 'cuobjdump', '--dump-resource-usage'))[1])
+    instructions, labels = [], {}
+    for line in disassembled(binary, 'nvdisasm', '-c').splitlines():
+        if label := re.match(r'\s*(\.L_x_\d+):', line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r'\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?);', line):
+            instructions.append(instruction[1].strip())
+    loops = [(labels[target[1]], i) for i, text in enumerate(instructions)
+             if (target := re.search(r'^BRA.*`\((\.L_x_\d+)\)', text)) and labels[target[1]] < i]  # fmt: skip
+    innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    first, last = max(innermost, key=lambda loop: loop[1] - loop[0])
+    hot = Counter(text.split()[0].split('.')[0] for text in instructions[first : last + 1])
+    return Machine(stack, instructions, hot, binary.asm['ttir'])
+
+
+def disassembled(binary, name: str, *arguments: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(binary.asm['cubin'])
+        file.flush()
+        return subprocess.run([TOOLS / name, *arguments, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def assert_no_spill(machine: Machine) -> None:
+    assert machine.stack == 0
+    assert not [text for text in machine.instructions if text.startswith(('STL', 'LDL'))]
+
+
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_forward_budget(capability):
+    machine = compiled(kernels.forward_kernel, capability, 16)
+    assert_no_spill(machine)
+    assert machine.hot['SHFL'] == 0 and machine.hot['BAR'] == 0
+    assert machine.hot.total() / (FORWARD_UNROLL * 16) <= 10.2
+
+
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_backward_budget(capability):
+    steps = backend.sizes(16)['STEPS']
+    machine = compiled(kernels.backward_for(16), capability, 16)
+    assert_no_spill(machine)
+    assert machine.hot['SHFL'] / (steps * 16) <= 3
+    assert machine.hot.total() / (steps * 16) <= 34
+
+
+def test_one_state_budget():
+    forward = compiled(kernels.forward_kernel, 90, 1)
+    assert_no_spill(forward)
+    assert forward.hot['SHFL'] == 0 and forward.hot.total() / FORWARD_UNROLL <= 70
+    backward = compiled(kernels.backward_for(1), 90, 1)
+    assert_no_spill(backward)
+    assert backward.hot['SHFL'] / backend.sizes(1)['STEPS'] <= 10
+    assert backward.hot.total() / backend.sizes(1)['STEPS'] <= 180
+
+
+@pytest.mark.parametrize('backward', [False, True], ids=['forward', 'backward'])
+def test_segment_budget(backward):
+    machine = compiled(kernels.segment_kernel, 90, 16, BACKWARD=backward)
+    assert_no_spill(machine)
+    assert machine.hot['SHFL'] == 0
+    assert machine.hot.total() / (FORWARD_UNROLL * 16) <= 8
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('dtype', ['bf16', 'fp32'])
+@pytest.mark.parametrize('state', [1, 2, 3, 4, 5, 8, 16, 32, 64])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_nothing_spills(capability, state, dtype):
+    padded = backend.sizes(state)['NB']
+    assert_no_spill(compiled(kernels.forward_kernel, capability, state, dtype))
+    for reverse, entry in ((False, True), (True, False)):
+        machine = compiled(
+            kernels.backward_for(padded), capability, state, dtype, REVERSE=reverse, HAS_ENTRY=entry, HAS_Z=entry)
+        assert_no_spill(machine)
+
+
+@pytest.mark.parametrize('name', ['forward_kernel', 'segment_kernel', 'carry_kernel', 'backward_kernel',
+                                  'backward_kernel_few_states'])  # fmt: skip
+def test_no_kernel_is_made_for_a_length(name):
+    kernel = getattr(kernels, name)
+    assert isinstance(kernel, triton.runtime.JITFunction)
+    free = {p.name for p in kernel.params if p.do_not_specialize}
+    assert free == {'length', 'segments', 'segment_length'} & set(kernel.arg_names)
+
+
+def wide_leaves(ttir: str) -> set[str]:
+    """Names of what could exceed 2^31 in a 32-bit offset to a pointer into a tensor: the program's number, the length."""
+    definitions = dict(re.findall(r'^\s*(%[\w$.-]+)(?::\d+)? = (.*?)(?: loc\(.*)?$', ttir, flags=re.MULTILINE))
+    found = set()
+
+    def visit(name):
+        text = definitions.get(name, '')
+        if 'tt.get_program_id' in text or name in ('%length', '%segment_length', '%segments'):
+            found.add(name)
+        # The smaller of something and a constant stays small.
+        if text.startswith('arith.') and not text.startswith('arith.minsi'):
+            for operand in re.findall(r'%[\w$.-]+', text):
+                visit(operand)
+
+    for offset in re.findall(r'tt\.addptr %[\w$.#-]+, (%[\w$.-]+) : !tt\.ptr<\w+>, i32', ttir):
+        visit(offset)
+    return found
+
+
+@pytest.mark.parametrize('name', ['forward_kernel', 'segment_kernel', 'backward_kernel'])
+def test_positions_are_64_bit(name):
+    ttir = compiled(getattr(kernels, name), 90, 16).ttir
+    assert len(re.findall(r'tt\.addptr .* : !tt\.ptr<\w+>, i64', ttir)) >= 5
+    assert not wide_leaves(ttir)
