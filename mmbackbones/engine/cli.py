@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_main_process
+from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.runner import find_latest_checkpoint
 
 from mmbackbones.datasets.check import check_config
@@ -20,6 +20,9 @@ from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
 
 BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
+# How Python and mmengine say that a config gives a constructor what it does not take, or names an unknown type.
+REFUSED = re.compile(
+    r'class `\w+` in |\w+\.__init__\(\) (got an unexpected|missing)|.* is not in the .*registry', re.DOTALL)
 
 
 def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
@@ -29,9 +32,8 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
     except InputError as error:
         sys.exit(_fail(error))
     except (TypeError, KeyError, ValueError) as error:
-        # mmengine marks what a constructor refused; anything else is a bug and keeps its traceback.
         text = str(error.args[0]) if error.args else ''
-        if not BUILD_PREFIX.match(text) and 'is not in the' not in text:
+        if not REFUSED.match(text):
             raise
         sys.exit(_fail(text))
     finally:
@@ -66,6 +68,14 @@ def _prepare(args: argparse.Namespace) -> Config:
 def _say(sentence: str) -> None:
     if int(os.environ.get('RANK', 0)) == 0:
         print(f'*** {sentence}', flush=True)
+
+
+def _start_on_device(cfg: Config, launcher: str) -> None:
+    for notice in adapt_to_device(cfg, launcher):
+        _say(notice)
+    if launcher != 'none' and not is_distributed():
+        # Before the runner does it, so that one process alone prepares folders.
+        init_dist(launcher, **cfg.env_cfg.dist_cfg)
 
 
 def _record(cfg: Config, config: str, digest: str, fingerprint: str | None, runner: Runner, metrics: dict,
@@ -147,8 +157,7 @@ def train(argv: list[str] | None = None) -> None:
         _resume(cfg, args.resume)
     elif not cfg.get('load_from'):
         require_weights(cfg)
-    for notice in adapt_to_device(cfg, args.launcher):
-        _say(notice)
+    _start_on_device(cfg, args.launcher)
     fingerprints = check_config(cfg, ('train', 'val', 'test')) if is_main_process() else {}
 
     folder = OutputFolder(Path(cfg.work_dir, 'final'), replace=True)
@@ -181,10 +190,10 @@ def test(argv: list[str] | None = None) -> None:
             raise InputError(f'--tta: {args.config} has no tta_model and tta_pipeline')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    cfg.train_cfg = cfg.train_dataloader = cfg.optim_wrapper = cfg.param_scheduler = None
     if args.show_dir:
         _paint_into(cfg, args.show_dir, task)
-    for notice in adapt_to_device(cfg, args.launcher):
-        _say(notice)
+    _start_on_device(cfg, args.launcher)
     fingerprints = check_config(cfg, ('test',)) if is_main_process() else {}
 
     folder = OutputFolder(args.out) if args.out else None

@@ -23,6 +23,8 @@ class IoUMetric(SegIoUMetric):
     def __init__(self, *args, output_dir: str | None = None, **kwargs):
         super().__init__(*args, output_dir=output_dir and str(Path(output_dir, 'masks')), **kwargs)
         self._areas_file = Path(output_dir, 'areas.npz') if output_dir else None
+        if self.output_dir:
+            Path(self.output_dir).mkdir(parents=True, exist_ok=True)  # mmseg's first process alone makes it, too late
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
         start = len(self.results)

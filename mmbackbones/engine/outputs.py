@@ -54,6 +54,7 @@ class OutputFolder:
         if is_main_process():
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
+        barrier()
 
     def attach(self, evaluator: dict | list) -> None:
         """Make the configured metrics write into this folder."""

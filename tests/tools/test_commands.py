@@ -112,7 +112,7 @@ class TestTrained:
         log = run('tools/dist_test.sh', config, work_dir / 'iter_6.pth', 2, '--work-dir', tmp_path / 'w', '--out',
                   tmp_path / 'out', '--cfg-options', *options, PORT='29611')
         assert metrics_of(tmp_path / 'out') == pytest.approx(metrics_of(work_dir / 'final'), abs=1e-6)
-        assert log.count('*** no CUDA: gloo') == 1
+        assert log.count('*** no CUDA: gloo') == 1 and 'training' not in log.split('*** ')[1]
         assert json.loads((tmp_path / 'out' / 'run.json').read_text())['world_size'] == 2
 
     def test_resume(self, trained, tmp_path):
@@ -144,20 +144,14 @@ class TestTrained:
         config, work_dir, options = trained
         good = work_dir / 'iter_6.pth'
         whole = torch.load(good, weights_only=False)
-        cases = {'empty': b'', 'truncated': good.read_bytes()[:-2000], 'text': b'not a checkpoint' * 100}
-        for name, content in cases.items():
-            (tmp_path / f'{name}.pth').write_bytes(content)
+        (tmp_path / 'truncated.pth').write_bytes(good.read_bytes()[:-2000])
         key = next(key for key in whole['state_dict'] if key.endswith('fc1.weight'))
-        missing = {k: v for k, v in whole['state_dict'].items() if k != key}
-        torch.save(dict(state_dict=missing), tmp_path / 'missing.pth')
-        torch.save(dict(state_dict={**whole['state_dict'], 'backbone.extra': torch.zeros(2)}), tmp_path / 'extra.pth')
-        torch.save(dict(state_dict={**missing, key: torch.zeros(3, 3)}), tmp_path / 'shape.pth')
-        named = {'missing': key, 'extra': 'backbone.extra', 'shape': key}
-        for name in (*cases, *named, 'absent'):
+        del whole['state_dict'][key]
+        torch.save(whole, tmp_path / 'missing.pth')
+        for name, named in {'truncated': '', 'missing': key, 'absent': ''}.items():
             path = tmp_path / f'{name}.pth'
             message = error_line('tools/test.py', config, path, '--work-dir', tmp_path / 'w', '--cfg-options', *options)
-            assert str(path) in message
-            assert named.get(name, '') in message
+            assert str(path) in message and named in message
 
 
 @pytest.mark.slow
@@ -176,7 +170,7 @@ def test_full_size_configs_on_real_data(realdata, tmp_path):
     workers = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
                'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
                'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False',
-               'model.backbone.init_cfg=None', 'train_dataloader.batch_size=1']
+               'model.backbone.init_cfg=None']
     small = ['train_pipeline.2.scale=(256,256)', 'train_dataloader.dataset.pipeline.2.scale=(256,256)',
              'test_dataloader.dataset.pipeline.1.scale=(256,256)', 'val_dataloader.dataset.pipeline.1.scale=(256,256)']
     roots = [f'{split}_dataloader.dataset.data_root={{}}' for split in ('train', 'val', 'test')]
@@ -193,7 +187,7 @@ def test_full_size_configs_on_real_data(realdata, tmp_path):
 @pytest.mark.slow
 def test_without_weights_training_refuses(tmp_path, data_options):
     config = tmp_path / 'unweighted.py'
-    config.write_text(f"_base_ = '{ROOT / DETECTOR}'\nmodel = dict(backbone=dict(init_cfg=dict("
+    config.write_text(f"_base_ = '{ROOT / DETECTOR}'\nmodel = dict(backbone=dict(init_cfg=dict(_delete_=True, "
                       "type='mmbackbones.Pretrained', checkpoint=None)))\n")
     message = error_line('tools/train.py', config, '--work-dir', tmp_path / 'w')
     assert 'model.backbone.init_cfg.checkpoint' in message and 'model.backbone.init_cfg=None' in message
