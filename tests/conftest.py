@@ -24,6 +24,12 @@ def golden(name: str) -> Path:
     pytest.skip(f'golden file {name} is neither in tests/golden nor in ../shared/golden', allow_module_level=True)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _own_cache(tmp_path_factory):
+    """Tests leave the user's cache alone, and find nothing in it."""
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+
+
 @pytest.fixture(scope='session')
 def realdata() -> Path:
     """Folder with the real COCO and ADE20K miniatures, ``../shared/realdata`` or ``$MMBACKBONES_REALDATA``."""

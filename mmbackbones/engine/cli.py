@@ -11,6 +11,7 @@ import torch.distributed
 from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.runner import find_latest_checkpoint
+from torch.utils.data import Dataset
 
 from mmbackbones.datasets.check import check_config
 from mmbackbones.engine.device import adapt_to_device, precision
@@ -78,6 +79,12 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
         init_dist(launcher, **cfg.env_cfg.dist_cfg)
 
 
+def _check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:
+    if not is_main_process():
+        return {}
+    return check_config(cfg, splits, json_file=Path(cfg.work_dir, 'data_check.json'))
+
+
 def _record(cfg: Config, config: str, digest: str, fingerprint: str | None, runner: Runner, metrics: dict,
             folder: OutputFolder, **more: object) -> dict:
     return dict(
@@ -116,6 +123,19 @@ def require_weights(cfg: Config) -> None:
             f'no pretrained weights are established for {backbone.type} {backbone.get("arch", "")}: set '
             'model.backbone.init_cfg.checkpoint (and model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file '
             'or URL, or model.backbone.init_cfg=None to train from random weights')
+
+
+def require_class_count(cfg: Config, dataset: Dataset) -> None:
+    """Refuse heads for another number of classes than the data set has; the frameworks train on in silence."""
+    classes = len(dataset.metainfo['classes'])
+    model = cfg.model.get('module', cfg.model)
+    heads = {f'model.{name}': model[name] for name in ('decode_head', 'auxiliary_head') if model.get(name)}
+    if 'roi_head' in model:
+        heads |= {f'model.roi_head.{name}': model.roi_head[name] for name in ('bbox_head', 'mask_head')}
+    for key, head in heads.items():
+        if isinstance(head, dict) and head.get('num_classes', classes) != classes:
+            raise InputError(f'{key}.num_classes={head.num_classes}, but the data set has {classes} classes: '
+                             f'{", ".join(dataset.metainfo["classes"][:5])}{", …" if classes > 5 else ""}')
 
 
 def _resume(cfg: Config, choice: str) -> None:
@@ -158,11 +178,12 @@ def train(argv: list[str] | None = None) -> None:
     elif not cfg.get('load_from'):
         require_weights(cfg)
     _start_on_device(cfg, args.launcher)
-    fingerprints = check_config(cfg, ('train', 'val', 'test')) if is_main_process() else {}
+    fingerprints = _check_data(cfg, ('train', 'val', 'test'))
 
     folder = OutputFolder(Path(cfg.work_dir, 'final'), replace=True)
     folder.attach(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
+    require_class_count(cfg, runner.test_dataloader.dataset)
     runner.train()
     metrics = runner.test()
     folder.commit(
@@ -194,13 +215,14 @@ def test(argv: list[str] | None = None) -> None:
     if args.show_dir:
         _paint_into(cfg, args.show_dir, task)
     _start_on_device(cfg, args.launcher)
-    fingerprints = check_config(cfg, ('test',)) if is_main_process() else {}
+    fingerprints = _check_data(cfg, ('test',))
 
     folder = OutputFolder(args.out) if args.out else None
     if folder:
         folder.attach(cfg.test_evaluator)
     cfg.load_from = args.checkpoint
     runner = Runner.from_cfg(cfg)
+    require_class_count(cfg, runner.test_dataloader.dataset)
     metrics = runner.test()
     if folder:
         folder.commit(

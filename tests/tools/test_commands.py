@@ -202,6 +202,7 @@ def test_without_weights_training_refuses(tmp_path, data_options):
     (['model.backbone.type=mmbackbones.MambaIn'], 'mmbackbones.MambaIn is not in the'),
     (['model.backbne.arch=tiny'], "did you mean 'backbone'"),
     (['optim_wrapper.optimizer.lrr=1'], 'unexpected keyword argument'),
+    (['model.roi_head.mask_head.num_classes=5'], 'mask_head.num_classes=5, but the data set has 3 classes: circle, '),
     (['test_dataloader.dataset.data_root=nowhere/', 'train_dataloader.dataset.data_root=nowhere/'], 'nowhere'),
 ])
 def test_bad_options(options, message, tmp_path, data_options):
