@@ -10,7 +10,7 @@
 # CUDA_VISIBLE_DEVICES= hides the GPUs; so are MAX_JOBS, CXX, CFLAGS, CXXFLAGS and pip's own settings.
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=${MMBACKBONES_VENV:-$ROOT/.venv}
 [[ $VENV == /* ]] || VENV=$PWD/$VENV
 PYTHON=$VENV/bin/python
@@ -48,12 +48,13 @@ digest = hashlib.sha256(sys.version.encode())
 for path in inputs:
     digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b'')
 for name in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'pycocotools', 'pytest', 'ruff'):
-    digest.update(importlib.util.find_spec(name).origin.encode())
+    if importlib.util.find_spec(name) is None:
+        sys.exit(1)
 for path in sorted(root.glob('mmbackbones/**/*.so')):     # the C++ scan is optional, but may not get lost
     digest.update(path.name.encode())
 if not list(Path(importlib.util.find_spec('mmcv').origin).parent.glob('_ext*')):
     sys.exit(1)
-if Path(importlib.util.find_spec('mmbackbones').origin).resolve().parents[1] != root.resolve():
+if Path(importlib.util.find_spec('mmbackbones').origin).resolve().parents[1] != root:
     sys.exit(1)
 print(digest.hexdigest())
 EOF
@@ -299,7 +300,7 @@ install_mmcv() {
     local kind home reason fault code=0
     read -r kind home reason < <(choose_operators) || fail "import torch fails in $VENV; remove that folder and run again"
     say "  mmcv's operators will be built for ${kind/cpu/the CPU}: $reason"
-    step 'mmcv, compiled against this torch (several minutes, once)' build_mmcv "$kind" "$home"
+    step 'mmcv (compiling it takes minutes, once)' build_mmcv "$kind" "$home"
     fault=$("$PYTHON" -c 'import cv2' 2>&1) || true
     if [[ $fault == *'cannot open shared object file'* ]]; then
         step 'OpenCV without display libraries (this machine has none)' \

@@ -155,6 +155,19 @@ def test_lost_package_is_put_back(project, loss):
     assert lost.exists()
 
 
+def test_project_is_known_by_any_path_and_may_move(project):
+    project.set_up()
+    project.calls()
+    moved = project.root.with_name('moved')
+    project.root.with_name('link').symlink_to(project.root)
+    project.root = project.root.with_name('link')
+    project.set_up()
+    assert not project.calls()
+    project.root = project.root.resolve().rename(moved)
+    project.set_up()
+    assert ['-e', str(moved)] == project.calls()[-1]['arguments'][-2:]
+
+
 def test_lost_compiled_scan_is_put_back(project):
     library = project.root / 'mmbackbones' / 'scan.so'
     library.touch()
