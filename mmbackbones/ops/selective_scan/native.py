@@ -25,14 +25,14 @@ class View(ctypes.Structure):
 class ScanProblem(ctypes.Structure):
     """Mirrors the struct in scan.cpp, field by field."""
 
-    _fields_ = (
-        [(name, ctypes.c_int64) for name in 'batch dim length state groups softplus reverse splits threads'.split()]
-        + [(name, View) for name in 'u delta z dout'.split()]
-        + [
-            (name, ctypes.c_void_p)
-            for name in 'A B C D delta_bias out last_state saved dlast_state du ddelta dz dA dD ddelta_bias dB dC'.split()
-        ]
-    )
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ('batch', 'dim', 'length', 'state', 'groups')),
+        *((name, ctypes.c_int64) for name in ('softplus', 'reverse', 'splits', 'threads')),
+        *((name, View) for name in ('u', 'delta', 'z', 'dout')),
+        *((name, ctypes.c_void_p) for name in ('A', 'B', 'C', 'D', 'delta_bias')),
+        *((name, ctypes.c_void_p) for name in ('out', 'last_state', 'saved', 'dlast_state')),
+        *((name, ctypes.c_void_p) for name in ('du', 'ddelta', 'dz', 'dA', 'dD', 'ddelta_bias', 'dB', 'dC')),
+    ]
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
     _call('scan_backward', u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, dout=dout, saved=saved,
           dlast_state=dlast_state, du=du, ddelta=ddelta, dz=dz, dA=dA, dB=dB, dC=dC, dD=dD,
           ddelta_bias=ddelta_bias)  # fmt: skip
-    gradients = (du, ddelta, dA.sum(0).T, dB.sum(0), dC.sum(0), dD.sum(0), dz, ddelta_bias.sum(0))
+    gradients = (du, ddelta, _total(dA).T, _total(dB), _total(dC), _total(dD), dz, _total(ddelta_bias))
     return tuple(u.new_empty(0) if x is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, gradients))
 
 
@@ -108,6 +108,10 @@ def _small(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float().contiguous()
 
 
+def _total(parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
+
+
 def _splits(u: Tensor, B: Tensor) -> int:
     """Into how many shares the channels of a group are cut, for every thread to have one."""
     batch, groups = B.shape[:2]
@@ -115,9 +119,8 @@ def _splits(u: Tensor, B: Tensor) -> int:
 
 
 def _call(function, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, dout=None, **outputs):
-    problem = ScanProblem(
-        *u.shape, len(A), B.shape[1], delta_softplus, reverse, _splits(u, B), torch.get_num_threads()
-    )  # fmt: skip
+    sizes = (*u.shape, len(A), B.shape[1])
+    problem = ScanProblem(*sizes, delta_softplus, reverse, _splits(u, B), torch.get_num_threads())
     for name, x in dict(u=u, delta=delta, z=z, dout=dout).items():
         if x is not None:
             setattr(problem, name, View(x.data_ptr(), *x.stride()))

@@ -3,8 +3,8 @@
 // A vector holds LANES channels at one time step, so the recurrence needs no shuffles. Time is cut into chunks of CHUNK
 // steps; within a chunk the states of a block of channels stay in registers, a few at a time, over all its steps. The
 // forward leaves the state before every chunk; the backward replays one chunk after the other from there. Chunks are the
-// outer loop and channels the inner one: B and C of a chunk are unpacked once for all channels, and their gradients are
-// summed in vector lanes over all channels before the lanes are added up.
+// outer loop and channels the inner one: B and C of a chunk are unpacked once for all channels, and their gradients stay
+// in cache until all channels have added to them.
 //
 // No associative-math and no finite-math flags: the rounding by a magic number and NaN depend on their absence.
 #include <cstdint>
@@ -170,6 +170,30 @@ inline void transpose(Vec* rows) {
   for (int i = 0; i < LANES; i++)
     if (!(i & DISTANCE)) exchange<DISTANCE>(rows[i], rows[i + DISTANCE], Range<LANES>::type());
   if (DISTANCE > 1) transpose<(DISTANCE > 1 ? DISTANCE / 2 : 1)>(rows);
+}
+
+// Sums over lanes, many at a time: COUNT vectors become vectors_left(COUNT), in which value k has its part of the lanes of
+// vector k mod vectors_left. Halves meet by the exchange of a transpose, so every sum is still of equal weight.
+constexpr int vectors_left(int count) { return count > LANES ? count / LANES : 1; }
+
+template <int COUNT, int DISTANCE = LANES / 2>
+inline void fold(Vec* x) {
+  if constexpr (COUNT > 1 && DISTANCE > 0) {
+#pragma GCC unroll 8
+    for (int k = 0; k < COUNT / 2; k++) {
+      exchange<DISTANCE>(x[k], x[k + COUNT / 2], Range<LANES>::type());
+      x[k] += x[k + COUNT / 2];
+    }
+    fold<COUNT / 2, DISTANCE / 2>(x);
+  }
+}
+
+template <int COUNT>
+inline float folded(const Vec* x, int k) {
+  constexpr int LEFT = vectors_left(COUNT), WIDTH = LANES * LEFT / COUNT;
+  float sum = 0;
+  for (int lane = 0; lane < WIDTH; lane++) sum += x[k % LEFT][k / LEFT * WIDTH + lane];
+  return sum;
 }
 
 // From memory with strides (channel, step), one of which is 1. Lanes and steps beyond the tile are zero.
@@ -442,24 +466,24 @@ inline void replay(const Exp2& exp, const Vec* step, const Vec* u, Vec* y, const
   }
 }
 
-// The way back, g being the gradient of the state. dmaps[t] holds the lanes of dB and dC; dstep is in units of A.
+// The way back, g being the gradient of the state. dmaps holds dB and dC, folded; dstep is in units of A.
 template <int COUNT>
 inline void retreat(const Vec* step, const Vec* u, const Vec* dy, Vec* dx, Vec* dstep, const float* maps, Vec* dmaps,
-                    int64_t N, const Vec* A, Vec* dA, Vec* carry, const Vec* states, const Vec* decays, int steps,
+                    int64_t slots, int64_t N, const Vec* A, Vec* dA, Vec* carry, const Vec* states, const Vec* decays, int steps,
                     bool reverse) {
   Vec g[COUNT], da[COUNT];
   for (int j = 0; j < COUNT; j++) g[j] = carry[j], da[j] = dA[j];
   for (int i = steps - 1; i >= 0; i--) {
     int t = reverse ? steps - 1 - i : i;
     const float* B = maps + t * 2 * N;
-    Vec* dB = dmaps + t * 2 * N;
+    Vec d[2 * COUNT];
     Vec dt = step[t], input = dt * u[t], dout = dy[t], sum_x = dx[t], sum_step = dstep[t];
 #pragma GCC unroll 8
     for (int j = 0; j < COUNT; j++) {
       g[j] += dout * B[N + j];
       sum_x += g[j] * B[j];
-      dB[j] += g[j] * input;
-      dB[N + j] += states[(i + 1) * COUNT + j] * dout;
+      d[j] = g[j] * input;
+      d[COUNT + j] = states[(i + 1) * COUNT + j] * dout;
       g[j] *= decays[i * COUNT + j];
       Vec q = g[j] * states[i * COUNT + j];
       sum_step += q * A[j];
@@ -467,37 +491,33 @@ inline void retreat(const Vec* step, const Vec* u, const Vec* dy, Vec* dx, Vec* 
     }
     dx[t] = sum_x;
     dstep[t] = sum_step;
+    fold<2 * COUNT>(d);
+    for (int j = 0; j < vectors_left(2 * COUNT); j++) dmaps[t * slots + j] += d[j];
   }
   for (int j = 0; j < COUNT; j++) carry[j] = g[j], dA[j] = da[j];
 }
 
-// The sum over lanes of dB and dC of a chunk: [steps, 2 N] -> two of [N, steps].
-void add_lanes(const ScanProblem& p, const Share& share, const Vec* dmaps, int64_t chunk) {
-  int64_t N = p.state, steps = share.steps(chunk);
-  int64_t offset = ((share.split * p.batch + share.b) * p.groups + share.g) * N * p.length + chunk * CHUNK;
-  for (int64_t n = 0; n < 2 * N; n++) {
-    float* target = (n < N ? p.dB + n * p.length : p.dC + (n - N) * p.length) + offset;
-    for (int64_t t = 0; t < steps; t += LANES) {
-      Vec rows[LANES] = {}, sum{};
-      int width = t + LANES <= steps ? LANES : steps - t;
-      for (int i = 0; i < width; i++) rows[i] = dmaps[(t + i) * 2 * N + n];
-      transpose<LANES / 2>(rows);
-      for (int i = 0; i < LANES; i++) sum += rows[i];
-      store_lanes(target + t, sum, width);
-    }
+// dB and dC of COUNT states of a chunk: folded in dmaps [steps, slots] -> rows of L steps.
+template <int COUNT>
+inline void unfold(const ScanProblem& p, const Share& share, const Vec* dmaps, int64_t slots, int64_t chunk, int64_t n) {
+  int64_t row = ((share.split * p.batch + share.b) * p.groups + share.g) * p.state + n;
+  for (int k = 0; k < 2 * COUNT; k++) {
+    float* target = (k < COUNT ? p.dB : p.dC) + (row + k % COUNT) * p.length + chunk * CHUNK;
+    for (int t = 0; t < share.steps(chunk); t++) target[t] = folded<2 * COUNT>(dmaps + t * slots, k);
   }
 }
 
 bool backward_share(const ScanProblem& p, int64_t index) {
-  constexpr int MOST = 4;
+  constexpr int MOST = LANES == 16 ? 8 : 4;
   Share share(p, index);
   const Exp2 exp;
   const int64_t N = p.state, blocks = share.blocks;
   const int64_t maps_size = (2 * N * CHUNK + LANES - 1) / LANES;
-  if (!share.allocate(3 * blocks * N + 3 * blocks + 2 * N * CHUNK + maps_size)) return false;
+  const int64_t slots = N / MOST * vectors_left(2 * MOST) + 2;
+  if (!share.allocate(3 * blocks * N + 3 * blocks + slots * CHUNK + maps_size)) return false;
   Vec *A = share.vectors, *largest = A + blocks * N, *carry = largest + blocks, *dA = carry + blocks * N;
   Vec *dD = dA + blocks * N, *dbias = dD + blocks, *dmaps = dbias + blocks;
-  float* maps = reinterpret_cast<float*>(dmaps + 2 * N * CHUNK);
+  float* maps = reinterpret_cast<float*>(dmaps + slots * CHUNK);
   share.load_A(A, largest);
   if (p.dlast_state)
     for (int64_t block = 0; block < blocks; block++)
@@ -511,7 +531,7 @@ bool backward_share(const ScanProblem& p, int64_t index) {
     int64_t chunk = p.reverse ? share.chunks - 1 - i : i;
     int steps = share.steps(chunk);
     share.unpack(maps, chunk);
-    std::memset(dmaps, 0, 2 * N * CHUNK * sizeof(Vec));
+    std::memset(dmaps, 0, slots * CHUNK * sizeof(Vec));
     for (int64_t block = 0; block < blocks; block++) {
       int lanes = share.lanes(block);
       int64_t channel = share.channel(block);
@@ -539,14 +559,16 @@ bool backward_share(const ScanProblem& p, int64_t index) {
       bool in_range = exponents_in_range(step, steps, largest[block]);
       Ahead ahead = share.ahead(block, chunk);
       int part = 0;
+      int64_t slot = 0;
       by_states<MOST>(N, [&](int64_t n, auto count) {
         constexpr int COUNT = decltype(count)::value;
         auto run = in_range ? replay<COUNT, false> : replay<COUNT, true>;
         for (int j = 0; j < COUNT; j++) states[j] = load_lanes(share.boundary(block, chunk, n + j), lanes);
         run(exp, step, u, y, maps + n, N, A + block * N + n, states, decays, steps, p.reverse, ahead, part++,
             (N + MOST - 1) / MOST);
-        retreat<COUNT>(step, u, dy, dx, dstep, maps + n, dmaps + n, N, A + block * N + n, dA + block * N + n,
+        retreat<COUNT>(step, u, dy, dx, dstep, maps + n, dmaps + slot, slots, N, A + block * N + n, dA + block * N + n,
                        carry + block * N + n, states, decays, steps, p.reverse);
+        slot += vectors_left(2 * COUNT);
       });
       for (int t = 0; t < steps; t++) {
         dstep[t] = dstep[t] * (1 / LOG2E_UNITS) + dx[t] * u[t];
@@ -561,7 +583,12 @@ bool backward_share(const ScanProblem& p, int64_t index) {
       store_tile(p.du + share.row(block, chunk), dx, p.length, lanes, steps);
       if (p.z.data) store_tile(p.dz + share.row(block, chunk), gate, p.length, lanes, steps);
     }
-    add_lanes(p, share, dmaps, chunk);
+    int64_t slot = 0;
+    by_states<MOST>(N, [&](int64_t n, auto count) {
+      constexpr int COUNT = decltype(count)::value;
+      unfold<COUNT>(p, share, dmaps + slot, slots, chunk, n);
+      slot += vectors_left(2 * COUNT);
+    });
   }
   for (int64_t block = 0; block < blocks; block++) {
     int64_t channel = share.channel(block);
