@@ -1,7 +1,7 @@
 """What every backbone of the suite shares: its surface towards mmdet and mmseg, freezing, output norms, loading."""
 
 from abc import ABCMeta
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -25,6 +25,18 @@ def resolve_arch(family: str, arch: str | dict, table: dict[str, dict]) -> dict:
     if arch not in table:
         raise InputError(f'{family}: unknown arch {arch!r}; known: {", ".join(table)}, or a dict')
     return dict(table[arch])
+
+
+def check_out_indices(family: str, out_indices: Sequence[int], count: int, what: str = 'stages') -> tuple[int, ...]:
+    """Pass ascending indices below ``count`` through, as a tuple.
+
+    Raises:
+        InputError: they are empty, unordered, repeated or beyond what there is.
+    """
+    indices = tuple(out_indices)
+    if not indices or indices != tuple(sorted(set(indices))) or indices[0] < 0 or indices[-1] >= count:
+        raise InputError(f'{family}: out_indices={indices}, expected ascending {what} out of 0..{count - 1}')
+    return indices
 
 
 class _FrozenWhenBuilt(ABCMeta):

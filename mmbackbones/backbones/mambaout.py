@@ -11,7 +11,7 @@ import timm
 from timm.models.mambaout import MambaOut as TimmMambaOut
 from torch import Tensor, nn
 
-from mmbackbones.backbones.base import Backbone, check_image
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
 from mmbackbones.checkpoints.mambaout import convert_mambaout
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
@@ -54,11 +54,7 @@ class MambaOut(Backbone):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         net = _build_timm(arch, drop_path_rate)
         self.depths = tuple(len(stage.blocks) for stage in net.stages)
-        self.out_indices = tuple(out_indices)
-        if not self.out_indices or sorted(set(out_indices)) != list(out_indices) or not (
-                0 <= out_indices[0] and out_indices[-1] < len(self.depths)):
-            raise InputError(f'MambaOut: out_indices={tuple(out_indices)}, expected ascending stages out of '
-                             f'0..{len(self.depths) - 1}')
+        self.out_indices = check_out_indices('MambaOut', out_indices, len(self.depths))
         built = self.out_indices[-1] + 1
         self.unused_keys = (*self.unused_keys, *(f'stages.{i}.' for i in range(built, len(self.depths))))
 

@@ -12,7 +12,7 @@ from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbackbones.backbones.base import Backbone, check_image, resolve_arch
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, resolve_arch
 from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 
@@ -132,11 +132,7 @@ class PlainBackbone(Backbone):
                  init_cfg: dict | list[dict] | None):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         self.family = type(self).__name__
-        self.out_indices = tuple(out_indices)
-        if not self.out_indices or sorted(set(out_indices)) != list(out_indices) or not (
-                out_indices[0] >= 0 and out_indices[-1] < depth):
-            raise InputError(f'{self.family}: out_indices={self.out_indices}, expected ascending blocks out of '
-                             f'0..{depth - 1}')
+        self.out_indices = check_out_indices(self.family, out_indices, depth, 'blocks')
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'{self.family}: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
         if out_feature not in FEATURES:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbackbones.backbones.base import Backbone, check_image, resolve_arch
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, resolve_arch
 from mmbackbones.errors import InputError
 
 STRIDES = (4, 8, 16, 32)
@@ -73,15 +73,12 @@ class StagedBackbone(Backbone):
                  init_cfg: dict | list[dict] | None):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         family = type(self).__name__
-        if not out_indices or sorted(set(out_indices)) != list(out_indices) or not (
-                out_indices[0] >= 0 and out_indices[-1] < len(depths)):
-            raise InputError(f'{family}: out_indices={tuple(out_indices)}, expected ascending stages out of '
-                             f'0..{len(depths) - 1}')
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'{family}: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
-        self.depths, self.out_indices, self.with_cp = tuple(depths), tuple(out_indices), with_cp
-        self.out_channels = tuple(dims[i] for i in out_indices)
-        self.out_strides = tuple(STRIDES[i] for i in out_indices)
+        self.depths, self.with_cp = tuple(depths), with_cp
+        self.out_indices = check_out_indices(family, out_indices, len(depths))
+        self.out_channels = tuple(dims[i] for i in self.out_indices)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
         last = self.out_indices[-1]
         self.unused_keys = (*self.unused_keys, f'layers.{last}.downsample.',
                             *(f'layers.{i}.' for i in range(last + 1, len(depths))))
