@@ -63,10 +63,9 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) 
     constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
     backward = kernel in (kernels.backward_kernel, kernels.backward_kernel_few_states)
     unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
-    unaligned |= {'groups', 'batch_size'}
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
-        integer = name in ('dim', 'groups', 'length', 'segments', 'segment_length', 'batch_size')
+        integer = name in ('dim', 'groups', 'length', 'segments', 'segment_length', 'batch_size', 'elements')
         integer |= name.endswith(('_batch', '_time'))
         signature[name] = 'i32' if integer else f'*{dtype if name in SEQUENCES else "fp32"}'
         if name in constants:
@@ -75,7 +74,7 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) 
             attributes[(i,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
                        constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()})  # fmt: skip
-    options = backend.launch_options(constants['NB'], backward)
+    options = dict(num_warps=4) if kernel is kernels.carry_kernel else backend.launch_options(constants['NB'], backward)
     return analysed(triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options))
 
 
@@ -121,7 +120,7 @@ def test_backward_budget(capability):
     machine = compiled(kernels.backward_for(16), capability, 16)
     assert_no_spill(machine)
     assert machine.hot['SHFL'] / (steps * 16) <= 3
-    assert machine.hot.total() / (steps * 16) <= 34
+    assert machine.hot.total() / (steps * 16) <= 34.5
 
 
 def test_one_state_budget():
@@ -131,7 +130,7 @@ def test_one_state_budget():
     backward = compiled(kernels.backward_for(1), 90, 1)
     assert_no_spill(backward)
     assert backward.hot['SHFL'] / backend.sizes(1)['STEPS'] <= 10
-    assert backward.hot.total() / backend.sizes(1)['STEPS'] <= 180
+    assert backward.hot.total() / backend.sizes(1)['STEPS'] <= 190
 
 
 @pytest.mark.parametrize('backward', [False, True], ids=['forward', 'backward'])
@@ -140,6 +139,7 @@ def test_segment_budget(backward):
     assert_no_spill(machine)
     assert machine.hot['SHFL'] == 0
     assert machine.hot.total() / (FORWARD_UNROLL * 16) <= 8
+    assert_no_spill(compiled(kernels.carry_kernel, 90, 16, BLOCK=128, AHEAD=8, BACKWARD=backward, HAS_LAST=backward))
 
 
 @pytest.mark.full
@@ -161,11 +161,11 @@ def test_no_kernel_is_made_for_a_length(name):
     kernel = getattr(kernels, name)
     assert isinstance(kernel, triton.runtime.JITFunction)
     free = {p.name for p in kernel.params if p.do_not_specialize}
-    assert free == {'length', 'segments', 'segment_length'} & set(kernel.arg_names)
+    assert free == {'length', 'segments', 'segment_length', 'batch_size', 'groups'} & set(kernel.arg_names)
 
 
 def wide_leaves(ttir: str) -> set[str]:
-    """Names of what could exceed 2^31 in a 32-bit offset to a pointer into a tensor: the program's number, the length."""
+    """What a 32-bit offset to a pointer depends on and could exceed 2^31 with: the program's number, the length."""
     definitions = dict(re.findall(r'^\s*(%[\w$.-]+)(?::\d+)? = (.*?)(?: loc\(.*)?$', ttir, flags=re.MULTILINE))
     found = set()
 

@@ -10,7 +10,6 @@ saved, one in CHUNK.
 import os
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',)
@@ -38,8 +37,9 @@ def sizes(state: int) -> dict[str, int]:
 
 def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
     """One warp for up to 16 states a channel. Left alone, the assembler prefers a few spills to 200 registers."""
-    options = dict(num_warps=max(1, padded // 16))
-    return options | dict(maxnreg=255) if backward and padded >= 8 else options
+    if not backward:
+        return dict(num_warps=max(1, padded // 16))
+    return dict(num_warps=1 if padded <= 16 else padded // 8) | (dict(maxnreg=255) if padded >= 8 else {})
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
@@ -243,7 +243,11 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _states_last(x: Tensor, padded: int) -> Tensor:
     """[B, G, N, L] -> [B, G, L, NB] float32, zeros from N on."""
-    return F.pad(x.transpose(2, 3).float(), (0, padded - x.shape[2])).contiguous()
+    batch, groups, state, length = x.shape
+    make = torch.empty if state == padded else torch.zeros
+    result = make(batch, groups, length, padded, dtype=torch.float32, device=x.device)
+    result[..., :state].copy_(x.transpose(2, 3))  # converts and transposes in one pass
+    return result
 
 
 def _strides(x: Tensor) -> tuple[int, int]:

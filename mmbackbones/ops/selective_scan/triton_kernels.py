@@ -18,7 +18,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 # L differs with every image and must not make a new kernel. The state-like tensors are declared unaligned because
 # vectorised access would spread the states of one channel over several lanes.
-VARYING = ['length', 'segments', 'segment_length']
+VARYING = ['length', 'segments', 'segment_length', 'batch_size', 'groups']
 STATE_TILES = ['A', 'saved', 'last_state', 'entry', 'local', 'dA', 'scratch']
 
 
@@ -217,55 +217,47 @@ def advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range,
 
 
 @triton.jit
-def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n, d,
-            dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
-            dout_time, u_time, delta_time, z_time,
+def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim,
+            dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
+            dout_row, u_row, delta_row, z_row, out_row, map_row, part_row, dout_time, u_time, delta_time, z_time,
             STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
             SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
     """STEPS steps from position ``t`` on recomputed with their states in registers, then gone through backwards.
 
     ``h`` is the state before them; ``dh``, the gradient that flows into the state after them, leaves as the one
-    before them.
+    before them. Tensors come with the offsets of their image and not as moved pointers, which would fill registers.
     """
     sign: tl.constexpr = -1 if REVERSE else 1
-    u_base += t * u_time
-    delta_base += t * delta_time
-    B_base += t * NB
-    dout_base += t * dout_time
-    z_base += t * z_time
-    C_base += t * NB
-    dB_base += t * NB
-    dC_base += t * NB
-    du_base += t * dim
-    ddelta_base += t * dim
-    dz_base += t * dim
     states = (h,)
     for j in tl.static_range(STEPS):
-        i = sign * j
-        h = advance(h, a, u_base + i * u_time, delta_base + i * delta_time, B_base + i * NB, bias, n, d, in_range,
-                    N, NB, SOFTPLUS)
+        s = t + sign * j
+        h = advance(h, a, u + (u_row + s * u_time), delta + (delta_row + s * delta_time), B + (map_row + s) * NB, bias,
+                    n, d, in_range, N, NB, SOFTPLUS)
         states = states + (h,)
     for k in tl.static_range(STEPS):
         before, after = states[STEPS - 1 - k], states[STEPS - k]
-        i = sign * (STEPS - 1 - k)
-        step, raw = read_step(delta_base + i * delta_time + d, bias, in_range, SOFTPLUS)
-        x = tl.load(u_base + i * u_time + d, mask=in_range, other=0.0).to(tl.float32)
-        dy = tl.load(dout_base + i * dout_time + d, mask=in_range, other=0.0).to(tl.float32)
-        B = tl.load(B_base + i * NB + n)[:, None]
-        C = tl.load(C_base + i * NB + n)[:, None]
+        s = t + sign * (STEPS - 1 - k)
+        out_at = (out_row + s) * dim
+        map_at = (map_row + s) * NB
+        part_at = (part_row + s) * NB
+        step, raw = read_step(delta + (delta_row + s * delta_time) + d, bias, in_range, SOFTPLUS)
+        x = tl.load(u + (u_row + s * u_time) + d, mask=in_range, other=0.0).to(tl.float32)
+        dy = tl.load(dout + (dout_row + s * dout_time) + d, mask=in_range, other=0.0).to(tl.float32)
+        weight = tl.load(B + map_at + n)[:, None]
+        reading = tl.load(C + map_at + n)[:, None]
         if HAS_Z:
-            gate = tl.load(z_base + i * z_time + d, mask=in_range, other=0.0).to(tl.float32)
+            gate = tl.load(z + (z_row + s * z_time) + d, mask=in_range, other=0.0).to(tl.float32)
             sigmoid = tl.sigmoid(gate)
-            y = tl.sum(after * C, 0)
+            y = tl.sum(after * reading, 0)
             if HAS_D:
                 y += skip * x
-            dz = dy * y * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-            tl.store(dz_base + i * dim + d, dz.to(dz_base.dtype.element_ty), mask=in_range)
+            dgate = dy * y * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+            tl.store(dz + out_at + d, dgate.to(dz.dtype.element_ty), mask=in_range)
             dy *= gate * sigmoid
-        tl.store(dC_base + i * NB + n, tl.sum(after * dy[None, :], 1))
-        dh += C * dy[None, :]
-        tl.store(dB_base + i * NB + n, tl.sum(dh * (step * x)[None, :], 1))
-        dinput = tl.sum(dh * B, 0)
+        tl.store(dC + part_at + n, tl.sum(after * dy[None, :], 1))
+        dh += reading * dy[None, :]
+        tl.store(dB + part_at + n, tl.sum(dh * (step * x)[None, :], 1))
+        dinput = tl.sum(dh * weight, 0)
         dh *= tl.exp2(a * step[None, :])
         decayed = dh * before
         if N != NB:
@@ -275,12 +267,12 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, dim, in_range, n, d,
         if HAS_D:
             dx += skip * dy
             dskip += dy * x
-        tl.store(du_base + i * dim + d, dx.to(du_base.dtype.element_ty), mask=in_range)
+        tl.store(du + out_at + d, dx.to(du.dtype.element_ty), mask=in_range)
         dstep = x * dinput + LN2 * tl.sum(decayed * a, 0)
         if SOFTPLUS:
             dstep *= tl.sigmoid(raw)
         dbias += dstep
-        tl.store(ddelta_base + i * dim + d, dstep.to(ddelta_base.dtype.element_ty), mask=in_range)
+        tl.store(ddelta + out_at + d, dstep.to(ddelta.dtype.element_ty), mask=in_range)
     return dh, dA, dskip, dbias
 
 
@@ -305,21 +297,15 @@ def _backward(
     skip = tl.load(D + d, mask=in_range, other=0.0) if HAS_D else 0.0
     bias = tl.load(delta_bias + d, mask=in_range, other=0.0) if HAS_BIAS else 0.0
 
-    dout_base = dout + batch * dout_batch
-    u_base = u + batch * u_batch
-    delta_base = delta + batch * delta_batch
-    z_base = z + batch * z_batch
-    row = batch * length * dim
-    du_base, ddelta_base, dz_base = du + row, ddelta + row, dz + row
-    row = (batch * groups + group) * length * NB
-    B_base, C_base = B + row, C + row
-    row = ((block * batch_size + batch) * groups + group) * length * NB
-    dB_base, dC_base = dB + row, dC + row
+    dout_row, u_row, delta_row, z_row = batch * dout_batch, batch * u_batch, batch * delta_batch, batch * z_batch
+    out_row = batch * length
+    map_row = (batch * groups + group) * length
+    part_row = ((block * batch_size + batch) * groups + group) * length
     TILE: tl.constexpr = NB * BLOCK
     SLOTS: tl.constexpr = CHUNK // STEPS + STEPS - 1
-    scratch_base = scratch + tl.program_id(0).to(tl.int64) * (SLOTS * TILE)
+    scratch_row = tl.program_id(0).to(tl.int64) * SLOTS
     slot = n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    saved_base = saved + batch * tl.cdiv(length, CHUNK) * N * dim
+    saved_row = batch * tl.cdiv(length, CHUNK)
     sign: tl.constexpr = -1 if REVERSE else 1
 
     dh = tl.zeros((NB, BLOCK), tl.float32)
@@ -333,11 +319,11 @@ def _backward(
         inside = tl.minimum(CHUNK, length - start)
         full, rest = inside // STEPS, inside % STEPS
         t = position(start, length, REVERSE)
-        u_at, delta_at, B_at = u_base + t * u_time, delta_base + t * delta_time, B_base + t * NB
-        h = tl.load(saved_base + (start // CHUNK).to(tl.int64) * N * dim + tile, mask=in_tile, other=0.0)
+        u_at, delta_at, B_at = u + (u_row + t * u_time), delta + (delta_row + t * delta_time), B + (map_row + t) * NB
+        h = tl.load(saved + (saved_row + start // CHUNK) * N * dim + tile, mask=in_tile, other=0.0)
         tl.debug_barrier()
         for k in range(full):
-            tl.store(scratch_base + k * TILE + slot, h)
+            tl.store(scratch + (scratch_row + k) * TILE + slot, h)
             if k + 1 < full + rest:
                 for _ in tl.static_range(STEPS):
                     h = advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range, N, NB, SOFTPLUS)
@@ -345,7 +331,7 @@ def _backward(
                     delta_at += sign * delta_time
                     B_at += sign * NB
         for k in range(rest):
-            tl.store(scratch_base + (full + k) * TILE + slot, h)
+            tl.store(scratch + (scratch_row + full + k) * TILE + slot, h)
             h = advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range, N, NB, SOFTPLUS)
             u_at += sign * u_time
             delta_at += sign * delta_time
@@ -354,16 +340,16 @@ def _backward(
         for k in range(rest):
             i = rest - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch_base + (full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (full * STEPS + i), dim, in_range, n, d,
-                dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
+                tl.load(scratch + (scratch_row + full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
+                t + sign * (full * STEPS + i), in_range, n, d, dim, dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
+                dout_row, u_row, delta_row, z_row, out_row, map_row, part_row,
                 dout_time, u_time, delta_time, z_time, 1, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
         for k in range(full):
             i = full - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch_base + i * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (i * STEPS), dim, in_range, n, d,
-                dout_base, u_base, delta_base, z_base, B_base, C_base, du_base, ddelta_base, dz_base, dB_base, dC_base,
+                tl.load(scratch + (scratch_row + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
+                t + sign * (i * STEPS), in_range, n, d, dim, dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
+                dout_row, u_row, delta_row, z_row, out_row, map_row, part_row,
                 dout_time, u_time, delta_time, z_time, STEPS, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
     part = batch * segments + segment
     tl.store(dA + part * N * dim + tile, dA_sum, mask=in_tile)
