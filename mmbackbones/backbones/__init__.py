@@ -1,9 +1,10 @@
 """The backbones, one family per file. Importing this package registers them."""
 
 from mmbackbones.backbones.efficientvmamba import EfficientVMamba
+from mmbackbones.backbones.local_vmamba import LocalVMamba
 from mmbackbones.backbones.mamba import Mamba
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
-__all__ = ['EfficientVMamba', 'Mamba', 'MambaOut', 'VMamba', 'Vim']
+__all__ = ['EfficientVMamba', 'LocalVMamba', 'Mamba', 'MambaOut', 'VMamba', 'Vim']

@@ -14,6 +14,7 @@ STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 # their attribute ``grid``, name another image size for the round trip of state dicts.
 ROWS = {
     'EfficientVMamba': (dict(type='EfficientVMamba', arch=dict(STAGED, d_state=4)), {}),
+    'LocalVMamba': (dict(type='LocalVMamba', arch=dict(STAGED, d_state=4, directions='h v_flip w2 w7_flip')), {}),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),

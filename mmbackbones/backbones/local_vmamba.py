@@ -1,0 +1,153 @@
+"""LocalVMamba: VMamba's scans in orders that a search chose for each block, windows among them.
+
+Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", ECCV 2024 workshops,
+https://arxiv.org/abs/2403.09338
+Authors' code and weights: https://github.com/hunto/LocalMamba (Apache-2.0). Written anew from the paper and from
+recorded activations of that code; parameters carry its names but for the gate.
+
+The published code brings column-major sequences back with height and width exchanged, so on maps that are not square
+tokens end up in wrong places. ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse.
+"""
+
+from timm.layers import DropPath
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.checkpoints.local_vmamba import convert_local_vmamba
+from mmbackbones.errors import InputError
+from mmbackbones.layers.channel_gate import ChannelGate
+from mmbackbones.layers.ss2d import DIRECTIONS, SS2D, in_float32
+from mmbackbones.layers.stems import patch_stem
+from mmbackbones.ops.scan_orders import localmamba_unscan_order, scan_order, to_map, to_sequence
+from mmbackbones.registry import MODELS
+
+# Four orders per block, one stage below the other; see mmbackbones.ops.scan_orders for their names.
+TINY_DIRECTIONS = (
+    'h h_flip w7 w7_flip', 'h_flip v_flip w2 w2_flip',
+    'h_flip v_flip w2_flip w7', 'h_flip v v_flip w2',
+    'h h_flip v_flip w2_flip', 'h_flip v_flip w2 w2_flip', 'h w2_flip w7 w7_flip', 'h h_flip v v_flip',
+    'h v_flip w7 w7_flip', 'h_flip v w2 w7_flip', 'v v_flip w2 w7_flip', 'h h_flip v_flip w2_flip',
+    'v_flip w2_flip w7 w7_flip',
+    'h_flip v_flip w2_flip w7_flip', 'h_flip v w7 w7_flip',
+)
+SMALL_DIRECTIONS = (
+    'h v v_flip w7_flip', 'h h_flip v w7',
+    'h_flip v v_flip w7', 'h_flip v w2_flip w7',
+    'h_flip v w2_flip w7', 'h_flip v_flip w2 w7_flip', 'h_flip v v_flip w7', 'h v v_flip w7', 'h v v_flip w7',
+    'h v v_flip w7_flip', 'h h_flip v v_flip', 'h v v_flip w2', 'v v_flip w2_flip w7', 'h h_flip v w2',
+    'h_flip v v_flip w7_flip', 'h h_flip v v_flip', 'h v v_flip w7_flip', 'h v v_flip w7_flip', 'h h_flip v_flip w7',
+    'h_flip v_flip w2_flip w7', 'h_flip v v_flip w7_flip', 'v v_flip w7 w7_flip', 'h v v_flip w7_flip',
+    'h_flip v v_flip w2', 'h v v_flip w2_flip', 'h h_flip v w7', 'h h_flip w7 w7_flip', 'h v_flip w2 w2_flip',
+    'h v_flip w2 w7', 'h v v_flip w7_flip', 'h_flip v w2_flip w7',
+    'h_flip v_flip w7 w7_flip', 'h v w7 w7_flip',
+)
+ARCHS = {
+    'tiny': dict(dims=96, depths=(2, 2, 9, 2), directions=TINY_DIRECTIONS),
+    'small': dict(dims=96, depths=(2, 2, 27, 2), directions=SMALL_DIRECTIONS),
+}
+SCAN_INVERSES = ('official', 'exact')
+
+
+class LocalSS2D(SS2D):
+    """SS2D in four orders of one's choice; each direction's result passes one shared channel gate before the sum.
+
+    Padding slots of windows hold zeros and are scanned: they let the state decay.
+    """
+
+    def __init__(self, dim: int, *, directions: tuple[str, ...], exact: bool, **ssm):
+        super().__init__(dim, conv_bias=True, gate=True, **ssm)
+        self.directions, self.exact = directions, exact
+        self.channel_gate = ChannelGate(self.out_norm.normalized_shape[0])
+
+    def scan(self, x: Tensor) -> Tensor:
+        """[B, D, H, W] -> [B, D, H*W]"""
+        size, total = x.shape[-2:], 0
+        x = x.flatten(2)
+        for k, direction in enumerate(self.directions):
+            name = direction.removesuffix('_flip')
+            xs = to_sequence(x, scan_order(name, *size, x.device)).unsqueeze(1)  # [B, D, H*W] -> [B, 1, D, S]
+            y = self.scan_sequences(xs, in_float32(xs), slice(k, k + 1), reverse=name != direction).squeeze(1)
+            y = to_map(y, localmamba_unscan_order(name, *size, x.device, exact=self.exact))  # [B, D, S] -> [B, D, H*W]
+            total = total + self.channel_gate(y.transpose(1, 2))  # -> [B, H*W, D]
+        return total.transpose(1, 2)
+
+
+class LocalBlock(nn.Module):
+    """``x + LocalSS2D(LN(x))`` on maps [B, H, W, C]."""
+
+    def __init__(self, dim: int, drop_path: float, **ssm):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.op = LocalSS2D(dim, **ssm)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.op(self.norm(x)))
+
+
+@MODELS.register_module()
+class LocalVMamba(StagedBackbone):
+    """LocalVMamba for detection and segmentation.
+
+    Args:
+        arch (str | dict): ``tiny`` or ``small``; or a dict of ``dims`` (four, or the first one), ``depths``,
+            ``directions`` (a string of four names of scan orders, such as ``'h v_flip w2 w7_flip'``, or one per
+            block) and ``d_state`` (16).
+        scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
+            that are not square.
+        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
+            one are not built.
+        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
+        frozen_stages (int): see :class:`Backbone`.
+        with_cp (bool): recompute the blocks in the backward pass to save memory.
+        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
+        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
+
+    Raises:
+        InputError: unknown ``arch``, arch key, direction, ``scan_inverse`` or ``out_indices``, or an image below 4 px.
+    """
+
+    convert_state_dict = staticmethod(convert_local_vmamba)
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'tiny',
+                 scan_inverse: str = 'official',
+                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        if scan_inverse not in SCAN_INVERSES:
+            raise InputError(f'LocalVMamba: scan_inverse={scan_inverse!r}, expected one of {", ".join(SCAN_INVERSES)}')
+        options = arch_options('LocalVMamba', arch, ARCHS, defaults=dict(d_state=16, directions=None))
+        depths = options['depths']
+        directions = _directions(options['directions'], sum(depths))
+        super().__init__(
+            stem=patch_stem(options['dims'][0]),
+            block=lambda stage, index, dim, drop_path: LocalBlock(
+                dim, drop_path, directions=directions[sum(depths[:stage]) + index], exact=scan_inverse == 'exact',
+                d_state=options['d_state']),
+            downsample=PatchMerging,
+            dims=options['dims'],
+            depths=depths,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg)
+
+
+def _directions(given: str | list[str] | None, num_blocks: int) -> list[tuple[str, ...]]:
+    """Four known orders for every block."""
+    lists = [given] * num_blocks if isinstance(given, str) else given or []
+    lists = [tuple(names.split()) for names in lists]
+    if len(lists) != num_blocks or any(len(names) != DIRECTIONS for names in lists):
+        raise InputError(f'LocalVMamba: arch directions={given!r}, expected a string of {DIRECTIONS} scan orders, or '
+                         f'{num_blocks} such strings, one per block')
+    for name in {name for names in lists for name in names}:
+        scan_order(name, 1, 1)
+    return lists

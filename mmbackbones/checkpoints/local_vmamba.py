@@ -1,0 +1,11 @@
+"""LocalVMamba: the authors' name of the channel gate."""
+
+from torch import Tensor
+
+
+def convert_local_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the gate; our own names pass through.
+
+    The ``classifier.*`` keys stay in: the backbone names them as unused.
+    """
+    return {key.replace('.op.multi_scan.attn.', '.op.channel_gate.'): value for key, value in state_dict.items()}
