@@ -83,6 +83,9 @@ METHODS = (*BACKENDS, *PEERS, BOUND)
 ONLY_CUDA = ('triton', 'mamba_ssm', 'mamba_ssm CUDA')
 
 SAMPLE_SECONDS = 0.05
+# Copies of (B, D, L, N) in float32 that the methods which materialise it hold, without and with the backward.
+COPIES = {'forward': 6, 'forward+backward': 12}
+MATERIALISING = ('reference', *PEERS)
 
 PARITY_LENGTH = 130
 PARITY = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -167,11 +170,11 @@ def expected_seconds(method: str, case: Case, direction: str, device: str, dtype
 
 
 def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int,
-              limit: float) -> Iterator[Row]:  # fmt: skip
+              limit: float, limit_gb: float) -> Iterator[Row]:  # fmt: skip
     """Time methods on a case, forward and forward+backward, one round after the other so that all share the conditions.
 
     Ratios are times over that of the default backend. A method that fails the parity check is timed without a ratio;
-    one that would take longer than ``limit`` seconds a call is left out, and the row says so.
+    one that would take more than ``limit`` seconds a call or ``limit_gb`` of memory is left out, and the row says so.
     """
     case = CASES[case_name]
     shape = f'({case.batch},{case.dim},{case.length},N={case.state},G={case.groups})'
@@ -186,6 +189,9 @@ def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtyp
         calls = {}
         for row in rows:
             row.note = unavailable(row.method, case, device) or ''
+            size = 4e-9 * case.elements * case.state * COPIES[direction]
+            if not row.note and row.method in MATERIALISING and size > limit_gb:
+                row.note = f'left out: about {size:.0f} GB'
             if not row.note and row.parity is not None:
                 seconds = expected_seconds(row.method, case, direction, device, dtype)
                 row.note = f'left out: about {seconds:.0f} s a call' if seconds > limit else ''

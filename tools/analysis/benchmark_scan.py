@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--limit', type=float, default=10, help='leave out methods slower than this, in seconds a call')
+    parser.add_argument('--limit-gb', type=float, default=4, help='leave out methods that need more memory than this')
     parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions into this file')
     args = parser.parse_args(argv)
 
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for case in args.cases:
         table = Table('pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x default', 'peak MB', 'note')
-        for row in benchmark(case, args.methods, args.device, DTYPES[args.dtype], args.rounds, args.limit):
+        for row in benchmark(
+            case, args.methods, args.device, DTYPES[args.dtype], args.rounds, args.limit, args.limit_gb
+        ):
             rows.append(row)
             times = [''] * 3
             if row.seconds:

@@ -70,6 +70,7 @@ def choose(device: str, float64: bool, backend: str) -> BackendChoice:
     )
 
 
+@functools.cache
 def get_backend(name: str) -> ModuleType:
     return importlib.import_module(f'{__package__}.{BACKENDS[name]}')
 
