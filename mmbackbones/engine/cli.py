@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.runner import find_latest_checkpoint
 from torch.utils.data import Dataset
 
 from mmbackbones.datasets.check import check_config
 from mmbackbones.engine.device import adapt_to_device, precision
-from mmbackbones.engine.options import config_hash, load_config
+from mmbackbones.engine.options import Overrides, config_hash, load_config
 from mmbackbones.engine.outputs import OutputFolder, environment, plain, task_of
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
@@ -51,7 +51,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file (Python code: it is executed)')
     parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/<config name>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE',
                         help='override keys of the config, such as optim_wrapper.optimizer.lr=2e-4')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

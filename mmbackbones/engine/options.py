@@ -5,7 +5,7 @@ import hashlib
 import inspect
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
 from mmbackbones.errors import InputError
@@ -16,6 +16,16 @@ OWN_KEYS = ('auto_scale_lr', 'data_check', 'find_unused_parameters', 'load_from_
 # What says where and on what a run happens, not what it computes.
 PLACE_KEYS = ('work_dir', 'launcher', 'resume', 'load_from', 'log_level', 'data_check', 'env_cfg', 'visualizer',
               'vis_backends', 'default_hooks', 'model_wrapper_cfg')
+
+
+class Overrides(DictAction):
+    """mmengine's ``KEY=VALUE`` argument, which names the one that lacks its value."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for text in values:
+            if '=' not in text:
+                raise InputError(f'{option_string} {text}: expected KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def load_config(path: str, overrides: dict | None = None) -> Config:

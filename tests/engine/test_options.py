@@ -1,8 +1,10 @@
 """Config files and --cfg-options: what is wrong is named, before anything runs."""
 
+import argparse
+
 import pytest
 
-from mmbackbones.engine.options import config_hash, load_config
+from mmbackbones.engine.options import Overrides, config_hash, load_config
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
@@ -35,6 +37,14 @@ def test_unknown_option(key, message):
     with pytest.raises(InputError, match=message) as caught:
         load_config(CONFIG, {key: 1})
     assert key in str(caught.value)
+
+
+def test_option_without_value():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides)
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=None']).cfg_options == {'a.b': 1, 'c': None}
+    with pytest.raises(InputError, match=r'--cfg-options a\.b: expected KEY=VALUE'):
+        parser.parse_args(['--cfg-options', 'a.b'])
 
 
 def test_known_and_new_constructor_options_pass():

@@ -3,12 +3,11 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.options import load_config
+from mmbackbones.engine.options import Overrides, load_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--full', action='store_true', help='decode every image and every object mask')
     parser.add_argument('--no-cache', action='store_true', help='look again, even where nothing has changed')
     parser.add_argument('--json', metavar='FILE', help='write everything that was found into this file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
     reports = inspect_config(load_config(args.config, args.cfg_options), args.splits, args.full, not args.no_cache)

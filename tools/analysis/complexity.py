@@ -2,13 +2,12 @@
 
 import argparse
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.analysis.complexity import count_complexity
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.options import load_config
+from mmbackbones.engine.options import Overrides, load_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('config')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
                         help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
     counts = count_complexity(load_config(args.config, args.cfg_options), args.shape and tuple(args.shape))
