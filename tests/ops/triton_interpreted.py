@@ -37,7 +37,7 @@ def cut(monkeypatch):
     """Cuts every sequence into so many segments, as on a device that batch and channels leave idle."""
 
     def cut(segments):
-        monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, device: min(chunks, segments))
+        monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, *_: min(chunks, segments))
 
     return cut
 
@@ -95,6 +95,14 @@ def test_segments_without_options(cut):
     inputs = random_inputs(1, 3, 21, 2, absent=('D', 'z', 'delta_bias'), dtype=torch.float32)
     inputs['delta'] = inputs['delta'].abs()
     check(inputs, torch.randn(1, 3, 21))
+
+
+def test_a_device_that_is_full_is_not_given_segments():
+    cpu = torch.device('cpu')
+    assert backend.wanted_segments(6, 100, 16, cpu) == 1
+    assert backend.wanted_segments(5, 100, 16, cpu) == 3
+    assert backend.wanted_segments(5, 100, 1, cpu) == 6
+    assert backend.wanted_segments(1, 2, 16, cpu) == 2
 
 
 def test_more_segments_than_the_carry_reads_ahead(cut, monkeypatch):

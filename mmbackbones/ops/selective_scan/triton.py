@@ -16,7 +16,9 @@ DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cu
 FLOAT64 = False
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
-PROGRAMS_PER_MULTIPROCESSOR = 8
+# With few states memory is the limit, and more warps hide its latency. Both by arithmetic, not yet by a GPU.
+PROGRAMS_PER_MULTIPROCESSOR = 16
+PROGRAMS_WITH_FEW_STATES = 32
 
 
 def available() -> str | None:
@@ -32,7 +34,8 @@ def available() -> str | None:
 def sizes(state: int) -> dict[str, int]:
     """N, N as a power of two, steps between saved states, and steps whose states the backward holds in registers."""
     padded = 1 << (int(state) - 1).bit_length()
-    return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=4 if padded <= 4 else 2)
+    steps = 4 if padded <= 4 else 2 if padded <= 16 else 1
+    return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=steps)
 
 
 def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
@@ -179,7 +182,7 @@ class _Problem:
         programs = self.batch * self.groups * self.blocks
         chunk = self.sizes['CHUNK']
         chunks = -(-self.length // chunk)
-        self.segment_length = chunk * -(-chunks // wanted_segments(programs, chunks, u.device))
+        self.segment_length = chunk * -(-chunks // wanted_segments(programs, chunks, self.sizes['NB'], u.device))
         self.segments = -(-self.length // self.segment_length)
         self.grid = (programs * self.segments,)
 
@@ -227,12 +230,15 @@ class _Problem:
         return entry
 
 
-def wanted_segments(programs: int, chunks: int, device: torch.device) -> int:
-    """Into how many segments to cut a sequence of so many chunks: 1 where the programs alone fill the device."""
-    wanted = PROGRAMS_PER_MULTIPROCESSOR
+def wanted_segments(programs: int, chunks: int, padded: int, device: torch.device) -> int:
+    """Into how many segments to cut a sequence of so many chunks: 1 where the programs alone busy the device.
+
+    Segments repeat the exponentials, so a third of the wanted programs is thought enough.
+    """
+    wanted = PROGRAMS_WITH_FEW_STATES if padded <= 4 else PROGRAMS_PER_MULTIPROCESSOR
     if device.type == 'cuda':
         wanted *= torch.cuda.get_device_properties(device).multi_processor_count
-    return 1 if 2 * programs > wanted else max(1, min(chunks, wanted // programs))
+    return 1 if 3 * programs >= wanted else min(chunks, wanted // programs)
 
 
 def _channels_last(x: Tensor) -> Tensor:
