@@ -1,13 +1,15 @@
 """What every backbone of the suite shares: its surface towards mmdet and mmseg, freezing, output norms, loading."""
 
 from abc import ABCMeta
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit, initialize
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmbackbones.errors import InputError
 
@@ -164,3 +166,21 @@ def check_image(name: str, x: Tensor, smallest: int) -> None:
         raise InputError(f'{name}: expected a float image batch [B, C, H, W], got {x.dtype} {list(x.shape)}')
     if min(x.shape[-2:]) < smallest:
         raise InputError(f'{name}: image {x.shape[-2]}x{x.shape[-1]} is smaller than the stem, {smallest} px')
+
+
+def recompute(block: nn.Module, *args) -> Tensor | tuple[Tensor, ...]:
+    """Run a block, and once more in the backward pass instead of keeping what it computed on the way."""
+    return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(block)))
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """The second computation of a block must not move the running statistics of its batch norms once more."""
+    norms = {module: module.momentum for module in block.modules() if isinstance(module, nn.BatchNorm2d)}
+    for module in norms:
+        module.momentum = 0.
+    try:
+        yield
+    finally:
+        for module, momentum in norms.items():
+            module.momentum = momentum

@@ -6,7 +6,7 @@ of "Vision Mamba" (ICML 2024, https://arxiv.org/abs/2401.09417, section 4.4): Vi
 so without that direction's parameters. No weights are published.
 """
 
-from mmbackbones.backbones.plain import PlainBackbone, resolve_plain_arch
+from mmbackbones.backbones.plain import Block, PlainBackbone, resolve_plain_arch
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.registry import MODELS
 
@@ -38,8 +38,9 @@ class Mamba(PlainBackbone):
                  norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
                  init_cfg: dict | list[dict] | None = None):
         trunk, mixer = resolve_plain_arch('Mamba', arch, ARCHS)
+        dim = trunk['embed_dims']
         super().__init__(
-            mixer=lambda _: MambaMixer(trunk['embed_dims'], **mixer),
+            block=lambda _, drop_path: Block(dim, MambaMixer(dim, **mixer), drop_path),
             **trunk,
             img_size=img_size,
             out_indices=out_indices,

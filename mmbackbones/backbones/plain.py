@@ -1,39 +1,44 @@
 """What plain, columnar backbones share: patches, position table, residual stream, maps of one stride.
 
-A family gives one mixer per block; Vim and Mamba differ in nothing else. The stream is float32 whatever autocast
-says, and the norm before each mixer is RMSNorm, as in hustvl/Vim, whose parameter names are kept.
+A family gives one mixer per block, and where it differs its own patches and blocks; Vim and Mamba differ in nothing
+but the mixer. The stream is float32 whatever autocast says, and the norm before each mixer is RMSNorm unless the
+family has another, as in hustvl/Vim, whose parameter names are kept.
 """
 
+import re
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, resolve_arch
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, recompute, resolve_arch
 from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 
 REQUIRED = ('embed_dims', 'depth')
 OPTIONAL = ('patch_size', 'stride', 'd_state', 'd_conv', 'expand', 'dt_rank')
 FEATURES = ('residual', 'mixer')
+UNDECAYED = re.compile(r'A(_\w)?_log|D(_\w)?|direction_Bs|pos_embed|cls_token')
 
 
-def resolve_plain_arch(family: str, arch: str | dict, table: dict[str, dict]) -> tuple[dict, dict]:
+def resolve_plain_arch(family: str,
+                       arch: str | dict,
+                       table: dict[str, dict],
+                       optional: tuple[str, ...] = OPTIONAL) -> tuple[dict, dict]:
     """Arguments of :class:`PlainBackbone` and of its mixers.
 
     ``embed_dims`` and ``depth`` are required; ``patch_size`` is 16 px and ``stride`` the patch size if not given;
-    ``d_state``, ``d_conv``, ``expand`` and ``dt_rank`` go to the mixers.
+    the rest, ``d_state``, ``d_conv``, ``expand`` and ``dt_rank`` unless the family has others, goes to the mixers.
 
     Raises:
         InputError: unknown name, unknown or missing key.
     """
     arch = resolve_arch(family, arch, table)
     for key in arch:
-        if key not in REQUIRED + OPTIONAL:
-            raise InputError(f'{family}: arch has the unknown key {key!r}; known: {", ".join(REQUIRED + OPTIONAL)}')
+        if key not in REQUIRED + optional:
+            raise InputError(f'{family}: arch has the unknown key {key!r}; known: {", ".join(REQUIRED + optional)}')
     for key in REQUIRED:
         if key not in arch:
             raise InputError(f'{family}: arch lacks the key {key!r}; required: {", ".join(REQUIRED)}')
@@ -70,25 +75,35 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block around one mixer."""
+    """Residual block around one mixer of sequences."""
 
-    def __init__(self, dim: int, mixer: nn.Module, drop_path: float):
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float, norm: type[nn.Module] = nn.RMSNorm):
         super().__init__()
         self.mixer = mixer
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.norm = norm(dim, eps=1e-5)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Tokens [B, L, C] -> the residual stream after this block, and the mixer's output alone."""
-        mixed = self.mixer(self.norm(x))
+        mixed = self.mix(self.norm(x), grid)
         return x + self.drop_path(mixed), mixed
+
+    def mix(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.mixer(x)
+
+
+class MapBlock(Block):
+    """Residual block around a mixer that must know the rows and columns of the patches."""
+
+    def mix(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.mixer(x, grid)
 
 
 class PlainBackbone(Backbone):
     """Plain backbone: patches, position table, equal blocks, maps of one stride.
 
     Args:
-        mixer (Callable[[int], nn.Module]): makes the mixer of a block, given the block's index.
+        block (Callable[[int, float], Block]): makes a block, given its index and its drop path rate.
         embed_dims (int): channels of all tokens.
         depth (int): number of blocks of the whole network.
         patch_size (int), stride (int): pixels.
@@ -105,6 +120,7 @@ class PlainBackbone(Backbone):
         with_cp (bool): recompute the blocks in the backward pass to save memory.
         norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
         init_cfg (dict | list[dict] | None): see :class:`Backbone`.
+        patch_embed (nn.Module | None): [B, 3, H, W] -> [B, C, h, w], None: :class:`PatchEmbed`.
 
     Raises:
         InputError: unknown option or combination, ``out_indices`` beyond the blocks, or an image below one patch.
@@ -114,7 +130,7 @@ class PlainBackbone(Backbone):
 
     def __init__(self,
                  *,
-                 mixer: Callable[[int], nn.Module],
+                 block: Callable[[int, float], Block],
                  embed_dims: int,
                  depth: int,
                  patch_size: int,
@@ -129,7 +145,8 @@ class PlainBackbone(Backbone):
                  frozen_stages: int,
                  with_cp: bool,
                  norm_cfg: dict | None,
-                 init_cfg: dict | list[dict] | None):
+                 init_cfg: dict | list[dict] | None,
+                 patch_embed: nn.Module | None = None):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         self.family = type(self).__name__
         self.out_indices = check_out_indices(self.family, out_indices, depth, 'blocks')
@@ -149,7 +166,7 @@ class PlainBackbone(Backbone):
             raise InputError(f'{self.family}: img_size={img_size}, expected at least one patch, {patch_size} px')
         # The authors' count, without overhang, so that their tables fit whatever pad_patches says.
         self.grid = (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
-        self.patch_embed = PatchEmbed(embed_dims, patch_size, stride, pad_patches)
+        self.patch_embed = patch_embed or PatchEmbed(embed_dims, patch_size, stride, pad_patches)
         self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + with_cls_token, embed_dims))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         # The table's shape alone would not tell 2 x 8 from 4 x 4.
@@ -158,8 +175,7 @@ class PlainBackbone(Backbone):
             self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dims))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-        self.layers = nn.ModuleList(
-            Block(embed_dims, mixer(i), drop_path_rate * i / max(depth - 1, 1)) for i in range(built))
+        self.layers = nn.ModuleList(block(i, drop_path_rate * i / max(depth - 1, 1)) for i in range(built))
         for layer in self.layers:
             with torch.no_grad():
                 layer.mixer.out_proj.weight /= depth**0.5  # GPT-2's scaling, as in the authors' code
@@ -174,20 +190,24 @@ class PlainBackbone(Backbone):
         grid = tuple(x.shape[-2:])
         x = self._add_position(x.flatten(2).transpose(1, 2), grid)  # [B, C, h, w] -> [B, L, C]
         if self.rope:
-            turn = build_rotary_pos_embed(
-                list(grid), dim=x.shape[-1], in_pixels=False, ref_feat_shape=[14, 14], device=x.device)
+            turn = self.rotation(grid, x.device)
             x = apply_rot_embed(x, *turn)
         outs = []
         for i, layer in enumerate(self.layers):
             if self.with_cp and torch.is_grad_enabled():
-                x, mixed = checkpoint(layer, x, use_reentrant=False)
+                x, mixed = recompute(layer, x, grid)
             else:
-                x, mixed = layer(x)
+                x, mixed = layer(x, grid)
             if self.rope and i + 1 < self.depth:
                 x = apply_rot_embed(x, *turn)
             if i in self.out_indices:
                 outs.append(self.apply_out_norm(i, self._to_map(x if self.out_feature == 'residual' else mixed, grid)))
         return tuple(outs)
+
+    def rotation(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Sines and cosines [h*w, C] of the rotary position code."""
+        dim = self.pos_embed.shape[-1]
+        return build_rotary_pos_embed(list(grid), dim=dim, in_pixels=False, ref_feat_shape=[14, 14], device=device)
 
     def _add_position(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add the class token and the position table to the patches [B, h*w, C]; the sum is float32 as the table."""
@@ -236,8 +256,7 @@ class PlainBackbone(Backbone):
         return (0 if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')) else num_layers - 1), num_layers
 
     def no_weight_decay(self) -> set[str]:
-        undecayed = {'A_log', 'A_b_log', 'D', 'D_b', 'pos_embed', 'cls_token'}
-        return {name for name, _ in self.named_parameters() if name.rpartition('.')[2] in undecayed}
+        return {name for name, _ in self.named_parameters() if UNDECAYED.fullmatch(name.rpartition('.')[2])}
 
 
 def _middle(grid: tuple[int, int]) -> int:

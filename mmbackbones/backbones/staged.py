@@ -1,13 +1,11 @@
 """What the hierarchical backbones of VMamba's kind share: a stem, then stages of channels-last blocks."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, resolve_arch
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, recompute, resolve_arch
 from mmbackbones.errors import InputError
 
 STRIDES = (4, 8, 16, 32)
@@ -102,17 +100,18 @@ class StagedBackbone(Backbone):
         x = _residual_stream(self.patch_embed(x))  # [B, 3, H, W] -> [B, H/4, W/4, C]
         outs = []
         for i, stage in enumerate(self.layers):
-            for block in stage.blocks:
-                x = self._recomputed(block, x) if self.with_cp and self.training else block(x)
+            x = self.run_blocks(i, x)
             if i in self.out_indices:
                 outs.append(self.apply_out_norm(i, x))
             if stage.downsample is not None:
                 x = _residual_stream(stage.downsample(x))
         return tuple(outs)
 
-    @staticmethod
-    def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(block)))
+    def run_blocks(self, stage: int, x: Tensor) -> Tensor:
+        """The blocks of a stage on its map [B, H, W, C]."""
+        for block in self.layers[stage].blocks:
+            x = recompute(block, x) if self.with_cp and self.training else block(x)
+        return x
 
     def freezable_modules(self) -> list[list[nn.Module]]:
         return [[self.patch_embed], *([stage] for stage in self.layers)]
@@ -132,19 +131,6 @@ class StagedBackbone(Backbone):
     def no_weight_decay(self) -> set[str]:
         """State matrices and skip weights of the scans."""
         return {name for name, _ in self.named_parameters() if name.endswith(('.A_logs', '.Ds'))}
-
-
-@contextmanager
-def _still_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a block must not move the running statistics of its batch norms once more."""
-    norms = {module: module.momentum for module in block.modules() if isinstance(module, nn.BatchNorm2d)}
-    for module in norms:
-        module.momentum = 0.
-    try:
-        yield
-    finally:
-        for module, momentum in norms.items():
-            module.momentum = momentum
 
 
 def _residual_stream(x: Tensor) -> Tensor:

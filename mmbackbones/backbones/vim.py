@@ -13,7 +13,7 @@ Numerics are the authors', parameter names too. What differs from their code:
 * nothing is flipped for the backward direction.
 """
 
-from mmbackbones.backbones.plain import PlainBackbone, resolve_plain_arch
+from mmbackbones.backbones.plain import Block, PlainBackbone, resolve_plain_arch
 from mmbackbones.checkpoints.vim import convert_vim
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import MambaMixer
@@ -79,9 +79,10 @@ class Vim(PlainBackbone):
         directions = BIDIRECTIONS[bidirection]
         divide_out = divide_out and bidirection in ('ssm', 'ssm_conv')
         trunk, mixer = resolve_plain_arch('Vim', arch, ARCHS)
+        dim = trunk['embed_dims']
         super().__init__(
-            mixer=lambda i: MambaMixer(
-                trunk['embed_dims'], direction=directions[i % 2], divide_out=divide_out, **mixer),
+            block=lambda i, drop_path: Block(
+                dim, MambaMixer(dim, direction=directions[i % 2], divide_out=divide_out, **mixer), drop_path),
             **trunk,
             img_size=img_size,
             out_indices=out_indices,

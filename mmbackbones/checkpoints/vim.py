@@ -1,11 +1,8 @@
 """Vim: the authors' layout, found under ``model`` in their files."""
 
-import math
-
-import torch
 from torch import Tensor
 
-from mmbackbones.errors import InputError
+from mmbackbones.checkpoints.position import add_square_grid
 
 
 def convert_vim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -19,10 +16,5 @@ def convert_vim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         InputError: the position table belongs to no square grid.
     """
     state_dict = {key: value for key, value in state_dict.items() if not key.startswith('rope.')}
-    if 'pos_embed' in state_dict and 'pos_grid' not in state_dict:
-        rows = state_dict['pos_embed'].shape[1] - ('cls_token' in state_dict)
-        side = math.isqrt(rows)
-        if side * side != rows:
-            raise InputError(f'Vim checkpoint: pos_embed has {rows} rows for patches, expected a square number')
-        state_dict['pos_grid'] = torch.tensor([side, side])
+    add_square_grid(state_dict, 'Vim')
     return state_dict

@@ -61,28 +61,27 @@ class MambaMixer(nn.Module):
         self.dt_rank = dt_rank or math.ceil(dim / 16)
 
         self.in_proj = nn.Linear(dim, 2 * self.d_inner, bias=bias)
-        self._add_branch('', d_conv, conv_bias)
-        if direction == 'ssm':
-            self.A_b_log = _initial_A_log(self.d_inner, d_state)
-        elif direction == 'ssm_conv':
-            self._add_branch('_b', d_conv, conv_bias)
+        self._add_branches(d_conv, conv_bias)
         self.out_proj = nn.Linear(self.d_inner, dim, bias=bias)
+
+    def _add_branches(self, d_conv: int, conv_bias: bool) -> None:
+        self._add_branch('', d_conv, conv_bias)
+        if self.direction == 'ssm':
+            self.A_b_log = initial_A_log(self.d_inner, self.d_state)
+        elif self.direction == 'ssm_conv':
+            self._add_branch('_b', d_conv, conv_bias)
 
     def _add_branch(self, suffix: str, d_conv: int, conv_bias: bool) -> None:
         inner = self.d_inner
         setattr(self, f'conv1d{suffix}', nn.Conv1d(inner, inner, d_conv, groups=inner, bias=conv_bias))
         setattr(self, f'x_proj{suffix}', nn.Linear(inner, self.dt_rank + 2 * self.d_state, bias=False))
-        setattr(self, f'dt_proj{suffix}', _initial_dt_proj(self.dt_rank, inner))
-        setattr(self, f'A{suffix}_log', _initial_A_log(inner, self.d_state))
+        setattr(self, f'dt_proj{suffix}', initial_dt_proj(self.dt_rank, inner))
+        setattr(self, f'A{suffix}_log', initial_A_log(inner, self.d_state))
         setattr(self, f'D{suffix}', nn.Parameter(torch.ones(inner)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, C] -> [B, L, C]."""
-        # Products that leave L innermost, where convolution and scan want it, save transposed copies of [B, D, L].
-        xz = self.in_proj.weight @ x.flatten(0, 1).T  # [B, L, C] -> [2D, B*L]
-        if self.in_proj.bias is not None:
-            xz = xz + self.in_proj.bias[:, None]
-        x, z = xz.unflatten(1, x.shape[:2]).transpose(0, 1).chunk(2, dim=1)  # [2D, B*L] -> 2 x [B, D, L]
+        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
         y = self._scan(x, z, reverse=self.direction == 'backward')
         if self.direction == 'ssm_conv':
             y = y + self._scan(x, z, suffix='_b', reverse=True)
@@ -94,8 +93,8 @@ class MambaMixer(nn.Module):
         """One branch: convolution, projections and scan of x, gated by z, all [B, D, L]."""
         conv, x_proj, dt_proj = (getattr(self, f'{name}{suffix}') for name in ('conv1d', 'x_proj', 'dt_proj'))
         x = F.silu(_one_sided_conv(x, conv, reverse))
-        dt, B, C = _project(x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
-        delta = _project(dt_proj, dt)  # its bias joins inside the scan, in float32
+        dt, B, C = project(x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
+        delta = project(dt_proj, dt)  # its bias joins inside the scan, in float32
 
         def scan(A_log: Tensor, reverse: bool) -> Tensor:
             return selective_scan(
@@ -106,8 +105,18 @@ class MambaMixer(nn.Module):
         return y + scan(self.A_b_log, True) if self.direction == 'ssm' else y
 
 
-def _project(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Channels of [B, D, L] through the weight of a linear layer -> [B, E, L]."""
+def project_tokens(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Tokens [B, L, C] through a linear layer -> [B, E, L].
+
+    A product that leaves L innermost, where convolution and scan want it, saves transposed copies.
+    """
+    x, shape = x.flatten(0, 1).T, x.shape[:2]  # [B, L, C] -> [C, B*L]
+    y = linear.weight @ x if linear.bias is None else torch.addmm(linear.bias[:, None], linear.weight, x)
+    return y.unflatten(1, shape).transpose(0, 1)
+
+
+def project(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Channels of [B, D, L] through the weight of a linear layer, without its bias -> [B, E, L]."""
     return torch.bmm(linear.weight.expand(len(x), -1, -1), x)
 
 
@@ -119,12 +128,12 @@ def _one_sided_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
     return y[..., reach:] if reverse else y[..., :x.shape[-1]]
 
 
-def _initial_A_log(inner: int, d_state: int) -> nn.Parameter:
+def initial_A_log(inner: int, d_state: int) -> nn.Parameter:
     """A = -1, ..., -N for every channel (S4D-real, Mamba section 3.6)."""
     return nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(inner, 1))
 
 
-def _initial_dt_proj(dt_rank: int, inner: int, shortest: float = 1e-3, longest: float = 0.1) -> nn.Linear:
+def initial_dt_proj(dt_rank: int, inner: int, shortest: float = 1e-3, longest: float = 0.1) -> nn.Linear:
     """Projection whose bias makes the first step sizes log-uniform between two bounds (Mamba section 3.6)."""
     dt_proj = nn.Linear(dt_rank, inner)
     nn.init.uniform_(dt_proj.weight, -dt_rank**-0.5, dt_rank**-0.5)

@@ -1,0 +1,23 @@
+"""What the plain families' position tables lack in published files."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmbackbones.errors import InputError
+
+
+def add_square_grid(state_dict: dict[str, Tensor], family: str) -> None:
+    """Write down, in place, that the position table ``pos_embed`` was learned on a square grid, unless it says more.
+
+    Raises:
+        InputError: the table's rows, the class token's aside, are no square number.
+    """
+    if 'pos_embed' not in state_dict or 'pos_grid' in state_dict:
+        return
+    rows = state_dict['pos_embed'].shape[1] - ('cls_token' in state_dict)
+    side = math.isqrt(rows)
+    if side * side != rows:
+        raise InputError(f'{family} checkpoint: pos_embed has {rows} rows for patches, expected a square number')
+    state_dict['pos_grid'] = torch.tensor([side, side])
