@@ -4,7 +4,8 @@ from mmbackbones.backbones.efficientvmamba import EfficientVMamba
 from mmbackbones.backbones.local_vmamba import LocalVMamba
 from mmbackbones.backbones.mamba import Mamba
 from mmbackbones.backbones.mambaout import MambaOut
+from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
-__all__ = ['EfficientVMamba', 'LocalVMamba', 'Mamba', 'MambaOut', 'VMamba', 'Vim']
+__all__ = ['EfficientVMamba', 'LocalVMamba', 'Mamba', 'MambaOut', 'PlainMamba', 'VMamba', 'Vim']

@@ -1,0 +1,191 @@
+"""PlainMamba: four snaking scans of a plain backbone, told apart by what the last step's direction adds to B.
+
+Paper: "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition", BMVC 2024,
+https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba. Written anew
+from the paper and from recorded activations of that code; parameters of the blocks carry its names.
+
+Two peculiarities of the authors' code are the default, since the weights were trained with them: only the tokens follow
+the four orders while their step sizes, B and C stay in raster order (``selection='official'``), and the bias of the
+step size is added twice (``step_bias='official'``). Their corrections are called ``'exact'``.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbackbones.backbones.plain import MapBlock, PlainBackbone, resolve_plain_arch
+from mmbackbones.checkpoints.plainmamba import convert_plainmamba
+from mmbackbones.errors import InputError
+from mmbackbones.layers.mamba import initial_A_log, initial_dt_proj, project, project_tokens
+from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_sequence
+from mmbackbones.ops.selective_scan import selective_scan
+from mmbackbones.registry import MODELS
+
+ARCHS = {
+    'L1': dict(embed_dims=192, depth=24, stem_convs=1, dwconv_blocks=(0,)),
+    'L2': dict(embed_dims=384, depth=24, stem_convs=2),
+    'L3': dict(embed_dims=448, depth=36, stem_convs=2),
+}
+OPTIONAL = ('patch_size', 'stem_convs', 'dwconv_blocks', 'd_state', 'd_conv', 'expand', 'dt_rank')
+ORDERS = ('snake_h', 'snake_h_flip', 'snake_v', 'snake_v_flip')
+MOVES = 5  # none, right, left, up, down
+STEM_CHANNELS = 64
+NUMERICS = ('official', 'exact')
+
+
+class ConvStem(nn.Module):
+    """Patches by overlapping convolutions: 7x7 with stride 2, some 3x3, then one that covers a patch of the rest.
+
+    Sides are rounded up, by zeros at the bottom and the right.
+    """
+
+    def __init__(self, embed_dims: int, patch_size: int, num_convs: int):
+        super().__init__()
+        self.patch_size = patch_size
+        width = STEM_CHANNELS
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.convs = nn.Sequential(*(
+            layer for _ in range(num_convs)
+            for layer in (nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        ))  # fmt: skip
+        self.projection = nn.Conv2d(width, embed_dims, patch_size // 2, patch_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, C, ceil(H/p), ceil(W/p)]"""
+        x = self.convs(self.stem(x))
+        patch = self.projection.stride[0]
+        return self.projection(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)))
+
+
+class PlainMambaMixer(nn.Module):
+    """Convolution of the map, then four scans in snaking orders with one set of parameters, summed and gated.
+
+    Args:
+        dim (int): channels C of the tokens.
+        d_state (int): state size N per channel.
+        d_conv (int): side of the depthwise convolution before the scans, odd.
+        expand (int): inner channels D = expand * C.
+        dt_rank (int | None): rank of the step size's projection, None: ceil(C / 16).
+        selection (str): ``'exact'`` orders step sizes, B and C as the tokens that they were computed from;
+            ``'official'`` leaves them in raster order.
+        step_bias (str): ``'exact'`` adds the bias of the step size once, ``'official'`` twice.
+    """
+
+    def __init__(self,
+                 dim: int,
+                 *,
+                 d_state: int = 16,
+                 d_conv: int = 7,
+                 expand: int = 2,
+                 dt_rank: int | None = None,
+                 selection: str = 'official',
+                 step_bias: str = 'official'):
+        super().__init__()
+        inner = expand * dim
+        self.d_state, self.dt_rank = d_state, dt_rank or math.ceil(dim / 16)
+        self.ordered, self.bias_count = selection == 'exact', 1 if step_bias == 'exact' else 2
+        self.in_proj = nn.Linear(dim, 2 * inner)
+        self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = initial_dt_proj(self.dt_rank, inner)
+        self.A_log = initial_A_log(inner, d_state)
+        self.D = nn.Parameter(torch.ones(inner))
+        self.direction_Bs = nn.Parameter(torch.empty(MOVES, d_state))
+        nn.init.trunc_normal_(self.direction_Bs, std=0.02)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, h*w, C] of a grid -> [B, h*w, C]."""
+        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
+        x = F.silu(self.conv2d(x.unflatten(2, grid))).flatten(2)  # [B, D, L] -> [B, D, h, w] and back
+        dt, B, C = project(self.x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
+        selected = project(self.dt_proj, dt), B, C
+        total = 0
+        for name in ORDERS:
+            order = scan_order(name, *grid, x.device)
+            delta, B, C = (to_sequence(s, order) for s in selected) if self.ordered else selected
+            moves = self.direction_Bs[move_codes(name, *grid, x.device)].T  # [L, N] -> [N, L]
+            y = selective_scan(
+                to_sequence(x, order), delta, -torch.exp(self.A_log.float()), B + moves, C, self.D,
+                delta_bias=self.bias_count * self.dt_proj.bias, delta_softplus=True)  # fmt: skip
+            total = total + to_map(y, order)
+        return self.out_proj((total * F.silu(z)).transpose(1, 2))  # [B, D, L] -> [B, L, C]
+
+
+class PlainMambaBlock(MapBlock):
+    """``x + mixer(LN(x))``, in some blocks with a convolution of the sum."""
+
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float, dwconv: bool):
+        super().__init__(dim, mixer, drop_path, norm=nn.LayerNorm)
+        self.dw = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False), nn.BatchNorm2d(dim),
+            nn.GELU()) if dwconv else None  # fmt: skip
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        x, mixed = super().forward(x, grid)
+        if self.dw is not None:
+            y = self.dw(x.transpose(1, 2).unflatten(2, grid))  # [B, L, C] -> [B, C, h, w]
+            x = y.flatten(2).transpose(1, 2).to(x.dtype)  # [B, C, h, w] -> [B, L, C]; autocast leaves half precision
+        return x, mixed
+
+
+@MODELS.register_module()
+class PlainMamba(PlainBackbone):
+    """PlainMamba for detection and segmentation.
+
+    Args:
+        arch (str | dict): ``L1``, ``L2`` or ``L3``; or a dict of ``embed_dims``, ``depth`` and, if they differ,
+            ``patch_size`` (16 px, even), ``stem_convs`` (3x3 convolutions in the stem, 1), ``dwconv_blocks`` (blocks
+            that end with a convolution, none), ``d_state`` (16), ``d_conv`` (7), ``expand`` (2) and ``dt_rank``
+            (ceil(embed_dims / 16)).
+        selection (str), step_bias (str): ``'official'``, what the released weights were trained with, or ``'exact'``;
+            see :class:`PlainMambaMixer`.
+
+    The other arguments are those of :class:`PlainBackbone`. The norm of the last block's map is the classifier's final
+    norm and loaded with it; the other maps' norms are fresh.
+    """
+
+    unused_keys = ('head.',)
+    convert_state_dict = staticmethod(convert_plainmamba)
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'L1',
+                 img_size: int | tuple[int, int] = 224,
+                 selection: str = 'official',
+                 step_bias: str = 'official',
+                 out_indices: tuple[int, ...] = (5, 11, 17, 23),
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        for option, value in dict(selection=selection, step_bias=step_bias).items():
+            if value not in NUMERICS:
+                raise InputError(f'PlainMamba: {option}={value!r}, expected one of {", ".join(NUMERICS)}')
+        trunk, mixer = resolve_plain_arch('PlainMamba', arch, ARCHS, OPTIONAL)
+        stem_convs, dwconv_blocks = mixer.pop('stem_convs', 1), mixer.pop('dwconv_blocks', ())
+        dim, patch_size = trunk['embed_dims'], trunk['patch_size']
+        if patch_size < 2 or patch_size % 2:
+            raise InputError(f'PlainMamba: arch patch_size={patch_size}, expected an even number of pixels')
+        super().__init__(
+            patch_embed=ConvStem(dim, patch_size, stem_convs),
+            block=lambda i, drop_path: PlainMambaBlock(
+                dim, PlainMambaMixer(dim, selection=selection, step_bias=step_bias, **mixer), drop_path,
+                dwconv=i in dwconv_blocks),
+            **trunk,
+            img_size=img_size,
+            out_indices=out_indices,
+            out_feature='residual',
+            with_cls_token=False,
+            rope=False,
+            pad_patches=True,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg)
+        if norm_cfg is None or self.out_indices[-1] != self.depth - 1:
+            self.unused_keys = (*self.unused_keys, f'outnorm{self.depth - 1}.')
