@@ -1,0 +1,37 @@
+"""Train every quickstart config beside its untrained self: tools/analysis/train_miniatures.py [CONFIG ...]."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmbackbones.analysis.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_csv
+from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.engine.cli import run_command
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description='Exit status: 0 if all reached box AP50 or mIoU of 0.5 and did not before, 1 if not, 2 bad usage.')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', default=list(CONFIGS),
+                        help=f'names of quickstart configs (default: all): {", ".join(CONFIGS)}')
+    parser.add_argument('--csv', type=Path, metavar='FILE',
+                        help='write the rows into this file after each run; rows of other configs in it stay')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'miniatures')
+    parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'shapes', help='made if it does not exist')
+    args = parser.parse_args(argv)
+
+    write_shapes(args.data)
+    rows, ran = read_csv(args.csv) if args.csv else {}, []
+    for config in args.configs:
+        rows[config] = train_miniature(config, args.work_dir / config, args.data)
+        ran.append(rows[config])
+        values = {name: ran[-1][name] for name in ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained', 'learned')}
+        print(f'{config}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if value), flush=True)
+        if args.csv:
+            write_csv(args.csv, list(rows.values()))
+    if any(row['learned'] != 'yes' for row in ran):
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run_command(main)
