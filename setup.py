@@ -10,7 +10,10 @@ from setuptools import Extension, setup
 
 PACKAGE = 'mmbackbones.ops.selective_scan'
 # Not -ffast-math: rounding by a magic number and NaN would not survive it.
-FLAGS = '-std=c++17 -O3 -g0 -fopenmp -fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast'
+FLAGS = (
+    '-std=c++17 -O3 -g0 -Wno-maybe-uninitialized -fopenmp '
+    '-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast'
+)
 LIBRARIES = {'_scan_baseline': ''}
 if platform.machine().lower() in ('x86_64', 'amd64'):
     LIBRARIES |= {

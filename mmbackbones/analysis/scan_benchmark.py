@@ -200,7 +200,9 @@ def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtyp
         running = [row for row in rows if row.method in calls]
         for row in running:
             row.peak = peak_memory(calls[row.method], device)
-        repeats = {x: math.ceil(SAMPLE_SECONDS / seconds_of(function, 1, device)) for x, function in calls.items()}
+        repeats = {
+            x: max(1, math.ceil(SAMPLE_SECONDS / seconds_of(function, 1, device))) for x, function in calls.items()
+        }
         for _ in range(rounds):
             for row in running:
                 row.seconds.append(seconds_of(calls[row.method], repeats[row.method], device))
@@ -219,8 +221,10 @@ def clock(device: str) -> Callable[[], float]:
 
 
 def seconds_of(function: Callable, repeats: int, device: str) -> float:
-    """Mean over calls in a row."""
+    """Mean over calls in a row; several are preceded by one that brings back what others drove from the caches."""
     now = clock(device)
+    if repeats > 1:
+        function()
     _wait(device)
     start = now()
     for _ in range(repeats):
@@ -273,7 +277,7 @@ def environment(device: str, dtype: torch.dtype) -> dict[str, str]:
         dtype=str(dtype).removeprefix('torch.'),
         versions=versions,
         clock='CPU time' if clock(device) is time.process_time else 'wall clock',
-        commit=_commit(),
+        commit=_commit(device),
     )
 
 
@@ -286,10 +290,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=10']
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or 'unknown'
+def _commit(device: str) -> str:
+    """The last commit that changed a kernel or this benchmark, marked if they have changed since."""
+    git = ['git', '-C', str(Path(__file__).parents[2])]
+    paths = ['--', 'mmbackbones/ops/selective_scan', 'mmbackbones/analysis/scan_*.py']
+    if device == 'cpu':
+        paths.append(':(exclude)*/triton*')
+    commit, changed = (
+        subprocess.run([*git, *command, *paths], capture_output=True, text=True).stdout.strip()
+        for command in (['log', '-1', '--format=%h'], ['status', '--porcelain', '-uno'])
+    )
+    return (commit or 'unknown') + (' with changes' if changed else '')
 
 
 def write_csv(rows: list[Row], path: str | Path, conditions: dict[str, str]) -> None:
