@@ -150,9 +150,8 @@ def test_nothing_spills(capability, state, dtype):
     padded = backend.sizes(state)['NB']
     assert_no_spill(compiled(kernels.forward_kernel, capability, state, dtype))
     for reverse, entry in ((False, True), (True, False)):
-        machine = compiled(
-            kernels.backward_for(padded), capability, state, dtype, REVERSE=reverse, HAS_ENTRY=entry, HAS_Z=entry)
-        assert_no_spill(machine)
+        flags = dict(REVERSE=reverse, HAS_ENTRY=entry, HAS_Z=entry)
+        assert_no_spill(compiled(kernels.backward_for(padded), capability, state, dtype, **flags))
 
 
 @pytest.mark.parametrize('name', ['forward_kernel', 'segment_kernel', 'carry_kernel', 'backward_kernel',
@@ -165,7 +164,10 @@ def test_no_kernel_is_made_for_a_length(name):
 
 
 def wide_leaves(ttir: str) -> set[str]:
-    """What a 32-bit offset to a pointer depends on and could exceed 2^31 with: the program's number, the length."""
+    """What a 32-bit offset depends on and could exceed 2^31 with: the program's number, the length.
+
+    Offsets are what is added to a pointer to one element, and products with a stride.
+    """
     definitions = dict(re.findall(r'^\s*(%[\w$.-]+)(?::\d+)? = (.*?)(?: loc\(.*)?$', ttir, flags=re.MULTILINE))
     found = set()
 
@@ -180,6 +182,10 @@ def wide_leaves(ttir: str) -> set[str]:
 
     for offset in re.findall(r'tt\.addptr %[\w$.#-]+, (%[\w$.-]+) : !tt\.ptr<\w+>, i32', ttir):
         visit(offset)
+    for factors in re.findall(r'arith\.muli (%[\w$.-]+), (%[\w$.-]+) : i32', ttir):
+        if any(re.fullmatch(r'%(dim|\w+_time|\w+_batch)', factor) for factor in factors):
+            for factor in factors:
+                visit(factor)
     return found
 
 

@@ -217,9 +217,7 @@ def advance(h, a, u_at, delta_at, B_at, bias, n, d, in_range,
 
 
 @triton.jit
-def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim,
-            dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
-            dout_row, u_row, delta_row, z_row, out_row, map_row, part_row, dout_time, u_time, delta_time, z_time,
+def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inputs, outputs, rows, times,
             STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
             SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
     """STEPS steps from position ``t`` on recomputed with their states in registers, then gone through backwards.
@@ -227,6 +225,10 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim,
     ``h`` is the state before them; ``dh``, the gradient that flows into the state after them, leaves as the one
     before them. Tensors come with the offsets of their image and not as moved pointers, which would fill registers.
     """
+    dout, u, delta, z, B, C = inputs
+    du, ddelta, dz, dB, dC = outputs
+    dout_row, u_row, delta_row, z_row, out_row, map_row, part_row = rows
+    dout_time, u_time, delta_time, z_time = times
     sign: tl.constexpr = -1 if REVERSE else 1
     states = (h,)
     for j in tl.static_range(STEPS):
@@ -301,6 +303,9 @@ def _backward(
     out_row = batch * length
     map_row = (batch * groups + group) * length
     part_row = ((block * batch_size + batch) * groups + group) * length
+    inputs, outputs = (dout, u, delta, z, B, C), (du, ddelta, dz, dB, dC)
+    rows = (dout_row, u_row, delta_row, z_row, out_row, map_row, part_row)
+    times = (dout_time, u_time, delta_time, z_time)
     TILE: tl.constexpr = NB * BLOCK
     SLOTS: tl.constexpr = CHUNK // STEPS + STEPS - 1
     scratch_row = tl.program_id(0).to(tl.int64) * SLOTS
@@ -341,16 +346,14 @@ def _backward(
             i = rest - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
                 tl.load(scratch + (scratch_row + full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (full * STEPS + i), in_range, n, d, dim, dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
-                dout_row, u_row, delta_row, z_row, out_row, map_row, part_row,
-                dout_time, u_time, delta_time, z_time, 1, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
+                t + sign * (full * STEPS + i), in_range, n, d, dim, inputs, outputs, rows, times,
+                1, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
         for k in range(full):
             i = full - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
                 tl.load(scratch + (scratch_row + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (i * STEPS), in_range, n, d, dim, dout, u, delta, z, B, C, du, ddelta, dz, dB, dC,
-                dout_row, u_row, delta_row, z_row, out_row, map_row, part_row,
-                dout_time, u_time, delta_time, z_time, STEPS, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
+                t + sign * (i * STEPS), in_range, n, d, dim, inputs, outputs, rows, times,
+                STEPS, N, NB, HAS_D, HAS_Z, SOFTPLUS, REVERSE)
     part = batch * segments + segment
     tl.store(dA + part * N * dim + tile, dA_sum, mask=in_tile)
     if HAS_D:
