@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 triton = pytest.importorskip('triton', reason='triton is not installed; pip install triton')
 if os.environ.get('TRITON_INTERPRET') == '1':
@@ -20,6 +21,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from mmbackbones.ops.selective_scan import triton as backend  # noqa: E402
 from mmbackbones.ops.selective_scan import triton_kernels as kernels  # noqa: E402
+from tests.ops.scan_cases import random_inputs  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x')
@@ -161,6 +163,43 @@ def test_no_kernel_is_made_for_a_length(name):
     assert isinstance(kernel, triton.runtime.JITFunction)
     free = {p.name for p in kernel.params if p.do_not_specialize}
     assert free == {'length', 'segments', 'segment_length', 'batch_size', 'groups'} & set(kernel.arg_names)
+
+
+def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
+    """The host's own launches, up to the machine code, with the driver of a GPU that is not there."""
+
+    class Driver:
+        def get_current_target(self):
+            return GPUTarget('cuda', 90, 32)
+
+        def get_current_device(self):
+            return 0
+
+        def get_current_stream(self, device):
+            return 0
+
+    launched = []
+    run = triton.runtime.JITFunction.run
+
+    def compile_only(self, *args, warmup, **options):
+        binary = run(self, *args, warmup=True, **options)
+        launched.append((self.fn.__name__, binary.hash))
+        return binary
+
+    monkeypatch.setattr(triton.runtime.driver, '_active', Driver())
+    monkeypatch.setattr(triton.runtime.JITFunction, 'run', compile_only)
+    monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, *_: min(chunks, 3))
+    launches = []
+    for batch, length in ((1, 70), (2, 77), (3, 160)):
+        inputs = random_inputs(batch, 32, length, 8, 1, dtype=torch.bfloat16)
+        inputs |= {name: inputs[name].float() for name in ('A', 'D', 'delta_bias')}
+        out, _, saved = backend.forward(*inputs.values(), True, False, True)
+        backend.backward(torch.empty_like(out), None, *inputs.values(), saved, True, False)
+        launches.append(tuple(launched))
+        launched.clear()
+    assert [name for name, _ in launches[0]] == [
+        'segment_kernel', 'carry_kernel', 'forward_kernel', 'segment_kernel', 'carry_kernel', '_backward']  # fmt: skip
+    assert len(set(launches)) == 1
 
 
 def wide_leaves(ttir: str) -> set[str]:

@@ -72,7 +72,7 @@ def test_golden_rest(cases):
 @pytest.mark.parametrize(
     'batch, dim, length, state, groups, segments',
     [(1, 5, 1, 1, 1, 1), (1, 33, 18, 1, 0, 1), (1, 4, 37, 1, 4, 3), (2, 4, 17, 3, 2, 1), (1, 3, 34, 5, 0, 3),
-     (1, 2, 19, 8, 1, 1), (1, 3, 35, 16, 0, 1), (1, 2, 67, 16, 2, 2), (1, 2, 5, 17, 0, 1)],
+     (1, 2, 19, 8, 1, 1), (1, 3, 35, 16, 0, 1), (1, 2, 67, 16, 2, 2), (1, 2, 5, 17, 0, 1), (2, 1, 3, 2, 1, 1)],
 )  # fmt: skip
 def test_parity(cut, batch, dim, length, state, groups, segments, reverse):
     cut(segments)
