@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmbackbones.backbones.plain import MapBlock, PlainBackbone, resolve_plain_arch
 from mmbackbones.checkpoints.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mamba import initial_A_log, initial_dt_proj, project, project_tokens
+from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
 from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
@@ -89,7 +89,7 @@ class PlainMambaMixer(nn.Module):
         self.in_proj = nn.Linear(dim, 2 * inner)
         self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = initial_dt_proj(self.dt_rank, inner)
+        self.dt_proj = StepProjection(self.dt_rank, inner)
         self.A_log = initial_A_log(inner, d_state)
         self.D = nn.Parameter(torch.ones(inner))
         self.direction_Bs = nn.Parameter(torch.empty(MOVES, d_state))

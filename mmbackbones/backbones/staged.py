@@ -88,7 +88,7 @@ class StagedBackbone(Backbone):
                   downsample(dims[i], dims[i + 1]) if i < last else None)
             for i in range(last + 1))  # fmt: skip
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if type(module) is nn.Linear:  # a subclass knows its own initialization
                 nn.init.trunc_normal_(module.weight, std=.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan
 
+STEP_RANGE = (1e-3, 1e-1)
 DIRECTIONS = ('forward', 'backward', 'ssm', 'ssm_conv')
 
 
@@ -75,7 +76,7 @@ class MambaMixer(nn.Module):
         inner = self.d_inner
         setattr(self, f'conv1d{suffix}', nn.Conv1d(inner, inner, d_conv, groups=inner, bias=conv_bias))
         setattr(self, f'x_proj{suffix}', nn.Linear(inner, self.dt_rank + 2 * self.d_state, bias=False))
-        setattr(self, f'dt_proj{suffix}', initial_dt_proj(self.dt_rank, inner))
+        setattr(self, f'dt_proj{suffix}', StepProjection(self.dt_rank, inner))
         setattr(self, f'A{suffix}_log', initial_A_log(inner, self.d_state))
         setattr(self, f'D{suffix}', nn.Parameter(torch.ones(inner)))
 
@@ -105,6 +106,19 @@ class MambaMixer(nn.Module):
         return y + scan(self.A_b_log, True) if self.direction == 'ssm' else y
 
 
+class StepProjection(nn.Linear):
+    """Projection whose bias makes the first step sizes log-uniform within ``STEP_RANGE`` (Mamba section 3.6)."""
+
+    def __init__(self, dt_rank: int, inner: int):
+        super().__init__(dt_rank, inner)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -self.in_features**-0.5, self.in_features**-0.5)
+        step = torch.exp(torch.empty_like(self.bias).uniform_(*map(math.log, STEP_RANGE)))
+        self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+
 def project_tokens(linear: nn.Linear, x: Tensor) -> Tensor:
     """Tokens [B, L, C] through a linear layer -> [B, E, L].
 
@@ -131,13 +145,3 @@ def _one_sided_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
 def initial_A_log(inner: int, d_state: int) -> nn.Parameter:
     """A = -1, ..., -N for every channel (S4D-real, Mamba section 3.6)."""
     return nn.Parameter(torch.log(torch.arange(1, d_state + 1, dtype=torch.float32)).repeat(inner, 1))
-
-
-def initial_dt_proj(dt_rank: int, inner: int, shortest: float = 1e-3, longest: float = 0.1) -> nn.Linear:
-    """Projection whose bias makes the first step sizes log-uniform between two bounds (Mamba section 3.6)."""
-    dt_proj = nn.Linear(dt_rank, inner)
-    nn.init.uniform_(dt_proj.weight, -dt_rank**-0.5, dt_rank**-0.5)
-    step = torch.exp(torch.empty(inner).uniform_(math.log(shortest), math.log(longest)))
-    with torch.no_grad():
-        dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
-    return dt_proj

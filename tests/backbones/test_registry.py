@@ -11,6 +11,7 @@ from mmbackbones.registry import MODELS
 PLAIN = dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2))
 CONVS = dict(PLAIN, arch=dict(PLAIN['arch'], dwconv_blocks=(0,)))
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
+HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
 # Name -> configuration, small. Nets with a position table, whose grid is in
 # their attribute ``grid``, name another image size for the round trip of state dicts.
 ROWS = {
@@ -18,6 +19,7 @@ ROWS = {
     'LocalVMamba': (dict(type='LocalVMamba', arch=dict(STAGED, d_state=4, directions='h v_flip w2 w7_flip')), {}),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
+    'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),
     'PlainMamba': (dict(type='PlainMamba', **CONVS), dict(img_size=(112, 144))),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),
     'Vim, class token': (dict(type='Vim', with_cls_token=True, **PLAIN), dict(img_size=(112, 144))),

@@ -1,0 +1,27 @@
+"""MambaVision: the authors' names."""
+
+import re
+
+from torch import Tensor
+
+RENAMES = (
+    (r'^patch_embed\.conv_down\.', 'patch_embed.'),
+    (r'^levels\.(\d+)\.downsample\.reduction\.0\.', r'layers.\1.downsample.1.'),
+    (r'^levels\.', 'layers.'),
+    (r'\.gamma_([12])$', r'.ls\1.gamma'),
+)
+
+
+def convert_mambavision(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the authors' weights to our keys; our own pass through.
+
+    A prefix ``module.``, which training on several processes leaves, is taken off. The ``norm.*`` and ``head.*`` keys
+    of the classifier stay in: the backbone names them as unused.
+    """
+    converted = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix('module.')
+        for pattern, name in RENAMES:
+            key = re.sub(pattern, name, key)
+        converted[key] = value
+    return converted
