@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmbackbones.engine.outputs import task_of
 from mmbackbones.errors import InputError
 
-# Height and width at which the papers count; recipes.md of the published tables names the sources.
+# Height and width at which the papers count; docs/recipes.md names the sources.
 SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
 
 
