@@ -10,7 +10,8 @@ from mmengine.config import Config
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / 'configs'
-COMMON = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in ('quickstart', 'controlled'))
+OTHERS = ('_base_', 'quickstart', 'controlled')
+COMMON = sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name not in OTHERS)
 REFERENCE = {
     'coco': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'ade20k': 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',

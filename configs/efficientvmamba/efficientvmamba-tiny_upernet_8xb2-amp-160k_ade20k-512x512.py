@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.EfficientVMamba',
+        arch='tiny',
+        drop_path_rate=0.1,
+        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
+    decode_head=dict(in_channels=[48, 96, 192, 384]),
+    auxiliary_head=dict(in_channels=192))

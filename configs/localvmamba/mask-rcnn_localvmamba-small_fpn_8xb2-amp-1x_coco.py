@@ -1,0 +1,16 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.LocalVMamba',
+        arch='small',
+        scan_inverse='exact',
+        drop_path_rate=0.2,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='https://github.com/hunto/LocalMamba/releases/download/v1.0.0/local_vssm_small.ckpt')),
+    neck=dict(in_channels=[96, 192, 384, 768]))
