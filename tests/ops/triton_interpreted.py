@@ -141,7 +141,7 @@ def test_views_of_wider_memory_are_read_in_place():
     check(inputs | dict(u=u), torch.randn(2, 7, 4).transpose(1, 2), delta_softplus=True)
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf')], ids=str)
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), float('-inf')], ids=str)
 @pytest.mark.parametrize('name', ['u', 'delta', 'z', 'B', 'C'])
 def test_non_finite_input_stays_where_the_specification_has_it(name, value):
     inputs = random_inputs(1, 3, 9, 3, dtype=torch.float32)

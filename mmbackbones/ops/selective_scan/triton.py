@@ -42,7 +42,7 @@ def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
     """One warp for up to 16 states a channel. Left alone, the assembler prefers a few spills to 200 registers."""
     if not backward:
         return dict(num_warps=max(1, padded // 16))
-    return dict(num_warps=1 if padded <= 16 else padded // 8) | (dict(maxnreg=255) if padded >= 8 else {})
+    return dict(num_warps=1 if padded <= 16 else padded // 8) | (dict(maxnreg=255) if padded >= 4 else {})
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:

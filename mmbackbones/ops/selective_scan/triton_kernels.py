@@ -30,8 +30,7 @@ def softplus(x):
     s = e / (2.0 + e)
     q = s * s
     p = ((0.134338054 * q + 0.14116972) * q + 0.200038358) * q + 0.333333198
-    # A sum, not tl.maximum, which would swallow NaN.
-    return 0.5 * (x + tl.abs(x)) + 2.0 * s * (1.0 + q * p)
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) + 2.0 * s * (1.0 + q * p)
 
 
 @triton.jit
