@@ -2,6 +2,7 @@
 
 from mmbackbones.backbones.efficientvmamba import EfficientVMamba
 from mmbackbones.backbones.local_vmamba import LocalVMamba
+from mmbackbones.backbones.localvim import LocalVim
 from mmbackbones.backbones.mamba import Mamba
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.backbones.mambavision import MambaVision
@@ -9,4 +10,6 @@ from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
-__all__ = ['EfficientVMamba', 'LocalVMamba', 'Mamba', 'MambaOut', 'MambaVision', 'PlainMamba', 'VMamba', 'Vim']
+__all__ = [
+    'EfficientVMamba', 'LocalVMamba', 'LocalVim', 'Mamba', 'MambaOut', 'MambaVision', 'PlainMamba', 'VMamba', 'Vim',
+]  # fmt: skip

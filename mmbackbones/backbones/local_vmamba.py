@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
 from mmbackbones.checkpoints.local_vmamba import convert_local_vmamba
-from mmbackbones.errors import InputError
 from mmbackbones.layers.channel_gate import ChannelGate
-from mmbackbones.layers.ss2d import DIRECTIONS, SS2D, in_float32
+from mmbackbones.layers.local_scan import is_exact, resolve_directions
+from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem
 from mmbackbones.ops.scan_orders import localmamba_unscan_order, scan_order, to_map, to_sequence
 from mmbackbones.registry import MODELS
@@ -46,7 +46,6 @@ ARCHS = {
     'tiny': dict(dims=96, depths=(2, 2, 9, 2), directions=TINY_DIRECTIONS),
     'small': dict(dims=96, depths=(2, 2, 27, 2), directions=SMALL_DIRECTIONS),
 }
-SCAN_INVERSES = ('official', 'exact')
 
 
 class LocalSS2D(SS2D):
@@ -120,15 +119,14 @@ class LocalVMamba(StagedBackbone):
                  with_cp: bool = False,
                  norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
                  init_cfg: dict | list[dict] | None = None):
-        if scan_inverse not in SCAN_INVERSES:
-            raise InputError(f'LocalVMamba: scan_inverse={scan_inverse!r}, expected one of {", ".join(SCAN_INVERSES)}')
         options = arch_options('LocalVMamba', arch, ARCHS, defaults=dict(d_state=16, directions=None))
         depths = options['depths']
-        directions = _directions(options['directions'], sum(depths))
+        directions = resolve_directions('LocalVMamba', options['directions'], sum(depths))
+        exact = is_exact('LocalVMamba', scan_inverse)
         super().__init__(
             stem=patch_stem(options['dims'][0]),
             block=lambda stage, index, dim, drop_path: LocalBlock(
-                dim, drop_path, directions=directions[sum(depths[:stage]) + index], exact=scan_inverse == 'exact',
+                dim, drop_path, directions=directions[sum(depths[:stage]) + index], exact=exact,
                 d_state=options['d_state']),
             downsample=PatchMerging,
             dims=options['dims'],
@@ -139,15 +137,3 @@ class LocalVMamba(StagedBackbone):
             with_cp=with_cp,
             norm_cfg=norm_cfg,
             init_cfg=init_cfg)
-
-
-def _directions(given: str | list[str] | None, num_blocks: int) -> list[tuple[str, ...]]:
-    """Four known orders for every block."""
-    lists = [given] * num_blocks if isinstance(given, str) else given or []
-    lists = [tuple(names.split()) for names in lists]
-    if len(lists) != num_blocks or any(len(names) != DIRECTIONS for names in lists):
-        raise InputError(f'LocalVMamba: arch directions={given!r}, expected a string of {DIRECTIONS} scan orders, or '
-                         f'{num_blocks} such strings, one per block')
-    for name in {name for names in lists for name in names}:
-        scan_order(name, 1, 1)
-    return lists

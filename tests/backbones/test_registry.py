@@ -9,6 +9,8 @@ from mmbackbones.layers.position import resize_position
 from mmbackbones.registry import MODELS
 
 PLAIN = dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2))
+LOCAL = dict(PLAIN, arch=dict(PLAIN['arch'], directions='h v_flip w2 w7_flip'))
+LOCAL_TOKEN = dict(LOCAL, arch=dict(LOCAL['arch'], cls_token=True), scan_inverse='exact', block_norm='layer')
 CONVS = dict(PLAIN, arch=dict(PLAIN['arch'], dwconv_blocks=(0,)))
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
@@ -17,6 +19,8 @@ HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=
 ROWS = {
     'EfficientVMamba': (dict(type='EfficientVMamba', arch=dict(STAGED, d_state=4)), {}),
     'LocalVMamba': (dict(type='LocalVMamba', arch=dict(STAGED, d_state=4, directions='h v_flip w2 w7_flip')), {}),
+    'LocalVim': (dict(type='LocalVim', **LOCAL), dict(img_size=(112, 144))),
+    'LocalVim, class token': (dict(type='LocalVim', **LOCAL_TOKEN), dict(img_size=(112, 144))),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),

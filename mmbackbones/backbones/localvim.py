@@ -1,0 +1,144 @@
+"""LocalVim: Vim with four scan orders per block that a search chose, windows among them.
+
+Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", ECCV 2024 workshops,
+https://arxiv.org/abs/2403.09338
+Authors' code and weights: https://github.com/hunto/LocalMamba (Apache-2.0). Written anew from the paper and from
+recorded activations of that code; parameters carry its names but for the gate and the state matrices.
+
+Numerics are the authors'. What is a choice here:
+
+* their code brings column-major sequences back with height and width exchanged, so on maps that are not square tokens
+  end up in wrong places: ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse;
+* the weights were trained with RMSNorm before each mixer, their dense configs say LayerNorm: ``block_norm``;
+* their file defines the small model twice, in all blocks with the same four orders (the definition that counts), and
+  with the searched ones of tiny, which their dense configs name. The weights do not tell: ``small_uniform`` and
+  ``small_searched``;
+* the variant with a class token takes any image size here.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mmbackbones.backbones.plain import OPTIONAL, MapBlock, PlainBackbone, resolve_plain_arch
+from mmbackbones.checkpoints.localvim import convert_localvim
+from mmbackbones.errors import InputError
+from mmbackbones.layers.channel_gate import ChannelGate
+from mmbackbones.layers.local_scan import NUM_ORDERS, is_exact, local_orders, resolve_directions
+from mmbackbones.layers.mamba import MambaMixer, project_tokens
+from mmbackbones.layers.position import resize_position
+from mmbackbones.ops.scan_orders import to_map, to_sequence
+from mmbackbones.registry import MODELS
+
+# Four orders per block; see mmbackbones.ops.scan_orders for their names.
+SEARCHED = (
+    'h v_flip w7 w7_flip', 'h_flip w2_flip w7 w7_flip', 'h h_flip v w7', 'h h_flip v v_flip', 'h h_flip v v_flip',
+    'h h_flip v v_flip', 'h_flip v v_flip w7', 'h_flip v v_flip w2_flip', 'h h_flip v v_flip', 'h h_flip v v_flip',
+    'h v v_flip w2', 'h v v_flip w2_flip', 'h h_flip v_flip w7', 'h_flip v v_flip w2', 'h h_flip v v_flip',
+    'h v w2 w2_flip', 'v v_flip w2 w7', 'h h_flip v w2', 'h h_flip w2_flip w7', 'v v_flip w2 w2_flip',
+)  # fmt: skip
+ARCHS = {
+    'tiny': dict(embed_dims=192, depth=20, directions=SEARCHED),
+    'tiny_middle_cls_token': dict(embed_dims=192, depth=20, directions=SEARCHED, cls_token=True),
+    'small_uniform': dict(embed_dims=384, depth=20, directions='h h_flip w2 w2_flip'),
+    'small_searched': dict(embed_dims=384, depth=20, directions=SEARCHED),
+}
+BLOCK_NORMS = {'rms': nn.RMSNorm, 'layer': nn.LayerNorm}
+
+
+class LocalMambaMixer(MambaMixer):
+    """The Mamba mixer in four orders, each with its own convolution, projections, A and D.
+
+    Tokens and gate are put in order together, each result passes one shared channel gate, and the four are summed.
+    Padding slots of windows are scanned: convolution and state run through them.
+    """
+
+    def __init__(self, dim: int, *, directions: tuple[str, ...], exact: bool, middle_token: bool, **mixer):
+        super().__init__(dim, **mixer)
+        self.directions, self.exact, self.middle_token = directions, exact, middle_token
+        self.channel_gate = ChannelGate(self.d_inner)
+
+    def _add_branches(self, d_conv: int, conv_bias: bool) -> None:
+        for k in range(NUM_ORDERS):
+            self._add_branch(f'_{k}', d_conv, conv_bias)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, L, C] of a grid -> [B, L, C]."""
+        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
+        total = 0
+        for k, direction in enumerate(self.directions):
+            order, back = local_orders(direction, grid, x.device, self.exact, self.middle_token)
+            y = self._scan(to_sequence(x, order), to_sequence(z, order), f'_{k}', direction.endswith('_flip'))
+            total = total + self.channel_gate(to_map(y, back).transpose(1, 2))  # [B, D, S] -> [B, L, D]
+        return self.out_proj(total)
+
+
+@MODELS.register_module()
+class LocalVim(PlainBackbone):
+    """LocalVim for detection and segmentation.
+
+    Args:
+        arch (str | dict): ``tiny``, ``tiny_middle_cls_token``, ``small_uniform``, ``small_searched``; or a dict, see
+            :func:`resolve_plain_arch`, with ``directions`` (a string of four names of scan orders, such as
+            ``'h v_flip w2 w7_flip'``, or one per block) and ``cls_token`` (a class token in the middle of the sequence
+            instead of the rotary position code; False).
+        scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
+            that are not square.
+        block_norm (str): norm before each mixer, ``'rms'`` as in the released weights, or ``'layer'`` as in the
+            authors' dense configs, whose biases a released checkpoint then lacks.
+        out_feature (str): ``'mixer'``, as in the authors' dense code, or ``'residual'``, see :class:`PlainBackbone`.
+
+    The other arguments are those of :class:`PlainBackbone`.
+    """
+
+    convert_state_dict = staticmethod(convert_localvim)
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'tiny',
+                 img_size: int | tuple[int, int] = 224,
+                 scan_inverse: str = 'official',
+                 block_norm: str = 'rms',
+                 out_indices: tuple[int, ...] = (4, 9, 14, 19),
+                 out_feature: str = 'mixer',
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        if block_norm not in BLOCK_NORMS:
+            raise InputError(f'LocalVim: block_norm={block_norm!r}, expected one of {", ".join(BLOCK_NORMS)}')
+        exact = is_exact('LocalVim', scan_inverse)
+        trunk, mixer = resolve_plain_arch('LocalVim', arch, ARCHS, (*OPTIONAL, 'directions', 'cls_token'))
+        directions = resolve_directions('LocalVim', mixer.pop('directions', None), trunk['depth'])
+        cls_token, dim = mixer.pop('cls_token', False), trunk['embed_dims']
+        super().__init__(
+            block=lambda i, drop_path: MapBlock(
+                dim, LocalMambaMixer(dim, directions=directions[i], exact=exact, middle_token=cls_token, **mixer),
+                drop_path, BLOCK_NORMS[block_norm]),
+            **trunk,
+            img_size=img_size,
+            out_indices=out_indices,
+            out_feature=out_feature,
+            with_cls_token=cls_token,
+            rope=not cls_token,
+            pad_patches=True,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg)
+        if block_norm == 'layer':
+            self.fresh_keys = (*self.fresh_keys, *(f'layers.{i}.norm.bias' for i in range(len(self.layers))))
+        self.rotary_grid = self.grid
+        if self.rope:
+            self.register_buffer('rope_grid', torch.tensor(self.grid))
+
+    def rotation(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The authors resize the tables of the grid in training as they do the position table; so do we."""
+        tables = super().rotation(self.rotary_grid, device)
+        return tuple(resize_position(table[None], self.rotary_grid, grid)[0] for table in tables)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.rope and f'{prefix}rope_grid' in state_dict:
+            self.rotary_grid = tuple(state_dict[f'{prefix}rope_grid'].tolist())

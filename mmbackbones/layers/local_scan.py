@@ -1,0 +1,77 @@
+"""What both LocalMamba families share: four scan orders per block, brought back as published or exactly."""
+
+from functools import lru_cache
+
+import torch
+
+from mmbackbones.errors import InputError
+from mmbackbones.ops.scan_orders import ScanOrder, localmamba_unscan_order, scan_order
+
+NUM_ORDERS = 4
+SCAN_INVERSES = ('official', 'exact')
+
+
+def resolve_directions(family: str, given: str | list[str] | None, num_blocks: int) -> list[tuple[str, ...]]:
+    """Four known orders for every block.
+
+    Args:
+        family (str): named in the message of an error.
+        given (str | list[str] | None): names of four orders with blanks between, for all blocks or one string for each.
+        num_blocks (int): of the whole network.
+
+    Raises:
+        InputError: another number of orders or of strings, or an unknown order.
+    """
+    lists = [given] * num_blocks if isinstance(given, str) else given or []
+    lists = [tuple(names.split()) for names in lists]
+    if len(lists) != num_blocks or any(len(names) != NUM_ORDERS for names in lists):
+        raise InputError(f'{family}: arch directions={given!r}, expected a string of {NUM_ORDERS} scan orders, or '
+                         f'{num_blocks} such strings, one per block')
+    for name in {name for names in lists for name in names}:
+        scan_order(name, 1, 1)
+    return lists
+
+
+def is_exact(family: str, scan_inverse: str) -> bool:
+    """Whether ``scan_inverse`` says ``'exact'`` and not ``'official'``, see :func:`localmamba_unscan_order`.
+
+    Raises:
+        InputError: it says neither.
+    """
+    if scan_inverse not in SCAN_INVERSES:
+        raise InputError(f'{family}: scan_inverse={scan_inverse!r}, expected one of {", ".join(SCAN_INVERSES)}')
+    return scan_inverse == 'exact'
+
+
+@lru_cache(maxsize=256)
+def local_orders(direction: str,
+                 grid: tuple[int, int],
+                 device: torch.device,
+                 exact: bool,
+                 middle_token: bool = False) -> tuple[ScanOrder, ScanOrder]:
+    """The order to scan a grid in and the one to bring it back by, without reversal: scan ``_flip`` from the end.
+
+    Args:
+        direction (str): name of the order; its ``_flip`` only tells where a middle token goes.
+        grid (tuple[int, int]): rows and columns.
+        device (torch.device): of the result.
+        exact (bool): see :func:`is_exact`.
+        middle_token (bool): tokens are those of the grid with one more in the middle, at ``rows * columns // 2``. It is
+            scanned at that position too, in sequences with padding as in others.
+    """
+    name = direction.removesuffix('_flip')
+    orders = scan_order(name, *grid, device), localmamba_unscan_order(name, *grid, device, exact=exact)
+    if not middle_token:
+        return orders
+    middle = grid[0] * grid[1] // 2
+    slot = middle if name == direction else len(orders[0].order) - middle
+    # An index map made under inference_mode could not be saved for a later backward pass.
+    with torch.inference_mode(False):
+        return tuple(_insert(order, middle, slot) for order in orders)
+
+
+def _insert(scan: ScanOrder, row: int, slot: int) -> ScanOrder:
+    """One more token as row ``row`` of the map, scanned at ``slot``."""
+    order, inverse = scan.order + (scan.order >= row), scan.inverse + (scan.inverse >= slot)
+    order = torch.cat((order[:slot], order.new_tensor([row]), order[slot:]))
+    return ScanOrder(order, torch.cat((inverse[:row], inverse.new_tensor([slot]), inverse[row:])))
