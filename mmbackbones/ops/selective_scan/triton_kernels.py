@@ -93,16 +93,14 @@ def forward_kernel(
     out_at = out + (batch * length + t) * dim + d
     state_at = ((batch * groups + group) * length + t) * NB
     B_at, C_at = B + state_at, C + state_at
-    chunks = tl.cdiv(length, CHUNK)
-    saved_at = saved + (batch * chunks + first // CHUNK) * N * dim
+    saved_row = batch * tl.cdiv(length, CHUNK) + first // CHUNK
 
     h = tl.zeros((NB, BLOCK), tl.float32)
     if SEGMENTED:
         h = tl.load(entry + (batch * segments + segment) * N * dim + tile, mask=in_tile, other=0.0)
     for c in range(tl.cdiv(steps, CHUNK)):
         if SAVE:
-            tl.store(saved_at + tile, h, mask=in_tile)
-            saved_at += N * dim
+            tl.store(saved + (saved_row + c) * N * dim + tile, h, mask=in_tile)
         for _ in tl.range(tl.minimum(CHUNK, steps - c * CHUNK), loop_unroll_factor=4):
             step, _ = read_step(delta_at, bias, in_range, SOFTPLUS)
             x = tl.load(u_at, mask=in_range, other=0.0).to(tl.float32)
