@@ -64,7 +64,8 @@ class _TensorMode(nn.Module):
 
     def forward(self, image: Tensor) -> object:
         if not hasattr(self.model, 'roi_head'):
-            return self.model(image, mode='tensor')
+            # EncoderDecoder calls its head's forward directly, which hides from the tracer whose operators these are.
+            return self.model.decode_head(self.model.extract_feat(image))
         from mmdet.structures import DetDataSample
         shape = self.shape
         sample = DetDataSample(

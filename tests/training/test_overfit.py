@@ -1,0 +1,112 @@
+"""Every backbone, in its quickstart segmentor, learns two images by heart. A new backbone adds one row."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.structures import PixelData
+
+from mmbackbones.analysis.miniature import CONFIGS
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.engine.device import adapt_to_device
+from mmbackbones.engine.options import load_config
+from mmbackbones.registry import MODELS
+
+# Class -> name of its quickstart models.
+ROWS = {
+    'EfficientVMamba': 'efficientvmamba-mini',
+    'LocalVMamba': 'localvmamba-mini',
+    'Mamba': 'mamba-mini',
+    'MambaOut': 'mambaout-mini',
+    'MambaVision': 'mambavision-mini',
+    'PlainMamba': 'plainmamba-mini',
+    'Vim': 'vim-mini',
+    'VMamba': 'vmamba-mini',
+    'VMamba, first version': 'vmamba-mini-v0',
+}
+STEPS = 60
+CROP = slice(8, 136)  # of 144 or 160 px
+
+
+def segmentor_of(name: str) -> Config:
+    return load_config(str(CONFIGS[f'{name}_upernet_1xb8-500_shapes-ade20k-128x128']))
+
+
+def build(cfg: Config) -> torch.nn.Module:
+    adapt_to_device(cfg, 'none')
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        import mmseg.models  # noqa: F401  (registers them)
+        return MODELS.build(cfg.model)
+
+
+@pytest.fixture(scope='module')
+def two_images(tmp_path_factory) -> dict:
+    """The same 128x128 px of two images as a batch of mmseg's, every class in both."""
+    cfg = segmentor_of('vim-mini')
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_root = f'{write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=1)}/ade20k'
+    dataset.pipeline = [step for step in dataset.pipeline if not step.type.startswith('Random')]
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        import mmseg.datasets  # noqa: F401  (registers them)
+        dataset = DATASETS.build(dataset)
+    items = (cropped(dataset[index]) for index in range(len(dataset)))
+    full = [item for item in items if labels_of(item) >= {0, 1, 2, 3}]
+    assert len(full) >= 2
+    return pseudo_collate(full[:2])
+
+
+def cropped(item: dict) -> dict:
+    sample = item['data_samples']
+    sample.gt_sem_seg = PixelData(data=sample.gt_sem_seg.data[:, CROP, CROP])
+    sample.set_metainfo(dict(img_shape=(128, 128), ori_shape=(128, 128)))
+    return dict(item, inputs=item['inputs'][:, CROP, CROP].contiguous())
+
+
+def labels_of(item: dict) -> set[int]:
+    return set(item['data_samples'].gt_sem_seg.data.unique().tolist())
+
+
+def right_pixels(model: torch.nn.Module, batch: dict) -> list[float]:
+    """Of each image the mean over its classes of the share of pixels that the model, in test mode, labels right."""
+    model.eval()
+    with torch.no_grad():
+        results = model.test_step(batch)
+    shares = []
+    for result, sample in zip(results, batch['data_samples']):
+        truth, predicted = sample.gt_sem_seg.data, result.pred_sem_seg.data
+        classes = [c for c in truth.unique() if c != 255]
+        shares.append(sum((predicted[truth == c] == c).float().mean().item() for c in classes) / len(classes))
+    return shares
+
+
+def test_every_backbone_has_a_row():
+    registered = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)}
+    assert registered == {segmentor_of(name).model.backbone.type.removeprefix('mmbackbones.') for name in ROWS.values()}
+    detectors = {load_config(str(path)).model.backbone.type.removeprefix('mmbackbones.')
+                 for name, path in CONFIGS.items() if name.startswith('mask-rcnn')}
+    assert registered == detectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ROWS.values(), ids=ROWS)
+def test_learns_two_images_by_heart(name, two_images):
+    model = build(segmentor_of(name))
+    assert max(right_pixels(model, two_images)) < 0.5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS, pct_start=0.1)
+    model.train()
+    losses = []
+    for _ in range(STEPS):
+        data = model.data_preprocessor(two_images, training=True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    assert min(right_pixels(model, two_images)) > 0.9
