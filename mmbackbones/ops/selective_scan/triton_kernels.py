@@ -2,8 +2,8 @@
 
 One program owns ``BLOCK`` channels of one group of one image and one segment of the sequence, and walks through time
 with the state of these channels, an (N, BLOCK) tile, in registers: one lane per channel, all N states in the lane, so
-that the sum over states needs no exchange between lanes. (An associative scan over time costs six times the
-instructions.)
+that the sum over states needs no exchange between lanes; four lanes to four channels in the backward with more than
+two states, which sums over channels as well. (An associative scan over time costs six times the instructions.)
 
 Layouts: sequences (batch, L, D) with channels contiguous and free strides for batch and time; B and C (batch, G, L, NB)
 float32; A and everything state-like (..., N, D) float32. NB is N rounded up to a power of two, the rest of B and C
