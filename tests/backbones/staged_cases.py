@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmbackbones.analysis.complexity import HANDLES
+from mmbackbones.backbones.base import Backbone
 from mmbackbones.backbones.staged import StagedBackbone
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
@@ -53,7 +54,7 @@ def scan_backend(request, monkeypatch) -> None:
         pytest.skip(str(error))
 
 
-def load_weights(model: StagedBackbone, weights: dict[str, Tensor]) -> None:
+def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
     """Load a classifier; only what the backbone names may be missing or left over."""
     report = model.load_state_dict(model.convert_state_dict(weights), strict=False)
     assert all(key.startswith(model.fresh_keys) for key in report.missing_keys), report.missing_keys
@@ -97,12 +98,12 @@ HEADS_MACS = {  # GMACs around the backbone by its first width: FPN and heads at
     96: dict(det=171.0116, seg=846.2247), 128: dict(det=171.9946, seg=849.3193)}  # fmt: skip
 
 
-def whole_config(task: str, family: type[StagedBackbone], arch: str | dict) -> Config:
+def whole_config(task: str, family: type[Backbone], arch: str | dict, **options) -> Config:
     """Our common detector (``det``) or segmentor (``seg``) around a backbone."""
     cfg = Config.fromfile(ROOT / f'configs/_base_/models/{BASES[task]}.py')
     with torch.device('meta'):
-        channels = list(family(arch=arch).out_channels)
-    cfg.model.backbone = dict(type=f'mmbackbones.{family.__name__}', arch=arch)
+        channels = list(family(arch=arch, **options).out_channels)
+    cfg.model.backbone = dict(type=f'mmbackbones.{family.__name__}', arch=arch, **options)
     if task == 'det':
         cfg.model.neck.in_channels = channels
     else:
@@ -110,9 +111,9 @@ def whole_config(task: str, family: type[StagedBackbone], arch: str | dict) -> C
     return cfg
 
 
-def build_whole(task: str, family: type[StagedBackbone], arch: str | dict) -> nn.Module:
+def build_whole(task: str, family: type[Backbone], arch: str | dict, **options) -> nn.Module:
     """The same, as a model of shapes without values."""
-    cfg = whole_config(task, family, arch)
+    cfg = whole_config(task, family, arch, **options)
     scope = cfg.default_scope
     with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
         importlib.import_module(f'{scope}.models')

@@ -8,7 +8,7 @@ from mmbackbones.backbones import LocalVim
 from mmbackbones.backbones.localvim import LocalMambaMixer
 from mmbackbones.checkpoints.localvim import convert_localvim
 from mmbackbones.errors import InputError
-from tests.backbones.staged_cases import TOLERANCE, load_case, load_keys, scan_backend
+from tests.backbones.staged_cases import TOLERANCE, build_whole, load_case, load_keys, scan_backend
 
 TINY = dict(embed_dims=16, depth=3, d_state=4, directions='h v_flip w2 w7_flip')
 backend = pytest.fixture(params=['chunked', 'native'])(scan_backend)
@@ -111,6 +111,13 @@ def test_published_keys_and_directions(arch, name):
     assert {key: shape for key, shape in shapes.items() if key not in classifier} == own
     total = sum(p.numel() for p in model.parameters()) + sum(value.numel() for value in classifier.values())
     assert total == published['num_parameters']
+
+
+@pytest.mark.parametrize('name, millions', [('tiny', 36), ('small_uniform', 58)])
+def test_published_size_of_the_segmentor(name, millions):
+    """LocalMamba paper, Table 4; four maps of one stride go into UperNet."""
+    parameters = build_whole('seg', LocalVim, name).parameters()
+    assert round(sum(p.numel() for p in parameters) / 1e6) == millions
 
 
 def published_file(path, **options):

@@ -4,13 +4,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmbackbones.analysis.complexity import count_complexity
 from mmbackbones.backbones import PlainMamba
 from mmbackbones.backbones.plainmamba import ARCHS, PlainMambaMixer
 from mmbackbones.checkpoints.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import project
 from mmbackbones.ops.selective_scan import selective_scan
-from tests.backbones.staged_cases import TOLERANCE, load_case, load_keys, load_weights, scan_backend
+from tests.backbones.staged_cases import (
+    TOLERANCE,
+    build_whole,
+    load_case,
+    load_keys,
+    load_weights,
+    scan_backend,
+    whole_config,
+)
 
 TINY = dict(embed_dims=16, depth=3, d_state=4)
 CASES = ['square', 'resize_nonsquare', 'odd_size', 'eps']
@@ -100,6 +109,25 @@ def test_published_keys(name):
     own = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: shape for key, shape in shapes.items() if not key.startswith('head.')} == own
     assert sum(p.numel() for p in model.parameters()) == published['num_parameters_backbone']
+
+
+@pytest.mark.parametrize('name, millions, out_indices', [
+    ('L1', 35, (5, 11, 17, 23)), ('L2', 55, (5, 11, 17, 23)), ('L3', 81, (8, 17, 26, 35))])  # fmt: skip
+def test_published_size_of_the_segmentor(name, millions, out_indices):
+    """The authors' README, which cuts decimals off; four maps of one stride go into UperNet."""
+    parameters = build_whole('seg', PlainMamba, name, out_indices=out_indices).parameters()
+    assert sum(p.numel() for p in parameters) // 10**6 == millions
+
+
+@pytest.mark.parametrize('name, giga, out_indices', [
+    ('L2', 285, (5, 11, 17, 23)),
+    pytest.param('L3', 419, (8, 17, 26, 35), marks=pytest.mark.slow)])  # fmt: skip
+def test_published_macs_of_the_segmentor(name, giga, out_indices):
+    """MambaOut's Table 3, 512x2048; all parts grow linearly in the patches."""
+    cfg = whole_config('seg', PlainMamba, name, out_indices=out_indices)
+    one, two = (count_complexity(cfg, (64, width)).macs['total'] for width in (64, 128))
+    patches, step = 512 * 2048 // 16**2, 64 * 64 // 16**2
+    assert one + (two - one) / step * (patches - step) == pytest.approx(giga * 1e9, rel=0.005)
 
 
 def test_initializer_takes_the_released_layout(tmp_path):
