@@ -1,0 +1,23 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.LocalVim',
+        arch='tiny',
+        scan_inverse='exact',
+        out_indices=(4, 9, 14, 19),
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='https://github.com/hunto/LocalMamba/releases/download/v1.0.0/local_vim_tiny.ckpt')),
+    neck=dict(
+        type='Feature2Pyramid',
+        embed_dim=192,
+        rescales=[4, 2, 1, 0.5],
+        norm_cfg=dict(type='SyncBN', requires_grad=True)),
+    decode_head=dict(in_channels=[192, 192, 192, 192]),
+    auxiliary_head=dict(in_channels=192))

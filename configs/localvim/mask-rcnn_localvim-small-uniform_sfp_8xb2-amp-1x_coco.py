@@ -1,0 +1,22 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.LocalVim',
+        arch='small_uniform',
+        scan_inverse='exact',
+        out_indices=(19,),
+        drop_path_rate=0.1,
+        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
+    neck=dict(
+        _delete_=True,
+        type='mmbackbones.SimpleFeaturePyramid',
+        in_channels=384,
+        out_channels=256,
+        scales=(4, 2, 1, 0.5),
+        num_outs=5))

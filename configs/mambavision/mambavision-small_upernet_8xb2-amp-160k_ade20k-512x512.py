@@ -1,0 +1,16 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.MambaVision',
+        arch='small',
+        window_size=(64, 32),
+        drop_path_rate=0.2,
+        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384))

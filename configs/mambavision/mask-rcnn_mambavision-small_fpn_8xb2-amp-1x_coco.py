@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.MambaVision',
+        arch='small',
+        window_size=(112, 56),
+        drop_path_rate=0.2,
+        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
+    neck=dict(in_channels=[96, 192, 384, 768]))

@@ -1,0 +1,22 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.PlainMamba',
+        arch='L3',
+        out_indices=(35,),
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='hf://ChenhongyiYang/PlainMamba/l3.pth')),
+    neck=dict(
+        _delete_=True,
+        type='mmbackbones.SimpleFeaturePyramid',
+        in_channels=448,
+        out_channels=256,
+        scales=(4, 2, 1, 0.5),
+        num_outs=5))

@@ -1,0 +1,22 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.PlainMamba',
+        arch='L3',
+        out_indices=(8, 17, 26, 35),
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='hf://ChenhongyiYang/PlainMamba/l3.pth')),
+    neck=dict(
+        type='Feature2Pyramid',
+        embed_dim=448,
+        rescales=[4, 2, 1, 0.5],
+        norm_cfg=dict(type='SyncBN', requires_grad=True)),
+    decode_head=dict(in_channels=[448, 448, 448, 448]),
+    auxiliary_head=dict(in_channels=448))
