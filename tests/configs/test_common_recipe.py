@@ -4,8 +4,10 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from tests.conftest import ROOT
 
@@ -120,3 +122,16 @@ def test_native_configs_name_their_source_and_differences(path):
 def test_metafile_lists_every_config(path):
     listed = {ROOT / model['Config'] for model in yaml.safe_load(path.read_text())['Models']}
     assert listed == set(path.parent.glob('*.py')) | set(path.parent.glob('native/*.py'))
+
+
+@pytest.mark.parametrize('path', [*COMMON, *NATIVE], ids=lambda path: path.stem)
+def test_channels_fit_the_backbone(path):
+    cfg = Config.fromfile(path)
+    with torch.device('meta'):  # no memory, no initialization
+        channels = list(MODELS.build({**cfg.model.backbone, 'init_cfg': None}).out_channels)
+    if cfg.model.get('neck', None):
+        wanted = cfg.model.neck.get('in_channels', cfg.model.neck.get('embed_dim'))
+        assert channels == (wanted if isinstance(wanted, list) else [wanted] * len(channels))
+    if 'decode_head' in cfg.model:
+        assert channels == cfg.model.decode_head.in_channels
+        assert channels[cfg.model.auxiliary_head.in_index] == cfg.model.auxiliary_head.in_channels
