@@ -6,6 +6,7 @@ the mask head, mmdet's own convention.
 """
 
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -32,8 +33,18 @@ def _scan_macs(inputs: list, outputs: list) -> int:
     return batch * dim * length * (9 * state + 1)
 
 
+def _attention_macs(inputs: list, outputs: list) -> int:
+    """Both products of fused attention, which count the same as they do when written out."""
+    *batch, queries, depth = inputs[0].type().sizes()
+    keys, width = inputs[2].type().sizes()[-2:]
+    return math.prod(batch) * queries * keys * (depth + width)
+
+
 # Counts of operators that mmengine does not know: {operator: function of jit inputs and outputs}.
-HANDLES = {'mmbackbones::selective_scan': _scan_macs}
+HANDLES = {
+    'mmbackbones::selective_scan': _scan_macs,
+    'aten::scaled_dot_product_attention': _attention_macs,
+}
 MODULES = ('backbone', 'neck', 'rpn_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
 

@@ -4,9 +4,12 @@ import importlib
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
-from mmbackbones.analysis.complexity import count_complexity
+from mmbackbones.analysis.complexity import HANDLES, count_complexity
 from mmbackbones.engine.options import load_config
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
@@ -91,3 +94,24 @@ def test_bad_shape():
     cfg = load_config(str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'))
     with pytest.raises(InputError, match='--shape 0 640: expected positive'):
         count_complexity(cfg, (0, 640))
+
+
+class Attention(nn.Module):
+
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.fused = fused
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.fused:
+            return scaled_dot_product_attention(q, k, v)
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+
+def test_fused_attention_counts_as_plain():
+    inputs = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 4)
+    counts = []
+    for fused in (False, True):
+        analyzer = FlopAnalyzer(Attention(fused), inputs)
+        counts.append(analyzer.set_op_handle(**HANDLES).unsupported_ops_warnings(False).total())
+    assert counts == [2 * 3 * 5 * 7 * (8 + 4)] * 2
