@@ -25,9 +25,10 @@ def golden(name: str) -> Path:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _own_cache(tmp_path_factory):
-    """Tests leave the user's cache alone, and find nothing in it."""
+def _own_surroundings(tmp_path_factory):
+    """Tests leave the user's cache alone, and find nothing in it; nor do the user's settings reach them."""
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+    os.environ.pop('MMBACKBONES_SCAN_BACKEND', None)  # tests choose their backends themselves
 
 
 @pytest.fixture(scope='session')
