@@ -18,6 +18,7 @@ from mmbackbones.registry import MODELS
 ROWS = {
     'EfficientVMamba': 'efficientvmamba-mini',
     'LocalVMamba': 'localvmamba-mini',
+    'LocalVim': 'localvim-mini',
     'Mamba': 'mamba-mini',
     'MambaOut': 'mambaout-mini',
     'MambaVision': 'mambavision-mini',

@@ -1,0 +1,16 @@
+_base_ = 'mask-rcnn_base.py'
+model = dict(
+    backbone=dict(
+        type='mmbackbones.LocalVim',
+        arch=dict(embed_dims=64, depth=4, patch_size=8, directions='h h_flip w2 w2_flip'),
+        img_size=160,
+        out_indices=(3,),
+        init_cfg=None),
+    neck=dict(
+        _delete_=True,
+        type='mmbackbones.SimpleFeaturePyramid',
+        in_channels=64,
+        out_channels=64,
+        scales=(2, 1, 0.5, 0.25),
+        num_outs=5,
+        norm_cfg=None))  # with norms the box head takes far longer than these 300 iterations
