@@ -14,6 +14,7 @@ MINI = str(ROOT / 'configs/quickstart/mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coc
 VIM_TINY = str(ROOT / 'configs/vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py')
 
 
+@pytest.mark.slow
 def test_rows_and_csv(tmp_path):
     rows = list(measure(MINI, [64, 96], ['chunked', 'reference'], rounds=2))
     assert [(row.size, row.tokens, row.backend) for row in rows] == [
