@@ -19,4 +19,5 @@ model = dict(
         in_channels=384,
         out_channels=256,
         scales=(4, 2, 1, 0.5),
-        num_outs=5))
+        num_outs=5,
+        norm_cfg=None))

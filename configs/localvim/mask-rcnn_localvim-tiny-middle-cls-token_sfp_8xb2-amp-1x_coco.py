@@ -20,4 +20,5 @@ model = dict(
         in_channels=192,
         out_channels=256,
         scales=(4, 2, 1, 0.5),
-        num_outs=5))
+        num_outs=5,
+        norm_cfg=None))

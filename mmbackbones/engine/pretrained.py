@@ -6,6 +6,8 @@ from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from torch import Tensor, nn
 
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.engine.identify import both_names
 from mmbackbones.engine.loading import MapLocation, load_checkpoint
 from mmbackbones.engine.strict import load_strictly, weights_of
 from mmbackbones.errors import InputError
@@ -40,11 +42,16 @@ class Pretrained:
         if not self.checkpoint:
             raise InputError(f'no pretrained weights for {family}: set model.backbone.init_cfg.checkpoint to their '
                              'file or URL, or model.backbone.init_cfg=None to start from random weights')
-        weights = weights_of(load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
-        weights, layout = self._adapt(weights, module)
-        loaded = load_strictly(module, weights, name=self.checkpoint,
-                               fresh=tuple(getattr(module, 'fresh_keys', ())),
-                               unused=tuple(getattr(module, 'unused_keys', ())))
+        published = weights_of(load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
+        try:
+            weights, layout = self._adapt(published, module)
+            loaded = load_strictly(module, weights, name=self.checkpoint,
+                                   fresh=tuple(getattr(module, 'fresh_keys', ())),
+                                   unused=tuple(getattr(module, 'unused_keys', ())))
+        except InputError as error:
+            if isinstance(module, Backbone):
+                raise InputError(f'{error}{both_names(published, module)}') from error
+            raise
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'Pretrained: load from {self.checkpoint}')
         print_log(f'{family}: loaded {self.checkpoint} ({layout}): {loaded}', logger='current')

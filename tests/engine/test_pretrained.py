@@ -1,6 +1,7 @@
 """The initializer: every published layout ends in the same weights, and what does not fit is listed."""
 
 import argparse
+import json
 from collections import OrderedDict
 
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-from mmbackbones.backbones import MambaOut
+from mmbackbones.backbones import MambaOut, Vim
 from mmbackbones.backbones.base import Backbone
+from mmbackbones.engine.identify import identify
 from mmbackbones.engine.strict import fold_keys
 from mmbackbones.errors import InputError
 from tests.backbones.test_mambaout import read_case
+from tests.conftest import GOLDEN_DIRS, golden
 
 OWN = 'mmbackbones.Pretrained'
 
@@ -222,3 +225,23 @@ def test_every_mambaout_parameter_equals_the_files(tmp_path, layout):
 ])
 def test_fold_keys(keys, text):
     assert fold_keys(keys) == text
+
+
+@pytest.mark.parametrize('file', sorted(path.name for path in GOLDEN_DIRS[0].glob('keys_*.json')))
+def test_published_key_lists_are_recognized(file):
+    content = json.loads(golden(file).read_text())
+    weights = {key: torch.empty(shape, device='meta') for key, shape in content['keys']}
+    family, *variant = file.removeprefix('keys_').removesuffix('.json').split('_')
+    found = identify(weights).lower().replace('_', '').replace(' ', '')
+    expected = family + ''.join(variant).lower()
+    # what differs in the image size or the class token alone is named by the shorter of both names
+    assert found.startswith(expected) or expected.startswith(found)
+
+
+def test_another_variant_and_family_are_named(tmp_path):
+    torch.save(MambaOut(arch='kobe', norm_cfg=None).state_dict(), tmp_path / 'kobe.pth')
+    init_cfg = dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'kobe.pth'))
+    with pytest.raises(InputError, match='the file holds MambaOut kobe, the model is MambaOut femto'):
+        MambaOut(arch='femto', init_cfg=init_cfg).init_weights()
+    with pytest.raises(InputError, match='the file holds MambaOut kobe, the model is Vim tiny'):
+        Vim(arch='tiny', init_cfg=init_cfg).init_weights()

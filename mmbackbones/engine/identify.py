@@ -1,0 +1,70 @@
+"""Naming what a checkpoint holds, for the message when it does not fit. Slow, and so for that path alone."""
+
+import functools
+import importlib
+
+import torch
+from torch import Tensor
+
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.errors import InputError
+from mmbackbones.registry import MODELS
+
+# Differ with the image size and the class token, not with the variant.
+RESIZED = ('pos_embed', 'pos_grid', 'rope', 'cls_token')
+
+
+def identify(weights: dict[str, Tensor]) -> str | None:
+    """Find the registered backbone and named arch whose parameters these are, in its authors' layout or in ours.
+
+    Args:
+        weights: state dict of a backbone or classifier.
+
+    Returns:
+        str | None: such as ``'VMamba tiny_s1l8'``; None if no named arch has exactly these shapes.
+    """
+    MODELS.import_from_location()
+    for family, backbone in MODELS.module_dict.items():
+        if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
+            continue
+        try:
+            converted = backbone.convert_state_dict(dict(weights))
+        except (KeyError, ValueError, RuntimeError, InputError):
+            continue
+        for arch in getattr(importlib.import_module(backbone.__module__), 'ARCHS', ()):
+            skipped, shapes = _fingerprint(backbone, arch)
+            if _shapes(converted, skipped) == shapes:
+                return f'{family} {arch}'
+    return None
+
+
+@functools.cache
+def _fingerprint(backbone: type[Backbone], arch: str) -> tuple[tuple[str, ...], dict[str, torch.Size]]:
+    """Key prefixes that do not tell variants apart, and the shapes of what does."""
+    with torch.device('meta'):
+        model = _whole(backbone, arch)
+    skipped = (*model.fresh_keys, *model.unused_keys, *RESIZED)
+    return skipped, _shapes(model.state_dict(), skipped)
+
+
+def _shapes(weights: dict[str, Tensor], skipped: tuple[str, ...]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in weights.items()
+            if not key.startswith(skipped) and not key.endswith('num_batches_tracked')}
+
+
+def _whole(backbone: type[Backbone], arch: str) -> Backbone:
+    """The model with all its layers: those past the last out index are not built."""
+    for last in (35, 23, 19, 3):
+        try:
+            return backbone(arch=arch, out_indices=(last,))
+        except InputError:
+            continue
+    return backbone(arch=arch)
+
+
+def both_names(weights: dict[str, Tensor], model: Backbone) -> str:
+    """End of a message about weights that do not fit: what the file holds and what the model is."""
+    held = identify(weights)
+    if held is None:
+        return ''
+    return f'; the file holds {held}, the model is {identify(model.state_dict()) or type(model).__name__}'
