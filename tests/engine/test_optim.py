@@ -3,9 +3,11 @@
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmbackbones.backbones.mambaout import MambaOut
+from mmbackbones.engine.optim import NORMS
 from mmbackbones.errors import InputError
 
 
@@ -63,3 +65,21 @@ def test_custom_keys_and_bias_rule():
 def test_unknown_option_is_named():
     with pytest.raises(InputError, match=r'paramwise_cfg\.nrom_decay_mult: unknown; known: norm_decay_mult'):
         groups(Detector(), nrom_decay_mult=0.)
+
+
+@pytest.mark.parametrize(('backbone', 'undecayed'), [
+    (dict(type='mmbackbones.Vim', arch=dict(embed_dims=16, depth=2, patch_size=8), out_indices=(1,)),
+     {'A_log', 'A_b_log', 'D', 'D_b', 'pos_embed'}),
+    (dict(type='mmbackbones.Mamba', arch=dict(embed_dims=16, depth=2, patch_size=8), out_indices=(1,)),
+     {'A_log', 'D', 'pos_embed'}),
+    (dict(type='mmbackbones.VMamba', arch=dict(dims=(8, 8, 8, 8), depths=(1, 1, 1, 1))), {'A_logs', 'Ds'}),
+])
+def test_state_space_parameters_do_not_decay(backbone, undecayed):
+    model = nn.Module()
+    model.backbone = MODELS.build(backbone)
+    found = groups(model)
+    norms = {f'{name}.{part}' for name, module in model.named_modules() if isinstance(module, NORMS)
+             for part in ('weight', 'bias')}
+    for name, group in found.items():
+        assert (group['weight_decay'] == 0) == (name in norms or name.rsplit('.', 1)[-1] in undecayed), name
+    assert {name.rsplit('.', 1)[-1] for name, group in found.items() if not group['weight_decay']} >= undecayed
