@@ -20,6 +20,7 @@ from mmbackbones.engine.strict import fold_keys
 from mmbackbones.errors import InputError
 from tests.backbones.test_mambaout import read_case
 from tests.conftest import GOLDEN_DIRS, golden
+from tests.engine.test_loading import Call
 
 OWN = 'mmbackbones.Pretrained'
 
@@ -245,3 +246,16 @@ def test_another_variant_and_family_are_named(tmp_path):
         MambaOut(arch='femto', init_cfg=init_cfg).init_weights()
     with pytest.raises(InputError, match='the file holds MambaOut kobe, the model is Vim tiny'):
         Vim(arch='tiny', init_cfg=init_cfg).init_weights()
+
+
+def test_crafted_weights_run_nothing(tmp_path):
+    witness, path = tmp_path / 'witness', tmp_path / 'crafted.pth'
+    weights = MambaOut(arch=dict(depths=(1,), dims=(8,)), out_indices=(0,)).state_dict()
+    torch.save(dict(state_dict=weights, meta=Call(eval, f'open({str(witness)!r}, "w")')), path)
+    torch.load(path, weights_only=False)
+    witness.unlink()  # plain unpickling does run it
+    init_cfg = dict(type='mmbackbones.Pretrained', checkpoint=str(path))
+    model = MambaOut(arch=dict(depths=(1,), dims=(8,)), out_indices=(0,), init_cfg=init_cfg)
+    model.init_weights()
+    assert not witness.exists()
+    assert torch.equal(model.stem.conv1.weight, weights['stem.conv1.weight'])
