@@ -1,0 +1,162 @@
+"""Published results, with their sources, and which of them belongs to which config of ours.
+
+The tables beside this file hold what papers and authors' repositories state; ``configs.csv`` alone says which row a
+config of ours is held against, or why there is none. Networks are named as in our configs: ``mambaout-tiny``.
+"""
+
+import csv
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbackbones.errors import InputError
+
+FOLDER = Path(__file__).parent
+TABLES = {
+    'detection': 'coco_mask_rcnn_1x.csv',
+    'segmentation': 'ade20k_upernet_160k.csv',
+    'classification': 'imagenet.csv',
+}
+# The column that tells apart what else differs between rows of one network, and what our own recipe is comparable to.
+RECIPES = {'detection': ('schedule', '1x (12 epochs)'), 'segmentation': ('iterations', '160k'),
+           'classification': ('resolution', '224')}  # fmt: skip
+METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
+CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[^_]+)_(?P<head>[^_]+)_.*')
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of a published table.
+
+    Attributes:
+        task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        family, variant (str): as the source names the network.
+        token_mixer (str): what mixes tokens: ``'conv'``, ``'attn'``, ``'ssm'`` or several, joined by ``+``.
+        head (str): detector or segmentor; empty for classifiers.
+        recipe (str): schedule, iterations or resolution.
+        params (float | None): million parameters of the whole model.
+        macs (float | None): G multiply-accumulates, by the source's rules.
+        shape (str): image size of ``macs`` as the source states it.
+        metrics (dict[str, float]): those of :data:`METRICS` that are published, in percent.
+        source, note (str): where the row stands, and what is odd about it.
+    """
+
+    task: str
+    family: str
+    variant: str
+    token_mixer: str
+    head: str
+    recipe: str
+    params: float | None
+    macs: float | None
+    shape: str
+    metrics: dict[str, float]
+    source: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        return f'{self.family} {self.variant}'
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a config of ours may be held against.
+
+    Attributes:
+        row (PublishedRow | None): None where there is no published row.
+        remark (str): why there is none, or in what the published network differs from ours; empty if in nothing.
+    """
+
+    row: PublishedRow | None
+    remark: str
+
+
+@functools.cache
+def published_rows(task: str) -> tuple[PublishedRow, ...]:
+    """All rows of a task, in the order of the table.
+
+    Raises:
+        InputError: no such task.
+    """
+    if task not in TABLES:
+        raise InputError(f'task {task!r}: expected one of {", ".join(TABLES)}')
+    return tuple(_row(task, line) for line in _read(TABLES[task]))
+
+
+def published_checkpoints() -> list[dict[str, str]]:
+    """Addresses of released weights: family, variant, task, url, layout, pickled_beside_tensors, source."""
+    return _read('checkpoints.csv')
+
+
+def published_row(task: str, family: str, variant: str, recipe: str | None = None) -> PublishedRow:
+    """A row by the names that its source uses; by default under the recipe that ours compares to.
+
+    Raises:
+        InputError: there is no such row, or more than one.
+    """
+    wanted = recipe or RECIPES[task][1]
+    rows = [row for row in published_rows(task)
+            if (row.family, row.variant, row.recipe) == (family, variant, wanted)]  # fmt: skip
+    if len(rows) != 1:
+        raise InputError(f'{len(rows)} published rows of {family} {variant} under {wanted!r} ({task}), expected one')
+    return rows[0]
+
+
+def match(config: str | Path, recipe: str | None = None) -> Match:
+    """The published row of a config.
+
+    Args:
+        config: its path, or its bare name as records keep it.
+        recipe: ``'common'`` or ``'native'``; by default by the folder.
+    """
+    config = Path(config)
+    try:
+        network, task = network_and_task(config)
+    except InputError:
+        return Match(None, 'the name of the config tells no network')
+    recipe = recipe or ('native' if config.parent.name == 'native' else 'common')
+    for line in _read('configs.csv'):
+        if (line['network'], line['task'] in ('*', task), line['recipe'] in ('*', recipe)) == (network, True, True):
+            row = published_row(task, line['family'], line['variant']) if line['family'] else None
+            return Match(row, line['remark'])
+    return Match(None, f'{network} is not in configs.csv')
+
+
+def network_and_task(config: str | Path) -> tuple[str, str]:
+    """``('mambaout-tiny', 'detection')`` from the name of a config.
+
+    Raises:
+        InputError: the name is not built as ours are.
+    """
+    found = CONFIG_NAME.fullmatch(Path(config).name)
+    if found is None or not (found['detector'] or found['head'] == 'upernet'):
+        raise InputError(f'{config}: expected a name such as mask-rcnn_NETWORK_fpn_... or NETWORK_upernet_...')
+    return found['network'], 'detection' if found['detector'] else 'segmentation'
+
+
+def _row(task: str, line: dict[str, str]) -> PublishedRow:
+    return PublishedRow(
+        task=task,
+        family=line['family'],
+        variant=line['variant'],
+        token_mixer=line['token_mixer'],
+        head=line.get('detector') or line.get('segmentor') or '',
+        recipe=line[RECIPES[task][0]],
+        params=_number(line['params_M']),
+        macs=_number(line['macs_G']),
+        shape=line['macs_input'],
+        metrics={name: float(line[name]) for name in METRICS if line.get(name)},
+        source=line['source'],
+        note=line['note'])
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+@functools.cache
+def _read(name: str) -> list[dict[str, str]]:
+    with (FOLDER / name).open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
