@@ -1,7 +1,7 @@
 """SS2D: the selective scan of a 2-D map in four directions, each with its own weights.
 
 Source: VMamba, NeurIPS 2024, https://arxiv.org/abs/2401.10166, section 4.2 and figure 3. Families that scan in other
-orders (EfficientVMamba, LocalVMamba) keep these parameters and replace :meth:`SS2D.scan`.
+orders (EfficientVMamba, LocalVMamba) keep these parameters and replace :meth:`DirectionalScans.scan`.
 """
 
 import math
@@ -17,45 +17,20 @@ DIRECTIONS = 4
 STEP_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform (Mamba, section 3.6)
 
 
-class SS2D(nn.Module):
-    """Token mixer of channels-last maps.
+class DirectionalScans(nn.Module):
+    """Selective scans of K sequences, each with its own weights, stacked under VMamba's published names.
 
-    ``out_proj(out_norm(scan(silu(conv(x)))) [* silu(z)])`` with ``x[, z] = in_proj(input)``. The state-space weights
-    of the four directions are stacked under VMamba's published names. The scan's input and output are float32
-    whatever autocast says, so that long sums stay within range before ``out_norm``.
-
-    Args:
-        dim (int): channels of the map.
-        d_state (int): state size N of each channel.
-        ssm_ratio (float): inner width over ``dim``.
-        dt_rank (int | None): rank of the step-size projection; None: ``ceil(dim / 16)``.
-        conv_bias (bool): whether the 3x3 depthwise convolution has a bias.
-        gate (bool): whether a gate z is projected beside x and multiplies the normalized scan.
+    Input and output of the scans are float32 whatever autocast says, so that long sums stay within range.
     """
 
-    def __init__(self,
-                 dim: int,
-                 *,
-                 d_state: int = 1,
-                 ssm_ratio: float = 2.,
-                 dt_rank: int | None = None,
-                 conv_bias: bool = False,
-                 gate: bool = False):
-        super().__init__()
-        inner = int(ssm_ratio * dim)
-        self.d_state = d_state
-        self.dt_rank = dt_rank or math.ceil(dim / 16)
-        self.gate = gate
-        self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
-        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2 * d_state, inner))
-        self.dt_projs_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.dt_rank))
-        self.dt_projs_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
-        self.A_logs = nn.Parameter(torch.empty(DIRECTIONS * inner, d_state))
-        self.Ds = nn.Parameter(torch.empty(DIRECTIONS * inner))
-        self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
-        self.reset_ssm_parameters()
+    def add_scans(self, inner: int, directions: int, d_state: int, dt_rank: int) -> None:
+        """Register the weights, whose values :meth:`reset_ssm_parameters` sets."""
+        self.d_state, self.dt_rank = d_state, dt_rank
+        self.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(directions, inner, dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(directions, inner))
+        self.A_logs = nn.Parameter(torch.empty(directions * inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(directions * inner))
 
     @torch.no_grad()
     def reset_ssm_parameters(self) -> None:
@@ -66,19 +41,6 @@ class SS2D(nn.Module):
         self.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
         self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
         nn.init.ones_(self.Ds)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> map of the same shape."""
-        height, width = x.shape[1:3]
-        x = self.in_proj(x)
-        if self.gate:
-            x, z = x.chunk(2, dim=-1)
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)))  # [B, H, W, D] -> [B, D, H, W]
-        y = self.scan(x)  # [B, D, H, W] -> [B, D, H*W]
-        y = self.out_norm(y.transpose(1, 2)).unflatten(1, (height, width))  # -> [B, H, W, D]
-        if self.gate:
-            y = y * F.silu(z)
-        return self.out_proj(y)
 
     def scan(self, x: Tensor) -> Tensor:
         """Rows, columns, and both from their ends: [B, D, H, W] -> [B, D, H*W], the sum of the four."""
@@ -103,7 +65,8 @@ class SS2D(nn.Module):
         """
         low_rank, B, C = (self.x_proj_weight[directions] @ xs).split([self.dt_rank, self.d_state, self.d_state], dim=2)
         delta = self.dt_projs_weight[directions] @ low_rank  # [B, K, R, L] -> [B, K, D, L]
-        A_logs, Ds = (m.unflatten(0, (DIRECTIONS, -1))[directions].flatten(0, 1) for m in (self.A_logs, self.Ds))
+        A_logs, Ds = (m.unflatten(0, self.dt_projs_bias.shape)[directions].flatten(0, 1)
+                      for m in (self.A_logs, self.Ds))
         y = selective_scan(
             u.flatten(1, 2),
             delta.flatten(1, 2),
@@ -115,6 +78,53 @@ class SS2D(nn.Module):
             delta_softplus=True,
             reverse=reverse)
         return y.view_as(u)
+
+
+class SS2D(DirectionalScans):
+    """Token mixer of channels-last maps.
+
+    ``out_proj(out_norm(scan(silu(conv(x)))) [* silu(z)])`` with ``x[, z] = in_proj(input)``. The state-space weights
+    of the four directions are stacked under VMamba's published names.
+
+    Args:
+        dim (int): channels of the map.
+        d_state (int): state size N of each channel.
+        ssm_ratio (float): inner width over ``dim``.
+        dt_rank (int | None): rank of the step-size projection; None: ``ceil(dim / 16)``.
+        conv_bias (bool): whether the 3x3 depthwise convolution has a bias.
+        gate (bool): whether a gate z is projected beside x and multiplies the normalized scan.
+    """
+
+    def __init__(self,
+                 dim: int,
+                 *,
+                 d_state: int = 1,
+                 ssm_ratio: float = 2.,
+                 dt_rank: int | None = None,
+                 conv_bias: bool = False,
+                 gate: bool = False):
+        super().__init__()
+        inner = int(ssm_ratio * dim)
+        self.gate = gate
+        self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
+        self.add_scans(inner, DIRECTIONS, d_state, dt_rank or math.ceil(dim / 16))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_ssm_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> map of the same shape."""
+        height, width = x.shape[1:3]
+        x = self.in_proj(x)
+        if self.gate:
+            x, z = x.chunk(2, dim=-1)
+        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)))  # [B, H, W, D] -> [B, D, H, W]
+        y = self.scan(x)  # [B, D, H, W] -> [B, D, H*W]
+        y = self.out_norm(y.transpose(1, 2)).unflatten(1, (height, width))  # -> [B, H, W, D]
+        if self.gate:
+            y = y * F.silu(z)
+        return self.out_proj(y)
 
 
 def in_float32(x: Tensor) -> Tensor:

@@ -1,0 +1,169 @@
+"""Token mixers that can stand in for one another: state-space scans, attention, and the control that mixes nothing.
+
+Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
+and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
+No branch has a position code, a bias over tokens or a convolution.
+
+Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2) with its step,
+B and C projected from the tokens and its skip weight D; the four directions are VMamba's
+(https://arxiv.org/abs/2401.10166, figure 3).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbackbones.errors import InputError
+from mmbackbones.layers.ss2d import DirectionalScans, in_float32
+
+SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d')
+ATTENTIONS = ('attn', 'causal-attn')
+MIXING = SCANS + ATTENTIONS
+POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
+BRANCHES = (*MIXING, *POINTWISE, 'none')
+CAUSAL = ('ssm', 'causal-attn')  # in raster order
+DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4}
+WIDEST_HEAD = 32
+
+
+def build_branch(name: str,
+                 dim: int,
+                 *,
+                 d_state: int = 16,
+                 dt_rank: int | None = None,
+                 head_width: int | None = None) -> nn.Module:
+    """A module from a map [B, H, W, C] to a map of the same shape.
+
+    Args:
+        name (str): ``'ssm'``, causal in raster order; ``'ssm-reversed'``, its mirror image; ``'bissm'``, the sum of
+            both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'attn'``, full
+            attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
+            ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
+            ``'none'``, the map as it is.
+        dim (int): channels C.
+        d_state (int): state size N of the scans.
+        dt_rank (int | None): rank of the scans' step size; None: ceil(C / 16).
+        head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
+
+    Raises:
+        InputError: unknown name, a size below 1, or heads that do not divide the channels.
+    """
+    if name not in BRANCHES:
+        raise InputError(f'token mixer {name!r} unknown; known: {", ".join(BRANCHES)}')
+    for option, value in (('dim', dim), ('d_state', d_state), ('dt_rank', dt_rank), ('head_width', head_width)):
+        if value is not None and value < 1:
+            raise InputError(f'token mixer {name!r}: {option}={value}, expected 1 or more')
+    options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
+    if name == 'none':
+        return nn.Identity()
+    if name in POINTWISE:
+        return Branch(PointwiseMixer(dim, branch_parameters(name.removeprefix('pointwise:'), dim, **options)))
+    if name in ATTENTIONS:
+        return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
+    rank = dt_rank or math.ceil(dim / 16)
+    return Branch(ScanMixer(name, dim, d_state, rank))
+
+
+def branch_parameters(name: str, dim: int, **options) -> int:
+    """Parameters of a branch; the arguments are those of :func:`build_branch`."""
+    with torch.device('meta'):
+        return sum(parameter.numel() for parameter in build_branch(name, dim, **options).parameters())
+
+
+def branch_macs(name: str, dim: int, height: int, width: int, **options) -> int:
+    """Multiply-accumulates of a branch on one map, norms left out; the options are those of :func:`build_branch`.
+
+    A scan counts 9 N + 1 per channel and token, as in VMamba's tables (state-spaces/mamba issue 110), attention both
+    of its products whole, the causal one too.
+    """
+    with torch.device('meta'):
+        branch = build_branch(name, dim, **options)
+    weights = sum(parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight'))
+    tokens = height * width
+    macs = tokens * weights
+    if name in ATTENTIONS:
+        macs += 2 * tokens**2 * dim
+    elif name in SCANS:
+        macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1)
+    return macs
+
+
+def largest_head(dim: int) -> int:
+    """The largest divisor of the channels up to ``WIDEST_HEAD``."""
+    return max(width for width in range(1, WIDEST_HEAD + 1) if dim % width == 0)
+
+
+class Branch(nn.Module):
+    """A mixer between norms without weights."""
+
+    def __init__(self, mixer: nn.Module):
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> map of the same shape; float32 under autocast."""
+        return _unit(self.mixer(_unit(x)))
+
+
+class ScanMixer(DirectionalScans):
+    """The selective scan of a map along its raster, from either end or both, or along rows and columns."""
+
+    def __init__(self, name: str, dim: int, d_state: int, dt_rank: int):
+        super().__init__()
+        self.name = name
+        self.add_scans(dim, DIRECTIONS[name], d_state, dt_rank)
+        self.reset_ssm_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[1:3]
+        y = self.scan(x.permute(0, 3, 1, 2))  # [B, H, W, C] -> [B, C, H, W] -> [B, C, H*W]
+        return y.transpose(1, 2).unflatten(1, grid)  # -> [B, H, W, C]
+
+    def scan(self, x: Tensor) -> Tensor:
+        if self.name == 'ss2d':
+            return super().scan(x)
+        xs = x.flatten(2)[:, None]  # [B, C, H, W] -> [B, 1, C, H*W]
+        u = in_float32(xs)
+        y = self.scan_sequences(xs, u, slice(0, 1), reverse=self.name == 'ssm-reversed')
+        if self.name == 'bissm':
+            y = y + self.scan_sequences(xs, u, slice(1, 2), reverse=True)
+        return y[:, 0]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over all tokens of a map, or over those up to each in raster order."""
+
+    def __init__(self, dim: int, head_width: int, causal: bool):
+        super().__init__()
+        if dim % head_width:
+            raise InputError(f'attention: head_width={head_width}, expected a divisor of the {dim} channels')
+        self.head_width = head_width
+        self.causal = causal
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[1:3]
+        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, -1, self.head_width))  # -> [B, L, 3, heads, width]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x [B, heads, L, width]
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, grid))  # -> [B, H, W, C]
+
+
+class PointwiseMixer(nn.Module):
+    """One hidden layer on each token by itself, with a given number of parameters."""
+
+    def __init__(self, dim: int, parameters: int):
+        super().__init__()
+        hidden, rest = divmod(parameters, 2 * dim)
+        self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, dim, bias=rest >= dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
