@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from torch.utils.data import Dataset
 from mmbackbones.datasets.check import check_config
 from mmbackbones.engine.device import adapt_to_device, precision
 from mmbackbones.engine.options import Overrides, config_hash, load_config
-from mmbackbones.engine.outputs import OutputFolder, environment, plain, task_of
+from mmbackbones.engine.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
+from mmbackbones.engine.records import RECORDS, append_record, plain_data, settings_of
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
 
@@ -85,20 +87,36 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:
     return check_config(cfg, splits, json_file=Path(cfg.work_dir, 'data_check.json'))
 
 
-def _record(cfg: Config, config: str, digest: str, fingerprint: str | None, runner: Runner, metrics: dict,
-            folder: OutputFolder, **more: object) -> dict:
+def _record(cfg: Config, args: argparse.Namespace, identity: dict, fingerprint: str | None, runner: Runner,
+            metrics: dict, **more: object) -> dict:
     return dict(
         task=task_of(cfg),
-        config=Path(config).name,
-        config_hash=digest,
+        config=Path(args.config).name,
+        config_file=str(args.config),
         recipe=cfg.get('recipe'),
         data_fingerprint=fingerprint,
-        image_ids=folder.image_ids(runner.test_dataloader.dataset),
+        images=len(runner.test_dataloader.dataset),
         seed=(cfg.get('randomness') or {}).get('seed'),
         world_size=runner.world_size,
+        scan_backend=scan_backend(),
+        params=sum(parameter.numel() for parameter in runner.model.parameters()),
         metrics=plain(metrics),
         **environment(),
+        **identity,
         **more)
+
+
+def _identity(cfg: Config, options: dict) -> dict:
+    """What says which configuration this is, before it is adapted to the machine."""
+    return dict(config_hash=config_hash(cfg), settings=settings_of(cfg), options=plain_data(options))
+
+
+def _keep(record: dict, folder: OutputFolder | None, work_dir: str, dataset: Dataset) -> None:
+    """Give the predictions their record, and the work dir its line of it."""
+    if folder:
+        folder.commit(dict(record, image_ids=image_ids(dataset)))
+    if is_main_process():
+        append_record(Path(work_dir, RECORDS), record)
 
 
 def _headline(cfg: Config, metrics: dict) -> str:
@@ -172,7 +190,12 @@ def train(argv: list[str] | None = None) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    digest, wanted = config_hash(cfg), precision(cfg)
+    options = dict(args.cfg_options or {})
+    if args.amp:
+        options |= {f'optim_wrapper.{key}': cfg.optim_wrapper[key] for key in ('type', 'loss_scale')}
+    if args.auto_scale_lr:
+        options['auto_scale_lr.enable'] = True
+    identity, wanted = _identity(cfg, options), precision(cfg)
     if args.resume:
         _resume(cfg, args.resume)
     elif not cfg.get('load_from'):
@@ -184,12 +207,16 @@ def train(argv: list[str] | None = None) -> None:
     folder.attach(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
     require_class_count(cfg, runner.test_dataloader.dataset)
+    started = time.monotonic()
     runner.train()
+    trained = time.monotonic()
     metrics = runner.test()
-    folder.commit(
-        _record(cfg, args.config, digest, fingerprints.get('test'), runner, metrics, folder,
-                train_fingerprint=fingerprints.get('train'), precision=precision(cfg), recipe_precision=wanted,
-                tta=False, iterations=runner.iter))
+    record = _record(
+        cfg, args, identity, fingerprints.get('test'), runner, metrics, kind='train',
+        train_fingerprint=fingerprints.get('train'), precision=precision(cfg), recipe_precision=wanted, tta=False,
+        iterations=runner.iter, resumed=bool(cfg.resume), train_seconds=round(trained - started, 1),
+        test_seconds=round(time.monotonic() - trained, 1))
+    _keep(record, folder, cfg.work_dir, runner.test_dataloader.dataset)
     _say(f'{_headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
 
 
@@ -203,7 +230,7 @@ def test(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     cfg = _prepare(args)
-    digest, task = config_hash(cfg), task_of(cfg)
+    identity, task = _identity(cfg, args.cfg_options or {}), task_of(cfg)
     if args.tta:
         if task == 'detection':
             raise InputError('--tta: for segmentors only; mmdet\'s test-time augmentation of Mask R-CNN has no masks')
@@ -223,11 +250,12 @@ def test(argv: list[str] | None = None) -> None:
     cfg.load_from = args.checkpoint
     runner = Runner.from_cfg(cfg)
     require_class_count(cfg, runner.test_dataloader.dataset)
+    started = time.monotonic()
     metrics = runner.test()
-    if folder:
-        folder.commit(
-            _record(cfg, args.config, digest, fingerprints.get('test'), runner, metrics, folder, precision='fp32',
-                    tta=args.tta, checkpoint=Path(args.checkpoint).name))
+    record = _record(
+        cfg, args, identity, fingerprints.get('test'), runner, metrics, kind='test', precision='fp32', tta=args.tta,
+        checkpoint=Path(args.checkpoint).name, test_seconds=round(time.monotonic() - started, 1))
+    _keep(record, folder, cfg.work_dir, runner.test_dataloader.dataset)
     where = f'  (predictions and record in {folder.path})' if folder else ''
     _say(f'{_headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
 

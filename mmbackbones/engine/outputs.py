@@ -19,6 +19,8 @@ from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan import selective_scan_backend
+from mmbackbones.ops.selective_scan.dispatch import log_once
 
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'timm',
             'numpy', 'mmbackbones')
@@ -77,10 +79,18 @@ class OutputFolder:
             shutil.rmtree(old, ignore_errors=True)
         barrier()
 
-    def image_ids(self, dataset: torch.utils.data.Dataset) -> list:
-        """Ids of the images tested: COCO ids, or file stems."""
-        infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-        return [info['img_id'] if 'img_id' in info else Path(info['img_path']).stem for info in infos]
+
+def image_ids(dataset: torch.utils.data.Dataset) -> list:
+    """Ids of the images tested: COCO ids, or file stems."""
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    return [info['img_id'] if 'img_id' in info else Path(info['img_path']).stem for info in infos]
+
+
+def scan_backend() -> str | None:
+    """Backend of the selective scans that this process has run; None if it ran none."""
+    if not log_once.cache_info().currsize:
+        return None
+    return selective_scan_backend('cuda' if torch.cuda.is_available() else 'cpu').name
 
 
 def environment() -> dict:
