@@ -1,0 +1,263 @@
+"""Any feature backbone of timm as a dense backbone: the baselines.
+
+timm (https://github.com/huggingface/pytorch-image-models, Apache-2.0; the weights' licences stand on their pages)
+holds the networks; nothing of them is written again here. What this file adds: any image size, taken as the authors'
+own dense code takes it; a norm on each returned map; freezing, recomputation, layer depths and weights in the way of
+the other backbones.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
+from mmbackbones.checkpoints.timm_models import check_timm_name, convert_timm, timm_module
+from mmbackbones.errors import InputError
+from mmbackbones.registry import MODELS
+
+# Options of timm's classes, by source module, that make a network of one size take any. Without always_partition Swin
+# shrinks its windows to a small map and then no longer shifts them.
+WINDOWS = dict(strict_img_size=False, always_partition=True)
+POSITIONS = dict(dynamic_img_size=True, dynamic_img_pad=True)
+ANY_SIZE = {
+    'swin_transformer': WINDOWS,
+    'swin_transformer_v2': WINDOWS,
+    'swin_transformer_v2_cr': WINDOWS,
+    'deit': POSITIONS,
+    'eva': POSITIONS,
+    'vision_transformer': POSITIONS,
+}
+# Source modules whose authors pad odd maps before halving them; the others' convolutions drop the odd row.
+PADDED_DOWNSAMPLING = ('focalnet',)
+ATTENTION = ('fused', 'materialised')
+BATCH_NORM = ('local', 'sync', 'frozen')
+SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.IGNORECASE)
+
+
+@MODELS.register_module()
+class TimmBackbone(Backbone):
+    """A timm model for detection and segmentation.
+
+    Args:
+        arch (str | dict): timm's name of the model, with or without the tag of its weights
+            (``'convnext_tiny.fb_in1k'``), or a dict of the ``name`` and keyword arguments of timm's model class.
+        out_indices (tuple[int, ...] | None): which of timm's feature maps to return, ascending, counted as in its
+            ``features_only`` mode (a ResNet's 0 is its stem). None: those of strides 4, 8, 16 and 32. Plain nets,
+            whose maps have one stride, need the indices of their blocks. What lies past the last one is not built.
+        attention (str): ``'fused'`` runs attention through torch's scaled-dot-product attention, ``'materialised'``
+            writes its matrix out, as the speed figures of early papers were measured.
+        batch_norm (str): ``'local'`` normalizes by the statistics of a device's own batch, ``'sync'`` by those of all
+            devices, ``'frozen'`` by the pretrained running statistics.
+        drop_path_rate (float): stochastic depth as timm's model grows it over its blocks.
+        frozen_stages (int): see :class:`Backbone`; stages as timm groups them.
+        with_cp (bool): recompute blocks (stages, where timm does so) in the backward pass to save memory.
+        norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
+        init_cfg (dict | list[dict] | None): see :class:`Backbone`. Weights of timm's hub:
+            ``hf://timm/convnext_tiny.fb_in1k/model.safetensors``.
+
+    Raises:
+        InputError: unknown name or option, a model without feature maps, ``out_indices`` beyond its maps, or an image
+            size that it cannot take.
+    """
+
+    def __init__(self,
+                 *,
+                 arch: str | dict,
+                 out_indices: tuple[int, ...] | None = None,
+                 attention: str = 'fused',
+                 batch_norm: str = 'local',
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
+        for option, value, known in (('attention', attention, ATTENTION), ('batch_norm', batch_norm, BATCH_NORM)):
+            if value not in known:
+                raise InputError(f'TimmBackbone: {option}={value!r}, expected one of {", ".join(known)}')
+        if not 0 <= drop_path_rate < 1:
+            raise InputError(f'TimmBackbone: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
+        self.name, net = _create(arch, drop_path_rate)
+        self.family = f'TimmBackbone {self.name}'
+        self.out_indices = self._resolve_indices(net, out_indices)
+        infos = [net.feature_info[i] for i in self.out_indices]
+        self.out_channels = tuple(info['num_chs'] for info in infos)
+        self.out_strides = tuple(info['reduction'] for info in infos)
+
+        whole = net.state_dict().keys()
+        net.prune_intermediate_layers(list(self.out_indices), prune_norm=True, prune_head=True)
+        self.unused_keys = tuple(f'net.{key}' for key in sorted(whole - net.state_dict().keys()))
+        self._choose_attention(net, attention)
+        self.net = self._choose_batch_norm(net, batch_norm)
+        self.batch_norm = batch_norm
+        self.patch = _pad_patches(self.net, self.name)
+        if with_cp:
+            self.net.set_grad_checkpointing(True)
+            _keep_statistics_still(self.net)
+        self.convert_state_dict = partial(convert_timm, name=self.name, net=self.net)
+        self.add_out_norms(norm_cfg, self.out_indices)
+        self.layer_of = group_parameters(self.net, _matcher(self.net, coarse=False), reverse=True)
+        self.stage_of = group_parameters(self.net, _matcher(self.net, coarse=True), reverse=True)
+
+    def _resolve_indices(self, net: nn.Module, out_indices: tuple[int, ...] | None) -> tuple[int, ...]:
+        strides = [info['reduction'] for info in net.feature_info]
+        if out_indices is None:
+            out_indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides)
+            if len(out_indices) < 4:
+                raise InputError(f'{self.family}: its {len(strides)} maps have the strides '
+                                 f'{sorted(set(strides))}; choose out_indices')
+        return check_out_indices(self.family, out_indices, len(strides), 'feature maps')
+
+    def _choose_attention(self, net: nn.Module, attention: str) -> None:
+        layers = [module for module in net.modules() if hasattr(module, 'fused_attn')]
+        if attention == 'materialised' and not layers:
+            raise InputError(f"{self.family}: attention='materialised', but it has no attention that can be fused")
+        for layer in layers:
+            layer.fused_attn = attention == 'fused'
+
+    def _choose_batch_norm(self, net: nn.Module, batch_norm: str) -> nn.Module:
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        if batch_norm != 'local' and not norms:
+            raise InputError(f'{self.family}: batch_norm={batch_norm!r}, but it has no batch norm')
+        if batch_norm != 'sync':
+            return net
+        if any(isinstance(norm, BatchNormAct2d) for norm in norms):
+            # mmengine reverts synchronised norms in a single process, and would lose the activation within.
+            raise InputError(f"{self.family}: batch_norm='sync' is not supported where norm and activation are one")
+        return convert_sync_batchnorm(net)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image [B, 3, H, W] -> one map [B, C, about H/s, about W/s] per out index."""
+        check_image(self.family, x, smallest=min(self.patch, *self.out_strides))
+        size = tuple(x.shape[-2:])
+        # Whole patches, and at least one pixel in the coarsest map.
+        target = [max(-(-side // self.patch) * self.patch, self.out_strides[-1]) for side in size]
+        x = F.pad(x, (0, target[1] - size[1], 0, target[0] - size[0]))
+        try:
+            maps = self.net.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not SHAPE_ERROR.search(str(error)):
+                raise
+            raise InputError(f'{self.family} takes no image of {size[0]}x{size[1]} px: '
+                             f'{" ".join(str(error).split())[:200]}') from error
+        outs = []
+        for index, stride, out in zip(self.out_indices, self.out_strides, maps):
+            out = out[..., :-(-size[0] // stride), :-(-size[1] // stride)]
+            outs.append(self.apply_out_norm(index, out.permute(0, 2, 3, 1)))  # [B, C, H, W] -> [B, H, W, C]
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'TimmBackbone':
+        super().train(mode)
+        if self.batch_norm == 'frozen':
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def freezable_modules(self) -> list[list[nn.Module]]:
+        """The largest modules that lie within one stage; see :meth:`_freeze` for the parameters outside of any."""
+        groups: list[list[nn.Module]] = [[] for _ in range(max(self.stage_of.values()) + 1)]
+
+        def visit(module: nn.Module, prefix: str) -> None:
+            for name, child in module.named_children():
+                stages = {self.stage_of[f'{prefix}{name}.{key}'] for key, _ in child.named_parameters()}
+                if len(stages) == 1:
+                    groups[stages.pop()].append(child)
+                elif stages:
+                    visit(child, f'{prefix}{name}.')
+
+        visit(self.net, '')
+        return groups
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        for name, parameter in self.net.named_parameters():
+            if self.stage_of[name] <= self.frozen_stages:
+                parameter.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Layer 0 is the stem, then timm's groups, which are blocks, or stages where timm knows no finer ones."""
+        num_layers = max(self.layer_of.values()) + 2
+        name = param_name.removeprefix(prefix).removeprefix('net.')
+        return self.layer_of.get(name, num_layers - 1), num_layers
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm's model names: position tables, class tokens, biases of relative positions."""
+        named = getattr(self.net, 'no_weight_decay', set)()
+        return {f'net.{name}' for name, _ in self.net.named_parameters() if name in named}
+
+
+def _create(arch: str | dict, drop_path_rate: float) -> tuple[str, nn.Module]:
+    """timm's name and its model, without weights, able to take any image size where timm has a way."""
+    options = dict(arch) if isinstance(arch, dict) else dict(name=arch)
+    if 'name' not in options:
+        raise InputError(f"TimmBackbone: arch={arch} lacks the key 'name', timm's name of the model")
+    name = options.pop('name')
+    check_timm_name('TimmBackbone', name)
+    options = {**ANY_SIZE.get(_source(name), {}), **options}
+    if drop_path_rate:
+        options['drop_path_rate'] = drop_path_rate
+    try:
+        net = timm.create_model(name, pretrained=False, **options)
+    except (TypeError, AssertionError) as error:
+        raise InputError(f'TimmBackbone {name}: {error}') from error
+    needed = ('forward_intermediates', 'prune_intermediate_layers', 'feature_info')
+    if not all(hasattr(net, attribute) for attribute in needed):
+        raise InputError(f'TimmBackbone {name}: it gives no feature maps')
+    return name, net
+
+
+def _source(name: str) -> str:
+    return timm_module(name).__name__.rpartition('.')[2]
+
+
+def _matcher(net: nn.Module, coarse: bool) -> dict | Callable[[str], int]:
+    """timm's rule that groups parameters; else the modules that end in a feature map, after all that precedes them."""
+    if hasattr(net, 'group_matcher'):
+        return net.group_matcher(coarse=coarse)
+    ends = [f'{info["module"]}.' for info in net.feature_info]
+    return lambda name: next((i + 1 for i, end in enumerate(ends) if name.startswith(end)), 0)
+
+
+def _pad_patches(net: nn.Module, name: str) -> int:
+    """Pixels of the side of a patch, 1 if patches overlap; sets up the padding of later halvings."""
+    stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    if _source(name) in PADDED_DOWNSAMPLING:
+        for path, module in net.named_modules():
+            if 'downsample' in path and _is_patchify(module):
+                module.register_forward_pre_hook(_pad_to_stride)
+    return stem.stride[0] if _is_patchify(stem) else 1
+
+
+def _is_patchify(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.stride[0] > 1
+
+
+def _pad_to_stride(conv: nn.Conv2d, args: tuple[Tensor]) -> Tensor:
+    x, = args
+    return F.pad(x, (0, -x.shape[-1] % conv.stride[1], 0, -x.shape[-2] % conv.stride[0]))
+
+
+def _keep_statistics_still(net: nn.Module) -> None:
+    """The second computation of a block must not move the running statistics of its batch norms once more."""
+    momenta = {}
+
+    def before(norm: nn.BatchNorm2d, _) -> None:
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+            momenta[norm], norm.momentum = norm.momentum, 0.
+
+    def after(norm: nn.BatchNorm2d, *_) -> None:
+        if norm in momenta:
+            norm.momentum = momenta.pop(norm)
+
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
