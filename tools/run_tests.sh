@@ -61,6 +61,16 @@ tests() {  # NAME MARKERS ARGUMENTS...: a phase that counts as the tests it ran
     FAILED=$((FAILED + failed))
 }
 
+# The report is tested in a real browser. Where apt can install one, a test that lacks it fails; elsewhere it is skipped.
+browser() {
+    command -v chromium && command -v chromedriver && return
+    apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null
+}
+
+apt_has_browser() {
+    command -v apt-get >/dev/null && ((EUID == 0)) && { apt-get -qq update; apt-cache show chromium; } &>/dev/null
+}
+
 summary() {
     printf '\n=== summary, %d s ===\n' "$SECONDS"
     printf '%s\n' "${PHASES[@]}"
@@ -78,6 +88,10 @@ trap 'rm -f "$OUTPUT"' EXIT
 phase 'set-up' bash tools/setup_env.sh || exit
 PYTHON=$(bash tools/setup_env.sh --print-python 2>/dev/null)
 check 'ruff' "$PYTHON" -m ruff check
+if command -v chromedriver >/dev/null || apt_has_browser; then
+    phase 'browser' browser || FAILED=$((FAILED + 1))
+    export MMBACKBONES_REQUIRE_BROWSER=1
+fi
 tests 'unit tests' 'not slow and not full' --dist worksteal "$@"
 if [[ $extent != fast ]]; then
     tests 'end-to-end tests' 'slow and not full' --dist loadscope "$@"

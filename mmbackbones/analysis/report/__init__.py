@@ -1,0 +1,1 @@
+"""The report: what a set of runs showed, on one page."""

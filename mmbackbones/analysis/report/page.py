@@ -1,0 +1,155 @@
+"""A page of text, tables, figures and pictures that needs nothing but itself, and its figures and data beside it."""
+
+import base64
+import csv
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from matplotlib.figure import Figure as Canvas
+from PIL import Image
+
+from mmbackbones.errors import InputError
+
+PAGE = 'index.html'
+MARK = '<meta name="generator" content="mmbackbones report">'
+PICTURE_PX = 720  # long side of an embedded picture
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, which is also written as ``data/<name>.csv``.
+
+    Attributes:
+        name (str): of the file.
+        caption (str): what it shows.
+        header (Sequence[str]): column names.
+        rows (Sequence[Sequence[object]]): cells; None is an empty one, floats are shortened on the page alone.
+    """
+
+    name: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot, which is also written as ``figures/<name>.svg`` and ``.png``.
+
+    Attributes:
+        name (str): of the files.
+        caption (str): what it shows.
+        alt (str): the same for who cannot see it: axes and what the curves do.
+        canvas (matplotlib.figure.Figure): the plot.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    canvas: Canvas
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, embedded at a moderate size.
+
+    Attributes:
+        path (Path): the file.
+        alt (str): what it shows.
+    """
+
+    path: Path
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it: paragraphs (str), tables, figures and pictures."""
+
+    title: str
+    blocks: list[str | Table | Figure | Picture] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r'[^a-z0-9]+', '-', self.title.lower()).strip('-')
+
+
+def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Section], footer: str) -> Path:
+    """Write ``index.html``, ``figures/`` and ``data/`` into a folder that appears complete or not at all.
+
+    Args:
+        folder: where; an earlier report there is replaced.
+        title: of the page.
+        lead: the paragraph under the title.
+        sections: in reading order.
+        footer: what made the page.
+
+    Returns:
+        Path: the page.
+
+    Raises:
+        InputError: the folder holds something else than a report.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not _replaceable(folder):
+        raise InputError(f'{folder}: holds something else than a report; nothing was overwritten')
+    partial = folder.with_name(f'.{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in ('figures', 'data'):
+        (partial / part).mkdir(parents=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined)
+    environment.filters |= {'cell': _cell, 'kind': lambda block: type(block).__name__}
+    html = environment.get_template('page.html.j2').render(
+        title=title, lead=lead, footer=footer, sections=[section for section in sections if section.blocks],
+        embed=lambda block: _embed(block, partial))
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Table):
+                _write_csv(block, partial / 'data' / f'{block.name}.csv')
+    (partial / PAGE).write_text(html, encoding='utf-8')
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder / PAGE
+
+
+def _replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    page = folder / PAGE
+    return not any(folder.iterdir()) or (page.is_file() and MARK in page.read_text(encoding='utf-8', errors='replace'))
+
+
+def _embed(block: Figure | Picture, folder: Path) -> str:
+    """The image as a data address."""
+    if isinstance(block, Figure):
+        block.canvas.savefig(folder / 'figures' / f'{block.name}.png', dpi=150)
+        svg = folder / 'figures' / f'{block.name}.svg'
+        block.canvas.savefig(svg, metadata=dict(Date=None))
+        return 'data:image/svg+xml;base64,' + base64.b64encode(svg.read_bytes()).decode()
+    with Image.open(block.path) as image:
+        image = image.convert('RGB')
+        image.thumbnail((PICTURE_PX, PICTURE_PX))
+        buffer = io.BytesIO()
+        image.save(buffer, 'JPEG', quality=80)
+    return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(table.header)
+        writer.writerows(['' if cell is None else cell for cell in row] for row in table.rows)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ''
+    return f'{value:.4g}' if isinstance(value, float) else str(value)
