@@ -68,7 +68,7 @@ browser() {
 }
 
 apt_has_browser() {
-    command -v apt-get >/dev/null && ((EUID == 0)) && { apt-get -qq update; apt-cache show chromium; } &>/dev/null
+    ((EUID == 0)) && apt-get -qq -o APT::Update::Error-Mode=any update && apt-cache show chromium &>/dev/null
 }
 
 summary() {
