@@ -1,9 +1,10 @@
 """What a run needs beside mmengine: loading, initialization, parameter groups, metrics, adaptation to the device."""
 
 from mmbackbones.engine import loading  # registers the schemes
+from mmbackbones.engine.checkpointing import CheckpointHook
 from mmbackbones.engine.metrics import IoUMetric
 from mmbackbones.engine.optim import OptimWrapperConstructor
 from mmbackbones.engine.pretrained import Pretrained
 from mmbackbones.engine.runner import Runner
 
-__all__ = ['IoUMetric', 'OptimWrapperConstructor', 'Pretrained', 'Runner', 'loading']
+__all__ = ['CheckpointHook', 'IoUMetric', 'OptimWrapperConstructor', 'Pretrained', 'Runner', 'loading']

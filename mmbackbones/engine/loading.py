@@ -34,10 +34,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, get_unsafe_globals_in_checkpoint
 
+from mmbackbones.engine.files import require_whole
 from mmbackbones.errors import InputError
 
 MapLocation = str | torch.device | dict | Callable | None
 SCHEMES = 'a path, https://…, hf://owner/name/file'
+CHECKSUM = '#sha256='
+TRUST = ('; if you trust its author, tools/trust_checkpoint.py runs that code once, on your word, and keeps the plain '
+         'tensors')
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a firewall that drops packets would hang the run
 
 
@@ -61,22 +65,40 @@ def load_checkpoint(filename: str, map_location: MapLocation = 'cpu') -> dict:
 
     Args:
         filename (str): a path, ``https://…``, ``hf://owner/name/file`` or ``hf://owner/name@revision/file``, or one of
-            OpenMMLab's aliases (``torchvision://``, ``open-mmlab://``, ``mmcls://``).
+            OpenMMLab's aliases (``torchvision://``, ``open-mmlab://``, ``mmcls://``). Each may end in ``#sha256=`` and
+            64 hex digits, which the file must then have.
         map_location: where the tensors go, as in ``torch.load``; None leaves them on the device they were saved from.
 
     Raises:
-        InputError: the file is missing, empty, damaged, no checkpoint, unsafe, or cannot be downloaded.
+        InputError: the file is missing, empty, damaged, no checkpoint, unsafe, another one than the SHA-256 says, or
+            cannot be downloaded.
     """
     return CheckpointLoader.load_checkpoint(filename, map_location)
 
 
-def read_checkpoint(path: str | Path, map_location: MapLocation = None, name: str | None = None) -> dict:
+def split_checksum(filename: str) -> tuple[str, str | None]:
+    """Take ``#sha256=…`` off a file name or address.
+
+    Raises:
+        InputError: what follows is no SHA-256.
+    """
+    name, found, digest = filename.partition(CHECKSUM)
+    if found and not re.fullmatch(r'[0-9a-fA-F]{64}', digest):
+        raise InputError(f'checkpoint {filename}: expected 64 hex digits after {CHECKSUM}')
+    return name, digest.lower() or None
+
+
+def read_checkpoint(path: str | Path,
+                    map_location: MapLocation = None,
+                    name: str | None = None,
+                    sha256: str | None = None) -> dict:
     """Read a file of tensors without running anything that it names.
 
     Args:
         path (str | Path): a safetensors file, or one that torch.save wrote, told apart by content.
         map_location: see :func:`load_checkpoint`.
         name (str, optional): what the messages call the file, if not its path.
+        sha256 (str, optional): 64 hex digits that the file must have; see :func:`require_whole` for files without.
 
     Returns:
         dict: as saved; foreign objects are :class:`Inert`, those that are dictionaries are an OrderedDict.
@@ -91,6 +113,7 @@ def read_checkpoint(path: str | Path, map_location: MapLocation = None, name: st
         head = file.read(9)
     if not head:
         raise InputError(f'checkpoint {name}: the file is empty (0 bytes)')
+    require_whole(path, name, sha256)
     if map_location is None and not torch.cuda.is_available():
         map_location = 'cpu'
     try:
@@ -105,7 +128,9 @@ def read_checkpoint(path: str | Path, map_location: MapLocation = None, name: st
     except Exception as error:
         raise InputError(f'checkpoint {name}: {_reason(head, error)}') from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f'checkpoint {name}: holds a {type(checkpoint).__qualname__}, expected a dict of tensors')
+        trust = TRUST if isinstance(checkpoint, Inert) else ''
+        raise InputError(
+            f'checkpoint {name}: holds a {type(checkpoint).__qualname__}, expected a dict of tensors{trust}')
     if not tensors:
         raise InputError(f'checkpoint {name}: holds no tensors')
     return checkpoint
@@ -200,13 +225,13 @@ def _reason(head: bytes, error: Exception) -> str:
     if head.startswith(b'version h'):
         return 'is a Git LFS pointer, not the file itself'
     if 'TorchScript' in text:
-        return 'is a TorchScript archive, which holds code; expected a state dict'
+        return f'is a TorchScript archive, which holds code; expected a state dict{TRUST}'
     if '.tar format' in text:
-        return 'is in the tar format of an ancient torch, which cannot be read safely; save it again'
+        return f'is in the tar format of an ancient torch, which cannot be read safely; refused{TRUST}'
     if unsafe := re.search(r'GLOBAL (\S+)', text):
-        return f'names {unsafe[1]}, which is code; refused: save only the tensors where it is trusted'
+        return f'names {unsafe[1]}, which is code; refused{TRUST}'
     if 'for unrecognized function' in text or 'Can only' in text or 'Unsupported operand' in text:
-        return 'is not what torch.save writes for plain tensors, so it cannot be read safely; refused'
+        return f'is not what torch.save writes for plain tensors, so it cannot be read safely; refused{TRUST}'
     if 'CUDA device' in text:
         return text[:300]
     if isinstance(error, SafetensorError) or head.startswith(b'PK'):
@@ -225,12 +250,13 @@ def _count_tensors(value: object) -> int:
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
     if '://' in filename:
         raise InputError(f'checkpoint {filename}: unknown scheme; expected {SCHEMES}')
-    return read_checkpoint(filename, map_location)
+    path, sha256 = split_checksum(filename)
+    return read_checkpoint(path, map_location, sha256=sha256)
 
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
 def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
-    url = filename
+    url, sha256 = split_checksum(filename)
     # Files of one name lie at many addresses (model.safetensors), so the address is part of the cached name.
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     path = Path(torch.hub.get_dir()) / 'checkpoints' / f'{digest}-{Path(urlparse(url).path).name}'
@@ -242,7 +268,7 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise _unreachable(url, error) from error
     try:
-        return read_checkpoint(path, map_location, name=f'{url} (cached as {path})')
+        return read_checkpoint(path, map_location, name=f'{url} (cached as {path})', sha256=sha256)
     except InputError as error:
         path.unlink(missing_ok=True)
         raise InputError(f'{error}; the cached file was removed, the next run downloads it again') from error
@@ -259,6 +285,7 @@ def _download(url: str, path: Path) -> None:
 
 @CheckpointLoader.register_scheme(prefixes='hf://', force=True)
 def load_from_huggingface(filename: str, map_location: MapLocation = None) -> dict:
+    filename, sha256 = split_checksum(filename)
     match = re.fullmatch(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)', filename)
     if match is None:
         raise InputError(f'checkpoint {filename}: expected hf://owner/name/file or hf://owner/name@revision/file')
@@ -268,7 +295,7 @@ def load_from_huggingface(filename: str, map_location: MapLocation = None) -> di
     # The hub's client has many exceptions without a common base; each means that there is no file.
     except Exception as error:
         raise _unreachable(filename, error) from error
-    return read_checkpoint(path, map_location, name=f'{filename} (cached as {path})')
+    return read_checkpoint(path, map_location, name=f'{filename} (cached as {path})', sha256=sha256)
 
 
 def _unreachable(url: str, error: Exception) -> InputError:
@@ -285,7 +312,9 @@ def load_from_torchvision(filename: str, map_location: MapLocation = None) -> di
 @CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
 def load_from_openmmlab(filename: str, map_location: MapLocation = None) -> dict:
     scheme, name = filename.split('://')
-    url = _look_up(f'{scheme}://{get_deprecated_model_names().get(name, name)}', get_external_models())
+    name, *checksum = name.partition(CHECKSUM)
+    name = get_deprecated_model_names().get(name, name)
+    url = _look_up(f'{scheme}://{name}{"".join(checksum)}', get_external_models())
     return load_checkpoint(url, map_location)
 
 
@@ -299,9 +328,10 @@ def load_from_mmcls(filename: str, map_location: MapLocation = None) -> dict:
 
 def _look_up(filename: str, urls: dict[str, str]) -> str:
     scheme, name = filename.split('://', 1)
+    name, *checksum = name.partition(CHECKSUM)
     if name not in urls:
         raise InputError(f'checkpoint {filename}: {scheme}:// knows no {name!r}')
-    return urls[name]
+    return urls[name] + ''.join(checksum)
 
 
 @CheckpointLoader.register_scheme(prefixes=('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)

@@ -1,6 +1,7 @@
 """The runner of our commands: mmengine's, with loading that must fit and executes nothing."""
 
 import re
+from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop
@@ -8,7 +9,9 @@ from mmengine.runner import Runner as MMRunner
 
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.checkpoints.whole_model import convert_whole_model
-from mmbackbones.engine.loading import MapLocation, load_checkpoint, strip_inert
+from mmbackbones.engine.checkpointing import cannot_write, trustworthy_paths
+from mmbackbones.engine.loading import TRUST, MapLocation, load_checkpoint, strip_inert
+from mmbackbones.engine.plain import restore_logs
 from mmbackbones.engine.strict import load_strictly, unwrap, weights_of
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
@@ -25,10 +28,26 @@ class Runner(MMRunner):
     The backbone's weights may carry the names of its authors: released detectors and segmentors load as they are.
 
     The configuration text in a checkpoint is left out, because mmengine executes it on resuming. So are objects of
-    foreign code; with them go the smoothed losses of the log, which begin anew.
+    foreign code; with them go the smoothed losses of a log that mmengine's own hook saved, which begin anew.
     """
 
     _resuming = False
+
+    @property
+    def resuming(self) -> bool:
+        """Whether a checkpoint is being read to take up a training again."""
+        return self._resuming
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """Save as mmengine does.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        try:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        except OSError as error:
+            raise cannot_write(Path(out_dir, filename), error) from error
 
     def load_checkpoint(self,
                         filename: str,
@@ -95,6 +114,9 @@ class Runner(MMRunner):
         absent += [place for place in dropped if place.startswith(('optimizer.', 'param_schedulers.'))]
         if absent:
             raise InputError(f'checkpoint {filename}: cannot be resumed, it has no usable {", ".join(absent)}; to '
-                             'start a new training from its weights give it as load_from, without --resume')
+                             'start a new training from its weights give it as load_from, without --resume'
+                             f'{TRUST if dropped else ""}')
+        hub['log_scalars'] = restore_logs(hub['log_scalars'])
+        hub['runtime_info'] = trustworthy_paths(hub['runtime_info'])
         kept = hub['log_scalars'].keys() | hub['runtime_info'].keys()
         hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in kept}

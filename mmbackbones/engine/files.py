@@ -1,0 +1,126 @@
+"""Files that are whole or not there: written beside their place, read back, renamed; a SHA-256 lies beside them."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from mmbackbones.errors import InputError
+
+BLOCK = 1 << 20  # bytes read at a time
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the checksum of ``path`` lies, in the format of ``sha256sum -c``."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def partial_file(path: Path) -> Path:
+    """Where ``path`` is being written."""
+    return path.with_name(f'.{path.name}.partial')
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Give ``path`` this content or leave it as it was, whatever happens meanwhile.
+
+    Raises:
+        OSError: the disk is full, or what it holds is not what was written.
+    """
+    _put_in_place(_stage(path, data), path)
+
+
+def write_with_checksum(path: Path, data: bytes) -> None:
+    """:func:`write_whole`, and beside it the checksum. At no moment does a file lie beside another one's checksum."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = checksum_file(path)
+    line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
+    staged = _stage(path, data), _stage(beside, line.encode())
+    beside.unlink(missing_ok=True)
+    for partial, place in zip(staged, (path, beside)):
+        _put_in_place(partial, place)
+
+
+def _stage(path: Path, data: bytes) -> Path:
+    partial = partial_file(path)
+    try:
+        with partial.open('wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, 'posix_fadvise'):  # else the page cache, not the disk, would be read back
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if sha256_of(partial) != hashlib.sha256(data).hexdigest():
+            raise OSError(errno.EIO, 'it does not read back as written')
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    return partial
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the renaming itself
+    finally:
+        os.close(folder)
+
+
+def require_whole(path: Path, name: str, sha256: str | None = None) -> None:
+    """Refuse a damaged file.
+
+    The content is compared with the SHA-256 that was asked for, else with the one beside the file, else, in what
+    torch.save writes, with the CRC-32 of every member, which torch itself does not look at.
+
+    Args:
+        path (Path): the file.
+        name (str): what the messages call it.
+        sha256 (str, optional): 64 hex digits.
+
+    Raises:
+        InputError: they differ, or an archive is larger inside than outside.
+    """
+    beside = checksum_file(path)
+    wanted, source = sha256, 'asked for'
+    if wanted is None and beside.is_file():
+        found = re.match(r'[0-9a-fA-F]{64}\b', beside.read_text(errors='replace'))
+        wanted, source = found and found[0].lower(), f'in {beside.name}'
+        if wanted is None:
+            raise InputError(f'checkpoint {name}: damaged: {beside.name} beside it holds no SHA-256')
+    if wanted is not None:
+        digest = sha256_of(path)
+        if digest != wanted:
+            raise InputError(f'checkpoint {name}: its SHA-256 is {digest}, the one {source} is {wanted}; '
+                             f'{"another file" if sha256 else "damaged"}, refused')
+        return
+    try:
+        fault = _fault_of_archive(path)
+    # A damaged or hostile archive makes the reader fail in any way there is.
+    except Exception as error:
+        fault = f'damaged ({type(error).__name__}: {error})'
+    if fault:
+        raise InputError(f'checkpoint {name}: {fault}')
+
+
+def _fault_of_archive(path: Path) -> str | None:
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > path.stat().st_size:
+            return f'unpacks to {size:,} bytes, more than the file has, where torch.save compresses nothing; refused'
+        member = archive.testzip()
+    return member and f'damaged: the CRC-32 of its member {member} is wrong'

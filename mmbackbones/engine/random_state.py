@@ -1,0 +1,41 @@
+"""The random states of a process: Python's, NumPy's, torch's and the current CUDA device's, as plain numbers."""
+
+import random
+
+import numpy as np
+import torch
+
+from mmbackbones.errors import InputError
+
+
+def get_random_state() -> dict:
+    """Take the states; see :func:`set_random_state`."""
+    _, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    state = dict(
+        python=torch.tensor(words),
+        python_gauss=gauss,
+        numpy=torch.from_numpy(keys.astype(np.int64)),
+        numpy_rest=[int(position), int(has_gauss), float(cached)],
+        torch=torch.get_rng_state())
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Put the states back. A state of CUDA that is lacking here or there is passed over.
+
+    Raises:
+        InputError: this is no such state.
+    """
+    try:
+        position, has_gauss, cached = state['numpy_rest']
+        random.setstate((3, tuple(state['python'].tolist()), state['python_gauss']))
+        np.random.set_state(('MT19937', state['numpy'].cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(state['torch'].cpu())
+        if 'cuda' in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state['cuda'].cpu())
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f'the random states of the checkpoint cannot be taken up: {type(error).__name__}: '
+                         f'{error}') from error
