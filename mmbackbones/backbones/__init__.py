@@ -1,6 +1,8 @@
 """The backbones, one family per file. Importing this package registers them."""
 
 from mmbackbones.backbones.efficientvmamba import EfficientVMamba
+from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
+from mmbackbones.backbones.isotropic_mixer_net import IsotropicMixerNet
 from mmbackbones.backbones.local_vmamba import LocalVMamba
 from mmbackbones.backbones.localvim import LocalVim
 from mmbackbones.backbones.mamba import Mamba
@@ -12,6 +14,6 @@ from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
 __all__ = [
-    'EfficientVMamba', 'LocalVMamba', 'LocalVim', 'Mamba', 'MambaOut', 'MambaVision', 'PlainMamba', 'TimmBackbone',
-    'VMamba', 'Vim',
+    'EfficientVMamba', 'GatedMixerNet', 'IsotropicMixerNet', 'LocalVMamba', 'LocalVim', 'Mamba', 'MambaOut',
+    'MambaVision', 'PlainMamba', 'TimmBackbone', 'VMamba', 'Vim',
 ]  # fmt: skip

@@ -1,0 +1,182 @@
+"""GatedMixerNet: MambaOut in which only the token mixer changes, to compare mixers and nothing else.
+
+MambaOut (https://arxiv.org/abs/2405.07992, timm's implementation) is the Mamba block without its state-space model.
+Here its depthwise convolution is replaced in place by ``mixer(c) = conv(c) + gate * branch(conv(c))``, with one gate
+per channel that starts at zero: every arm starts as MambaOut, whose ImageNet weights fit, so that no arm needs an
+ImageNet training of its own. Arms of one seed also draw the same random numbers, for the heads built after them too.
+
+The branches are :func:`mmbackbones.layers.token_mixers.build_branch`'s. The convolutions look ahead, so that a causal
+branch makes no causal network; :class:`IsotropicMixerNet` is one.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmbackbones.backbones.mambaout import STRIDES, MambaOut
+from mmbackbones.errors import InputError
+from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch
+from mmbackbones.registry import MODELS
+
+MIXERS = (*BRANCHES, 'identity')
+MATCHED = ('femto', 'kobe', 'tiny', 'small', 'base')
+MATCHED_SIDE = 224  # px, at which MACs are made equal
+UNDECAYED = ('.gate', '.A_logs', '.Ds')
+
+
+@MODELS.register_module()
+class GatedMixerNet(MambaOut):
+    """MambaOut with another token mixer beside its convolutions.
+
+    Args:
+        arch (str | dict): see :class:`MambaOut`.
+        mixers (str | Sequence[str | Sequence[str]]): one name for all blocks, or one entry per stage: a name, or names
+            that take turns over the stage's blocks. ``'none'`` leaves MambaOut's convolution, ``'identity'`` takes it
+            out, the other names are branches, see :func:`build_branch`.
+        d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
+        equal (str | None): None keeps MambaOut's widths, so that its weights fit. ``'params'`` and ``'macs'`` are for
+            training from scratch: they change the expansion ratio of all blocks until the whole backbone has as many
+            parameters, or multiply-accumulates at 224x224 px, as MambaOut.
+
+    The other arguments are :class:`MambaOut`'s.
+
+    Raises:
+        InputError: a mixer list that does not fit the stages, an unknown mixer, an ``equal`` that cannot be had, and
+            what :class:`MambaOut` raises.
+    """
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'tiny',
+                 mixers: str | Sequence[str | Sequence[str]] = 'none',
+                 d_state: int = 16,
+                 dt_rank: int | None = None,
+                 head_width: int | None = None,
+                 equal: str | None = None,
+                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
+        if equal is not None:
+            arch = _matched_arch(arch, mixers, equal, options)
+        super().__init__(
+            arch=arch,
+            out_indices=out_indices,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg)
+        self.mixers = resolve_mixers(mixers, self.depths)
+        # A branch of its own must not change what is drawn after it: heads, stochastic depth, data.
+        with torch.random.fork_rng(devices=[]):
+            for i, (stage, names) in enumerate(zip(self.stages, self.mixers)):
+                for j, (block, name) in enumerate(zip(stage.blocks, names)):
+                    self._replace_conv(block, name, f'stages.{i}.blocks.{j}.conv.', options)
+
+    def _replace_conv(self, block: nn.Module, name: str, prefix: str, options: dict) -> None:
+        if name == 'identity':
+            block.conv = nn.Identity()
+            self.unused_keys = (*self.unused_keys, prefix)
+        elif name != 'none':
+            block.conv = MixedConv(block.conv, build_branch(name, block.conv.out_channels, **options))
+            self.fresh_keys = (*self.fresh_keys, f'{prefix}gate', f'{prefix}branch.')
+
+    def no_weight_decay(self) -> set[str]:
+        """Gates, which must be free to leave zero, and the state matrices and skip weights of the scans."""
+        return {name for name, _ in self.named_parameters() if name.endswith(UNDECAYED)}
+
+
+class MixedConv(nn.Conv2d):
+    """``conv(c) + gate * branch(conv(c))``; the convolution's parameters keep their names."""
+
+    def __init__(self, conv: nn.Conv2d, branch: nn.Module):
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.gate = nn.Parameter(torch.zeros(conv.out_channels))
+        self.branch = branch
+
+    def forward(self, c: Tensor) -> Tensor:
+        c = super().forward(c)
+        mixed = self.gate * self.branch(c.permute(0, 2, 3, 1))  # [B, C, H, W] -> [B, H, W, C]
+        return c + mixed.permute(0, 3, 1, 2).to(c.dtype)
+
+
+class MixerCost(NamedTuple):
+    """What a mixer costs beyond MambaOut's convolution; less than nothing for ``identity``."""
+
+    params: int
+    macs: int
+
+
+def mixer_cost(name: str, dim: int, height: int, width: int, kernel_size: int = 7, **options) -> MixerCost:
+    """Parameters and multiply-accumulates that a mixer adds to one block.
+
+    Args:
+        name (str): one of ``MIXERS``.
+        dim (int): channels that are mixed.
+        height (int), width (int): tokens.
+        kernel_size (int): of the convolution, which ``identity`` takes out.
+        options: those of :func:`build_branch`.
+    """
+    if name == 'none':
+        return MixerCost(0, 0)
+    if name == 'identity':
+        return MixerCost(-dim * (kernel_size**2 + 1), -dim * kernel_size**2 * height * width)
+    return MixerCost(branch_parameters(name, dim, **options) + dim, branch_macs(name, dim, height, width, **options))
+
+
+def resolve_mixers(mixers: str | Sequence[str | Sequence[str]], depths: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """One name per block, by stage.
+
+    Raises:
+        InputError: the list does not fit the stages or blocks, or names something else than ``MIXERS``.
+    """
+    entries = [mixers] * len(depths) if isinstance(mixers, str) else mixers
+    if not isinstance(entries, list | tuple) or len(entries) != len(depths):
+        raise InputError(f'GatedMixerNet: mixers={mixers!r}, expected one name or {len(depths)} entries, one per stage')
+    stages = []
+    for i, (entry, depth) in enumerate(zip(entries, depths), start=1):
+        names = [entry] if isinstance(entry, str) else entry
+        if not isinstance(names, list | tuple) or not 1 <= len(names) <= depth:
+            raise InputError(f'GatedMixerNet: mixers of stage {i} are {entry!r}, expected a name or 1 to {depth} names '
+                             f'for its {depth} blocks')
+        if unknown := [name for name in names if name not in MIXERS]:
+            raise InputError(f'GatedMixerNet: mixers of stage {i}: {unknown[0]!r} unknown; known: {", ".join(MIXERS)}')
+        stages.append(tuple(names[block % len(names)] for block in range(depth)))
+    return tuple(stages)
+
+
+def _matched_arch(arch: str | dict, mixers: str | Sequence, equal: str, options: dict) -> dict:
+    """The architecture with the expansion ratio that makes up for what the mixers cost."""
+    if equal not in MixerCost._fields:
+        raise InputError(f'GatedMixerNet: equal={equal!r}, expected one of {", ".join(MixerCost._fields)}, or None')
+    if isinstance(arch, str) and arch not in MATCHED:
+        raise InputError(f'GatedMixerNet: equal={equal!r} is for arch {", ".join(MATCHED)}, or a dict, not {arch!r}')
+    with torch.device('meta'):
+        stages = MambaOut(arch=arch, norm_cfg=None).stages
+    stages = [stage.blocks for stage in stages]
+    cost, cost_per_ratio = 0, 0
+    for stride, blocks, names in zip(STRIDES, stages, resolve_mixers(mixers, [len(blocks) for blocks in stages])):
+        side = MATCHED_SIDE // stride
+        for block, name in zip(blocks, names):
+            dim = block.fc2.out_features
+            mixed = mixer_cost(name, block.conv.in_channels, side, side, block.conv.kernel_size[0], **options)
+            cost += getattr(mixed, equal)
+            # A hidden channel: two rows of fc1 with their biases, one column of fc2.
+            cost_per_ratio += dim * (3 * dim + 2 if equal == 'params' else 3 * dim * side**2)
+    first = stages[0][0]
+    ratio = first.fc2.in_features / first.fc2.out_features - cost / cost_per_ratio
+    if any(int(ratio * blocks[0].fc2.out_features) < blocks[0].conv.in_channels for blocks in stages):
+        raise InputError(f'GatedMixerNet: mixers={mixers!r} cost more than the blocks can give up for equal={equal!r}; '
+                         'expected cheaper mixers or fewer stages with them')
+    widths = dict(
+        depths=tuple(len(blocks) for blocks in stages),
+        dims=tuple(blocks[0].fc2.out_features for blocks in stages))
+    return {**(arch if isinstance(arch, dict) else widths), 'expansion_ratio': ratio}

@@ -1,0 +1,162 @@
+"""Token mixers: who sees whom, what each costs, and that the control costs the same and mixes nothing."""
+
+import pytest
+import torch
+
+from mmbackbones.analysis.complexity import count_module
+from mmbackbones.errors import InputError
+from mmbackbones.layers.token_mixers import (
+    BRANCHES,
+    CAUSAL,
+    MIXING,
+    POINTWISE,
+    branch_macs,
+    branch_parameters,
+    build_branch,
+    largest_head,
+)
+
+DIM, GRID = 24, (4, 5)
+# Of each mixer the tokens of a 4 x 5 map, in raster order, whose outputs a change of token 7 may reach.
+REACH = {
+    'ssm': set(range(7, 20)),
+    'ssm-reversed': set(range(8)),
+    'bissm': set(range(20)),
+    'ss2d': set(range(20)),
+    'attn': set(range(20)),
+    'causal-attn': set(range(7, 20)),
+    'none': {7},
+    **{name: {7} for name in POINTWISE},
+}
+
+
+def build(name, dim=DIM, **options):
+    torch.manual_seed(0)
+    return build_branch(name, dim, **options)
+
+
+def tokens(dim=DIM, grid=GRID, batch=2):
+    return torch.randn(batch, *grid, dim, generator=torch.Generator().manual_seed(1))
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize('name', BRANCHES)
+def test_who_sees_whom(name):
+    """A change of one token reaches exactly the outputs that it may, and no other image of the batch."""
+    branch, x = build(name), tokens()
+    changed = x.clone()
+    changed[0, 1, 2] += torch.linspace(-1, 1, DIM)
+    with torch.no_grad():
+        moved = (branch(changed) != branch(x)).any(-1)
+    assert set(moved[0].flatten().nonzero().flatten().tolist()) == REACH[name]
+    assert not moved[1].any()
+    assert (max(REACH[name]) == 19 and min(REACH[name]) == 7) == (name in CAUSAL)
+
+
+@pytest.mark.parametrize('name', BRANCHES)
+@pytest.mark.parametrize('grid', [(1, 1), (3, 7)], ids=str)
+def test_every_parameter_has_a_gradient_and_the_shape_stays(name, grid):
+    branch, x = build(name, d_state=3), tokens(grid=grid).requires_grad_()
+    y = branch(x)
+    assert y.shape == x.shape and y.dtype == torch.float32 and y.isfinite().all()
+    (y * torch.randn(y.shape)).sum().backward()
+    assert x.grad.abs().max() > 0
+    if grid != (1, 1):  # a sequence of one token tells nothing of A
+        assert not [key for key, p in branch.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+
+
+def test_reversed_is_the_mirror_image():
+    forward, backward = build('ssm'), build('ssm-reversed')
+    backward.load_state_dict(forward.state_dict())
+    x = tokens()
+    torch.testing.assert_close(backward(x), forward(x.flip(1, 2)).flip(1, 2))
+
+
+def test_both_directions_have_their_own_weights():
+    both = build('bissm').mixer
+    single = {name: build(name).mixer for name in ('ssm', 'ssm-reversed')}
+    for i, mixer in enumerate(single.values()):
+        mixer.load_state_dict({key: value.unflatten(0, (2, -1))[i] if key in ('A_logs', 'Ds') else value[i:i + 1]
+                               for key, value in both.state_dict().items()})
+    x = tokens()
+    torch.testing.assert_close(both(x), single['ssm'](x) + single['ssm-reversed'](x))
+    assert not torch.equal(both.x_proj_weight[0], both.x_proj_weight[1])
+
+
+def test_columns_are_scanned_too():
+    """Transposed maps change nothing once rows and columns change places."""
+    branch, x = build('ss2d'), tokens()
+    y = branch(x.transpose(1, 2)).transpose(1, 2)
+    assert (branch(x) - y).abs().max() > 1e-3
+    with torch.no_grad():
+        for key, value in branch.mixer.named_parameters():
+            stacked = value.unflatten(0, (4, -1)) if key in ('A_logs', 'Ds') else value
+            value.copy_(stacked[[1, 0, 3, 2]].reshape(value.shape))
+    torch.testing.assert_close(branch(x), y)
+
+
+def test_attention_knows_no_places():
+    branch, x = build('attn'), tokens()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
+    shuffled = x.flatten(1, 2)[:, order].unflatten(1, GRID)
+    torch.testing.assert_close(branch(shuffled).flatten(1, 2), branch(x).flatten(1, 2)[:, order])
+
+
+@pytest.mark.parametrize('name', MIXING)
+def test_scale_of_the_input_does_not_matter(name):
+    """So that what a gate means does not depend on the features' scale or the mixer's."""
+    branch, x = build(name), tokens()
+    y = branch(x)
+    torch.testing.assert_close(branch(100 * x + 3), y, atol=1e-3, rtol=1e-3)
+    assert 0.8 < y.std() < 1.2
+
+
+@pytest.mark.parametrize('name', ['ss2d', 'attn', 'pointwise:attn'])
+def test_autocast(name):
+    branch, x = build(name), tokens()
+    with torch.autocast('cpu', torch.bfloat16):
+        y = branch(x.bfloat16())
+    assert y.isfinite().all()
+    torch.testing.assert_close(y.float(), branch(x), atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize('dim', [16, 24, 66, 96, 576])
+@pytest.mark.parametrize('d_state', [1, 16])
+@pytest.mark.parametrize('name', MIXING)
+def test_the_control_has_as_many_parameters(name, d_state, dim):
+    wanted = branch_parameters(name, dim, d_state=d_state)
+    assert abs(branch_parameters(f'pointwise:{name}', dim, d_state=d_state) / wanted - 1) < 0.01
+    assert wanted == count(build(name, dim, d_state=d_state))
+
+
+def test_parameters_by_hand():
+    """C = 96: rank 6, 16 states: (6 + 32) + 6 + 1 + 16 + 1 per channel and direction; attention has 4 C**2."""
+    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 0]
+    assert branch_parameters('ssm', 96, d_state=8, dt_rank=2) == 96 * (2 + 16 + 2 + 1 + 8 + 1)
+
+
+@pytest.mark.parametrize('name', BRANCHES)
+def test_macs_as_the_tables_count_them(name):
+    counted = count_module(build(name), tokens(batch=1, grid=(6, 8))).macs['Global']
+    assert branch_macs(name, DIM, 6, 8) == sum(counted.values()) - counted['aten.native_layer_norm']
+
+
+@pytest.mark.parametrize(('dim', 'width'), [(96, 32), (576, 32), (48, 24), (66, 22), (31, 31), (37, 1), (64, 32)])
+def test_heads(dim, width):
+    assert largest_head(dim) == width and build('attn', dim).mixer.head_width == width
+
+
+@pytest.mark.parametrize(('name', 'options', 'message'), [
+    ('mamba', {}, "token mixer 'mamba' unknown; known: ssm, .*pointwise:ss2d.*none"),
+    ('pointwise', {}, "'pointwise' unknown; known: .*pointwise:ssm"),
+    ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
+    ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
+    ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),
+], ids=str)
+def test_bad_input(name, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        build(name, **options)
+    assert '\n' not in str(error.value)
