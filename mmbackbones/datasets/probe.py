@@ -1,0 +1,185 @@
+"""A synthetic dense task whose answer lies a known number of tokens away, generated afresh for every step.
+
+An image is a grid of n x n tokens of 4x4 pixels. Some tokens are *shapes*, grey textures that show no colour, and the
+label of a shape is the colour of the one *cue* that decides it:
+
+* ``row``: every row has a cue of its own at one end; it decides the shapes of its row. Tests distance in the image,
+  not in a sequence: a scan along rows needs at most n - 1 steps.
+* ``routed``: six cues with different textures (keys) anywhere; a shape is decided by the cue that shares its key.
+  Tests routing by content over the whole sequence.
+* ``single``: one cue anywhere decides all shapes. A smoke test and a detector of leaks: whatever sees the image as a
+  whole solves it, a global average too.
+
+Colours are independent and uniform, so an arm that does not see the deciding cue is right in a quarter of the cases.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmbackbones.errors import InputError
+
+TASKS = ('row', 'routed', 'single')
+CUE_SIDES = ('left', 'right', 'random', 'none')
+COLOURS = 4
+BACKGROUND = COLOURS  # label of every token that no cue decides
+PATCH = 4  # side of a token in pixels
+SIDES = (16, 64)  # fewest and most tokens per side
+DENSITY = 0.25  # share of shapes among the tokens that may be one
+CUES, KEYS = 6, 8  # of the task ``routed``
+
+
+class ProbeBatch(NamedTuple):
+    """Images and, for every token, what is asked."""
+
+    images: Tensor
+    """[B, 3, 4n, 4n] float32, of about unit variance at any noise."""
+    labels: Tensor
+    """[B, n, n] int64: colour 0 .. 3 of a shape, ``BACKGROUND`` elsewhere."""
+    distances: Tensor
+    """[B, n, n] int64: Chebyshev distance of a shape to the cue that decides it, in tokens; 0 elsewhere."""
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """One setting of the probe.
+
+    Attributes:
+        task (str): ``'row'``, ``'routed'`` or ``'single'``.
+        tokens (int): tokens per side n, 16 .. 64.
+        cue_side (str | None): where cues lie: in the columns at the ``'left'`` or ``'right'`` end; at ``'random'``
+            (``row``: at either end, row by row; other tasks: anywhere); ``'none'``: cues are not painted, and no arm
+            can beat chance. None: ``'left'`` for ``row``, ``'random'`` for the others.
+        distractors (int): look-alikes of every cue, 0 .. 3, each of another colour and where the cue could have been:
+            nobody can be right more often than in 1 of ``1 + distractors`` cases, which for 3 is chance.
+        noise (float): standard deviation of the pixels' Gaussian noise; colours and textures are +-1.
+        shuffled (bool): labels and cues do not belong together: cues show the colours of other cues of their image
+            (of another image in ``single``). What an arm reaches so is its chance.
+
+    Raises:
+        InputError: any of these out of its range.
+    """
+
+    task: str
+    tokens: int = 32
+    cue_side: str | None = None
+    distractors: int = 0
+    noise: float = 0.1
+    shuffled: bool = False
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise InputError(f'probe: task {self.task!r} unknown; expected one of {", ".join(TASKS)}')
+        if self.cue_side is None:
+            object.__setattr__(self, 'cue_side', 'left' if self.task == 'row' else 'random')
+        if self.cue_side not in CUE_SIDES:
+            raise InputError(f'probe: cue side {self.cue_side!r} unknown; expected one of {", ".join(CUE_SIDES)}')
+        if not SIDES[0] <= self.tokens <= SIDES[1]:
+            raise InputError(f'probe: {self.tokens} tokens per side, expected {SIDES[0]} to {SIDES[1]}')
+        if not 0 <= self.distractors < COLOURS:
+            raise InputError(f'probe: {self.distractors} distractors, expected 0 to {COLOURS - 1}')
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise InputError(f'probe: noise {self.noise}, expected a number of 0 or more')
+
+    @property
+    def ceiling(self) -> float:
+        """The best accuracy there can be, 0 .. 1."""
+        return 1 / COLOURS if self.cue_side == 'none' or self.shuffled else 1 / (1 + self.distractors)
+
+    def batch(self, size: int, generator: torch.Generator) -> ProbeBatch:
+        """Draw ``size`` fresh images; the same generator state gives the same images.
+
+        Raises:
+            InputError: fewer than one image, or than two where cues are shuffled between images.
+        """
+        least = 2 if self.shuffled and self.task == 'single' else 1
+        if size < least:
+            raise InputError(f'probe: a batch of {size} images, expected {least} or more')
+        place = self._rows if self.task == 'row' else self._anywhere
+        positions, groups, shapes = place(size, generator)
+        cues, alike = positions.shape[1:]
+        colours = torch.rand(size, cues, COLOURS, generator=generator).argsort(-1)[..., :alike]
+        keys = _choose(size, KEYS, cues, generator) if self.task == 'routed' else None
+
+        decided = groups.flatten(1)
+        deciding = positions[..., 0].gather(1, decided).view_as(groups)  # the first of each cue's look-alikes is it
+        row, column = torch.meshgrid(*2 * [torch.arange(self.tokens)], indexing='ij')
+        distances = torch.maximum((deciding // self.tokens - row).abs(), (deciding % self.tokens - column).abs())
+        labels = colours[..., 0].gather(1, decided).view_as(groups)
+
+        paint = torch.zeros(size, self.tokens**2, 3)
+        texture = torch.where(shapes, keys.gather(1, decided).view_as(groups) if keys is not None else 0, KEYS)
+        texture = texture.flatten(1)
+        if self.cue_side != 'none':
+            shown = self._shuffle(colours, generator) if self.shuffled else colours
+            at = positions.flatten(1)
+            paint.scatter_(1, at[..., None].expand(-1, -1, 3), PALETTE[shown.flatten(1)])
+            if keys is not None:
+                texture.scatter_(1, at, keys.repeat_interleave(alike, dim=1))
+        return ProbeBatch(
+            self._render(paint, texture, generator),
+            labels.where(shapes, BACKGROUND),
+            distances.where(shapes, 0))
+
+    def _rows(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Places [B, n, 1 + distractors] of each row's cues, the row of each token and which tokens are shapes."""
+        n, alike = self.tokens, 1 + self.distractors
+        width = max(2, alike)
+        right = torch.rand(size, n, 1, generator=generator) < 0.5
+        if self.cue_side != 'random':
+            right = torch.full_like(right, self.cue_side == 'right')
+        columns = torch.rand(size, n, width, generator=generator).argsort(-1)[..., :alike]
+        columns = torch.where(right, n - 1 - columns, columns)
+        column = torch.arange(n).expand(size, n, n)
+        free = torch.where(right, column < n - width, column >= width)
+        shapes = free & (torch.rand(size, n, n, generator=generator) < DENSITY)
+        row = torch.arange(n)[:, None]
+        return columns + n * row, row.expand(size, n, n), shapes
+
+    def _anywhere(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with cues anywhere, or in the two columns at one side; a token's cue is drawn."""
+        n, alike = self.tokens, 1 + self.distractors
+        cues = CUES if self.task == 'routed' else 1
+        column = torch.arange(n).expand(n, n).flatten()
+        zone = {'left': column < 2, 'right': column >= n - 2}.get(self.cue_side, torch.ones(n * n, dtype=torch.bool))
+        places = zone.nonzero().flatten()[_choose(size, int(zone.sum()), cues * alike, generator)]
+        shapes = torch.rand(size, n * n, generator=generator) < DENSITY
+        shapes.scatter_(1, places, False)
+        groups = torch.randint(cues, (size, n, n), generator=generator)
+        return places.view(size, cues, alike), groups, shapes.view(size, n, n)
+
+    def _shuffle(self, colours: Tensor, generator: torch.Generator) -> Tensor:
+        """Every cue takes another one's colours: in its image by a step that nothing shows, else of the next image."""
+        size, cues, _ = colours.shape
+        if cues == 1:
+            return colours.roll(1, dims=0)
+        step = torch.randint(1, cues, (size, 1), generator=generator)
+        return colours.gather(1, ((torch.arange(cues) + step) % cues)[..., None].expand_as(colours))
+
+    def _render(self, paint: Tensor, texture: Tensor, generator: torch.Generator) -> Tensor:
+        n = self.tokens
+        patches = paint[..., None, None] + TEXTURES[texture][:, :, None]  # [B, n*n, 3, 4, 4]
+        patches = patches.unflatten(1, (n, n)).permute(0, 3, 1, 4, 2, 5)  # -> [B, 3, n, 4, n, 4]
+        images = patches.reshape(len(paint), 3, PATCH * n, PATCH * n)
+        noisy = images + self.noise * torch.randn(images.shape, generator=generator)
+        return noisy / math.hypot(1, self.noise)
+
+
+def _choose(size: int, among: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different numbers below ``among``, in random order -> [size, count] int64."""
+    return torch.rand(size, among, generator=generator).argsort(-1)[:, :count]
+
+
+def _textures() -> Tensor:
+    """[KEYS + 1, 4, 4]: orthogonal +-1 patterns of zero mean (Walsh functions), then plain zero."""
+    walsh = torch.ones(1, 1)
+    for _ in range(4):
+        walsh = torch.cat((torch.cat((walsh, walsh), 1), torch.cat((walsh, -walsh), 1)))
+    return torch.cat((walsh[1:1 + KEYS], torch.zeros(1, PATCH * PATCH))).view(-1, PATCH, PATCH)
+
+
+TEXTURES = _textures()
+PALETTE = torch.tensor([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])  # equally far from each other

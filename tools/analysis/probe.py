@@ -1,0 +1,73 @@
+"""How far does each token mixer see? tools/analysis/probe.py --task row --mixers ss2d dw7 dw3 --out DIR."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from mmbackbones.analysis import probe_report as report
+from mmbackbones.analysis.probe import MIXERS, POSITIONS, STEPS, arms
+from mmbackbones.datasets.probe import CUE_SIDES, TASKS, ProbeTask
+from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.records import RECORDS
+from mmbackbones.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description='Train small nets that differ in their token mixer alone on a task whose answer lies a known '
+        'number of tokens away, and show accuracy against distance. Finished runs are kept in DIR and not repeated.')
+    parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
+    parser.add_argument('--tokens', type=int, default=32, metavar='N', help='per side, 16 to 64 (default: 32)')
+    parser.add_argument('--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: row left, else random)')
+    parser.add_argument('--distractors', type=int, default=0, metavar='N', help='look-alikes of every cue, 0 to 3')
+    parser.add_argument('--noise', type=float, default=0.1, metavar='SIGMA', help='of the pixels; colours are +-1')
+    parser.add_argument('--mixers', nargs='+', default=['ss2d', 'dw7', 'dw3'], metavar='MIXER', help=', '.join(MIXERS))
+    parser.add_argument('--position', default='none', help=f'position code: {", ".join(POSITIONS)} (default: none)')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
+    parser.add_argument('--steps', type=int, help='of training (default: '
+                        f'{", ".join(f"{task} {steps}" for task, steps in STEPS.items())})')
+    parser.add_argument('--images', type=int, default=256, metavar='N', help='fresh test images (default: 256)')
+    parser.add_argument('--without-chance', action='store_true',
+                        help='skip the runs with shuffled cues, which double the time; chance is then taken as 25 %%')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='records, table and figure')
+    args = parser.parse_args(argv)
+
+    task = ProbeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
+    steps = STEPS[args.task] if args.steps is None else args.steps
+    for option in ('mixers', 'seeds'):
+        values = getattr(args, option)
+        if len(set(values)) < len(values):
+            raise InputError(f'--{option} {" ".join(map(str, values))}: one of them twice')
+    if args.threads < 1:
+        raise InputError(f'--threads {args.threads}: expected 1 or more')
+    runs = arms(task, args.mixers, args.seeds, not args.without_chance, steps=steps, position=args.position,
+                images=args.images)
+    torch.set_num_threads(args.threads)
+
+    records = report.run_all(runs, _folder(args.out) / RECORDS)
+    found = report.curves(records)
+    title = (f'{task.task}, {task.tokens} x {task.tokens} tokens, cue {task.cue_side}, {task.distractors} distractors, '
+             f'noise {task.noise:g}, position {args.position}, {steps} steps')  # fmt: skip
+    stem = args.out / f'probe_{task.task}'
+    Console(width=None if sys.stdout.isatty() else 160).print(report.table(found, f'Accuracy in %: {title}'))
+    print(f'In brackets: {report.interval_kind(found)}. {report.SAYS[task.task]} {report.SAYS_ALWAYS}')
+    stem.with_suffix('.md').write_text(report.markdown(found))
+    report.write_csv(records, stem.with_suffix('.csv'))
+    figures = report.plot(found, title, stem)
+    print(', '.join(map(str, [args.out / RECORDS, stem.with_suffix('.csv'), stem.with_suffix('.md'), *figures])))
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--out {path}: cannot be a folder ({error.strerror})') from error
+    return path
+
+
+if __name__ == '__main__':
+    run_command(main)
