@@ -11,7 +11,6 @@ from pathlib import Path
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
-from mmengine.runner import find_latest_checkpoint
 from torch.utils.data import Dataset
 
 from mmbackbones.datasets.check import check_config
@@ -19,8 +18,9 @@ from mmbackbones.engine.device import adapt_to_device, precision
 from mmbackbones.engine.options import Overrides, config_hash, load_config
 from mmbackbones.engine.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
 from mmbackbones.engine.records import RECORDS, append_record, plain_data, settings_of
+from mmbackbones.engine.resume import find_newest
 from mmbackbones.engine.runner import Runner
-from mmbackbones.errors import InputError
+from mmbackbones.errors import InputError, TrainingStopped
 
 BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
 # How Python and mmengine say that a config gives a constructor what it does not take, or names an unknown type.
@@ -29,11 +29,13 @@ REFUSED = re.compile(
 
 
 def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
-    """Run a command; bad input ends it with one line on stderr and exit status 2."""
+    """Run a command; bad input ends it with one line on stderr and exit status 2 (others: docs/reliability.md)."""
     try:
         main(argv)
     except InputError as error:
         sys.exit(_fail(error))
+    except TrainingStopped as error:
+        sys.exit(_fail(error, error.exit_code))
     except (TypeError, KeyError, ValueError) as error:
         text = str(error.args[0]) if error.args else ''
         if not REFUSED.match(text):
@@ -44,9 +46,9 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
             torch.distributed.destroy_process_group()
 
 
-def _fail(error: InputError | str) -> int:
+def _fail(error: Exception | str, exit_code: int = 2) -> int:
     print('error: ' + ' '.join(BUILD_PREFIX.sub('', str(error)).split()), file=sys.stderr, flush=True)
-    return 2
+    return exit_code
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -159,14 +161,18 @@ def require_class_count(cfg: Config, dataset: Dataset) -> None:
 def _resume(cfg: Config, choice: str) -> None:
     """Set ``load_from`` and ``resume`` from ``--resume``; the weights then come from that checkpoint alone."""
     if choice in ('required', 'auto'):
-        found = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        found, skipped = find_newest(cfg.work_dir)
+        for sentence in skipped:
+            _say(sentence)
+        if found is None and skipped:
+            raise InputError(f'--resume: no checkpoint in {cfg.work_dir} is whole; remove them to start afresh')
         if found is None and choice == 'required':
             raise InputError(f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts afresh, --resume PATH '
                              'names one')
         if found is None:
             _say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting afresh')
             return
-        choice = found
+        choice = str(found)
     cfg.load_from, cfg.resume = choice, True
     cfg.model.backbone.init_cfg = None
     _say(f'resuming from {choice}')

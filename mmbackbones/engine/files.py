@@ -29,7 +29,7 @@ def checksum_file(path: Path) -> Path:
 
 def partial_file(path: Path) -> Path:
     """Where ``path`` is being written."""
-    return path.with_name(f'.{path.name}.partial')
+    return path.with_name(f'.{path.name}.writing')
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -19,7 +19,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2),
+    checkpoint=dict(type='mmbackbones.CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    numerics=dict(type='mmbackbones.NumericsHook', max_skips=0),
+    preemption=dict(type='mmbackbones.PreemptionHook'),
+    watchdog=dict(type='mmbackbones.WatchdogHook', timeout=1800),
     visualization=dict(type='SegVisualizationHook'))
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=False)
