@@ -108,8 +108,8 @@ def read_records(path: str | Path, report: Callable[[str], None] = _warn) -> lis
 
 
 def flatten(node: object, prefix: str = '') -> dict[str, object]:
-    """Leaves of nested dicts and lists by their dotted keys."""
-    if isinstance(node, dict | list) and node:
+    """Leaves of nested dicts and lists by their dotted keys; a list of plain values is a leaf."""
+    if (isinstance(node, dict) and node) or (isinstance(node, list) and any(isinstance(x, dict | list) for x in node)):
         items = node.items() if isinstance(node, dict) else enumerate(node)
         return {name: value for key, child in items for name, value in flatten(child, f'{prefix}{key}.').items()}
     return {prefix[:-1]: node}
@@ -129,11 +129,16 @@ def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[s
     necks = [((record.get('settings') or {}).get('model', {}).get('neck') or {}).get('type') for record in records]
     if any(neck in PYRAMIDS for neck in necks):
         declared += ('model.neck',)
+    if len({record.get('task') for record in records}) > 1:
+        return ['task']
     facts = [_facts(record) for record in records]
     found = set()
     for other in facts[1:]:
         found |= _unequal(facts[0], other)
-    return sorted(key for key in found if not _under(key, declared))
+    # Of two different heads only the type is named, not every argument of either.
+    others = tuple(key.removesuffix('.type') for key in found if key.endswith('.type'))
+    return sorted(key for key in found if not _under(key, declared) and (
+        key.endswith('.type') or not _under(key, others)))
 
 
 def surroundings(records: Sequence[dict]) -> list[str]:
