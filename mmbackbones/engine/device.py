@@ -7,6 +7,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config, ConfigDict
 
+from mmbackbones.engine import torchvision_route
 from mmbackbones.errors import InputError
 
 
@@ -14,17 +15,16 @@ def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
     """Change ``cfg`` in place so that it runs on this machine.
 
     Without CUDA: FP32 in place of AMP (CPU autocast has no FP16, and mmcv's CPU ops take float32 only), gloo in place
-    of nccl, BN in place of SyncBN (DDP refuses it on CPU).
+    of nccl, BN in place of SyncBN (DDP refuses it on CPU). With CUDA, where mmcv has no CUDA operators: torchvision's.
 
     Returns:
         list[str]: one sentence per change.
 
     Raises:
-        InputError: a detector on CUDA with an mmcv that was built without CUDA ops, or Slurm without CUDA.
+        InputError: a detector on CUDA with neither mmcv's nor torchvision's CUDA operators, or Slurm without CUDA.
     """
     if torch.cuda.is_available():
-        _require_cuda_ops(cfg)
-        return []
+        return _provide_cuda_ops(cfg)
     notices = []
     wrapper = cfg.get('optim_wrapper')
     if wrapper and wrapper.type == 'AmpOptimWrapper':
@@ -71,10 +71,8 @@ def _replace_sync_bn(node: object) -> Iterator[bool]:
             yield from _replace_sync_bn(value)
 
 
-def _require_cuda_ops(cfg: Config) -> None:
-    if 'roi_head' not in cfg.model:
-        return
+def _provide_cuda_ops(cfg: Config) -> list[str]:
+    if 'roi_head' not in cfg.model.get('module', cfg.model):
+        return []
     from mmcv.ops import get_compiling_cuda_version
-    if get_compiling_cuda_version() == 'not available':
-        raise InputError('mmcv was built without CUDA ops, which a detector needs on this GPU: rebuild it with nvcc '
-                         '(docs/install.md), or set CUDA_VISIBLE_DEVICES="" to run on the CPU')
+    return [torchvision_route.install()] if get_compiling_cuda_version() == 'not available' else []

@@ -42,11 +42,21 @@ def test_gpu_config_is_left_alone(cuda, monkeypatch):
         assert cfg.pretty_text == before
 
 
-def test_detector_on_gpu_needs_cuda_ops(cuda, monkeypatch):
+def test_detector_on_gpu_takes_torchvisions_operators_where_mmcv_has_none(cuda, monkeypatch):
     monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
-    with pytest.raises(InputError, match='mmcv was built without CUDA ops'):
-        adapt_to_device(load_config(DETECTOR), 'none')
+    monkeypatch.setattr('mmbackbones.engine.torchvision_route.install', lambda: 'torchvision')
+    cfg = load_config(DETECTOR)
+    before = cfg.pretty_text
+    assert adapt_to_device(cfg, 'none') == ['torchvision']
+    assert cfg.pretty_text == before
     assert adapt_to_device(load_config(SEGMENTOR), 'none') == []  # UperNet calls none of them
+
+
+def test_detector_on_gpu_needs_operators_from_somebody(cuda, monkeypatch):
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    monkeypatch.setattr('torchvision.extension._has_ops', lambda: False)
+    with pytest.raises(InputError, match='neither mmcv nor torchvision has CUDA operators'):
+        adapt_to_device(load_config(DETECTOR), 'none')
 
 
 def test_slurm_needs_cuda(no_cuda):
