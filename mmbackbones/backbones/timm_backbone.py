@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from timm.models import group_parameters
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
 from mmbackbones.checkpoints.timm_models import check_timm_name, convert_timm, timm_module
@@ -29,7 +32,6 @@ POSITIONS = dict(dynamic_img_size=True, dynamic_img_pad=True)
 ANY_SIZE = {
     'swin_transformer': WINDOWS,
     'swin_transformer_v2': WINDOWS,
-    'swin_transformer_v2_cr': WINDOWS,
     'deit': POSITIONS,
     'eva': POSITIONS,
     'vision_transformer': POSITIONS,
@@ -37,8 +39,31 @@ ANY_SIZE = {
 # Source modules whose authors pad odd maps before halving them; the others' convolutions drop the odd row.
 PADDED_DOWNSAMPLING = ('focalnet',)
 ATTENTION = ('fused', 'materialised')
-BATCH_NORM = ('local', 'sync', 'frozen')
+BATCH_NORMS = ('BN', 'SyncBN')
 SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.IGNORECASE)
+
+
+class _PadBeforeShift:
+    """Swin as its authors' dense code has it: a map is padded to whole windows, then shifted.
+
+    timm shifts first, whereupon its mask no longer lies where opposite borders meet (issue 2438 of its repository).
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]  # [B, H, W, C]
+        x = F.pad(x, (0, 0, 0, -width % self.window_size[1], 0, -height % self.window_size[0]))
+        return super()._attn(x)[:, :height, :width]
+
+
+class _SwinBlock(_PadBeforeShift, SwinTransformerBlock):
+    pass
+
+
+class _SwinV2Block(_PadBeforeShift, SwinTransformerV2Block):
+    pass
+
+
+PADDED_BLOCKS = {SwinTransformerBlock: _SwinBlock, SwinTransformerV2Block: _SwinV2Block}
 
 
 @MODELS.register_module()
@@ -47,14 +72,15 @@ class TimmBackbone(Backbone):
 
     Args:
         arch (str | dict): timm's name of the model, with or without the tag of its weights
-            (``'convnext_tiny.fb_in1k'``), or a dict of the ``name`` and keyword arguments of timm's model class.
+            (``'convnext_tiny.fb_in1k'``), or a dict of the ``name`` and keyword arguments of timm's model class. (An
+            argument that timm fixes for this name resets its other ones to the class's defaults.)
         out_indices (tuple[int, ...] | None): which of timm's feature maps to return, ascending, counted as in its
             ``features_only`` mode (a ResNet's 0 is its stem). None: those of strides 4, 8, 16 and 32. Plain nets,
             whose maps have one stride, need the indices of their blocks. What lies past the last one is not built.
         attention (str): ``'fused'`` runs attention through torch's scaled-dot-product attention, ``'materialised'``
             writes its matrix out, as the speed figures of early papers were measured.
-        batch_norm (str): ``'local'`` normalizes by the statistics of a device's own batch, ``'sync'`` by those of all
-            devices, ``'frozen'`` by the pretrained running statistics.
+        norm_eval (bool): keep the batch norms within at their pretrained running statistics.
+        bn_cfg (dict): ``type='SyncBN'`` synchronises the batch norms within over the devices, ``'BN'`` does not.
         drop_path_rate (float): stochastic depth as timm's model grows it over its blocks.
         frozen_stages (int): see :class:`Backbone`; stages as timm groups them.
         with_cp (bool): recompute blocks (stages, where timm does so) in the backward pass to save memory.
@@ -72,16 +98,18 @@ class TimmBackbone(Backbone):
                  arch: str | dict,
                  out_indices: tuple[int, ...] | None = None,
                  attention: str = 'fused',
-                 batch_norm: str = 'local',
+                 norm_eval: bool = False,
+                 bn_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
                  drop_path_rate: float = 0.,
                  frozen_stages: int = -1,
                  with_cp: bool = False,
                  norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
                  init_cfg: dict | list[dict] | None = None):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
-        for option, value, known in (('attention', attention, ATTENTION), ('batch_norm', batch_norm, BATCH_NORM)):
-            if value not in known:
-                raise InputError(f'TimmBackbone: {option}={value!r}, expected one of {", ".join(known)}')
+        if attention not in ATTENTION:
+            raise InputError(f'TimmBackbone: attention={attention!r}, expected one of {", ".join(ATTENTION)}')
+        if bn_cfg.get('type') not in BATCH_NORMS:
+            raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'TimmBackbone: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
         self.name, net = _create(arch, drop_path_rate)
@@ -95,8 +123,9 @@ class TimmBackbone(Backbone):
         net.prune_intermediate_layers(list(self.out_indices), prune_norm=True, prune_head=True)
         self.unused_keys = tuple(f'net.{key}' for key in sorted(whole - net.state_dict().keys()))
         self._choose_attention(net, attention)
-        self.net = self._choose_batch_norm(net, batch_norm)
-        self.batch_norm = batch_norm
+        self.net = self._choose_batch_norm(net, norm_eval, bn_cfg['type'])
+        self.net.is_init = True  # timm has done so; mmengine would call what it finds under the name init_weights
+        self.norm_eval = norm_eval
         self.patch = _pad_patches(self.net, self.name)
         if with_cp:
             self.net.set_grad_checkpointing(True)
@@ -122,15 +151,16 @@ class TimmBackbone(Backbone):
         for layer in layers:
             layer.fused_attn = attention == 'fused'
 
-    def _choose_batch_norm(self, net: nn.Module, batch_norm: str) -> nn.Module:
+    def _choose_batch_norm(self, net: nn.Module, norm_eval: bool, kind: str) -> nn.Module:
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-        if batch_norm != 'local' and not norms:
-            raise InputError(f'{self.family}: batch_norm={batch_norm!r}, but it has no batch norm')
-        if batch_norm != 'sync':
+        if (norm_eval or kind != 'BN') and not norms:
+            raise InputError(f'{self.family}: norm_eval={norm_eval}, bn_cfg.type={kind!r}, but it has no batch norm')
+        if kind == 'BN':
             return net
         if any(isinstance(norm, BatchNormAct2d) for norm in norms):
             # mmengine reverts synchronised norms in a single process, and would lose the activation within.
-            raise InputError(f"{self.family}: batch_norm='sync' is not supported where norm and activation are one")
+            raise InputError(f"{self.family}: bn_cfg.type='SyncBN', but its norms hold activations; only 'BN' is "
+                             'supported')
         return convert_sync_batchnorm(net)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -155,9 +185,9 @@ class TimmBackbone(Backbone):
 
     def train(self, mode: bool = True) -> 'TimmBackbone':
         super().train(mode)
-        if self.batch_norm == 'frozen':
+        if self.norm_eval:
             for module in self.net.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
@@ -205,7 +235,15 @@ def _create(arch: str | dict, drop_path_rate: float) -> tuple[str, nn.Module]:
     if drop_path_rate:
         options['drop_path_rate'] = drop_path_rate
     try:
-        net = timm.create_model(name, pretrained=False, **options)
+        try:
+            net = timm.create_model(name, pretrained=False, **options)
+        except TypeError as error:
+            if 'multiple values' not in str(error):
+                raise
+            # Some of timm's constructors fix what others let one override.
+            with torch.device('meta'):
+                model_class = type(timm.create_model(name))
+            net = model_class(**options)
     except (TypeError, AssertionError) as error:
         raise InputError(f'TimmBackbone {name}: {error}') from error
     needed = ('forward_intermediates', 'prune_intermediate_layers', 'feature_info')
@@ -227,8 +265,10 @@ def _matcher(net: nn.Module, coarse: bool) -> dict | Callable[[str], int]:
 
 
 def _pad_patches(net: nn.Module, name: str) -> int:
-    """Pixels of the side of a patch, 1 if patches overlap; sets up the padding of later halvings."""
+    """Pixels of the side of a patch, 1 if patches overlap; sets up the padding of windows and later halvings."""
     stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    for module in net.modules():
+        module.__class__ = PADDED_BLOCKS.get(type(module), type(module))
     if _source(name) in PADDED_DOWNSAMPLING:
         for path, module in net.named_modules():
             if 'downsample' in path and _is_patchify(module):
@@ -249,15 +289,15 @@ def _keep_statistics_still(net: nn.Module) -> None:
     """The second computation of a block must not move the running statistics of its batch norms once more."""
     momenta = {}
 
-    def before(norm: nn.BatchNorm2d, _) -> None:
+    def before(norm: _BatchNorm, _) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             momenta[norm], norm.momentum = norm.momentum, 0.
 
-    def after(norm: nn.BatchNorm2d, *_) -> None:
+    def after(norm: _BatchNorm, *_) -> None:
         if norm in momenta:
             norm.momentum = momenta.pop(norm)
 
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
