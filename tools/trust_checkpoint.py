@@ -1,0 +1,14 @@
+"""Take the plain data out of a checkpoint that holds code, by running that code once: only for files that you trust.
+
+    tools/trust_checkpoint.py SOURCE TARGET --sha256 HEX
+
+The digest says which file is trusted, not which name. It is the author's, or what sha256sum prints for a file whose
+origin you know. TARGET holds tensors, numbers and texts alone, and loads everywhere.
+"""
+
+import sys
+
+from mmbackbones.engine.trust import main
+
+if __name__ == '__main__':
+    sys.exit(main())
