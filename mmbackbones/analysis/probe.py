@@ -8,7 +8,7 @@ Training is on all distances at once; the near bins then tell an arm that sees n
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +45,17 @@ def build_mixer(name: str, dim: int) -> nn.Module:
     Raises:
         InputError: unknown name.
     """
-    if name not in MIXERS:
-        raise InputError(f'probe: mixer {name!r} unknown; expected one of {", ".join(MIXERS)}')
+    _require('mixer', name, MIXERS)
     if name == 'identity':
         return nn.Identity()
     if name in KERNELS:
         return DepthwiseConv(dim, KERNELS[name])
     return build_branch(name, dim)
+
+
+def _require(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise InputError(f'probe: {what} {name!r} unknown; expected one of {", ".join(known)}')
 
 
 class GatedBlock(nn.Module):
@@ -88,8 +92,7 @@ class ProbeNet(nn.Module):
 
     def __init__(self, mixer: str, position: str = 'none'):
         super().__init__()
-        if position not in POSITIONS:
-            raise InputError(f'probe: position {position!r} unknown; expected one of {", ".join(POSITIONS)}')
+        _require('position', position, POSITIONS)
         self.position = position
         self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
         self.blocks = nn.Sequential(*(GatedBlock(mixer) for _ in range(DEPTH)))
@@ -137,9 +140,8 @@ class Arm:
     images: int = 256
 
     def __post_init__(self):
-        build_mixer(self.mixer, INNER)
-        if self.position not in POSITIONS:
-            raise InputError(f'probe: position {self.position!r} unknown; expected one of {", ".join(POSITIONS)}')
+        _require('mixer', self.mixer, MIXERS)
+        _require('position', self.position, POSITIONS)
         if self.steps < 1 or self.images < 1:
             raise InputError(f'probe: {self.steps} steps and {self.images} test images, expected 1 or more')
         if self.seed < 0:
@@ -299,10 +301,13 @@ def radius(reach: Tensor, at: tuple[int, int]) -> int:
     return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())
 
 
-def arms(task: ProbeTask, mixers: Sequence[str], seeds: Sequence[int], chance: bool = True, **options) -> list[Arm]:
-    """Every mixer with every seed, seeds outermost, each with its shuffled twin; ``options`` go to :class:`Arm`."""
+def arms(task: ProbeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (),
+         **options) -> list[Arm]:  # fmt: skip
+    """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
+
+    Seeds are outermost, so that what is stopped early has whole seeds; ``options`` go to :class:`Arm`.
+    """
     options.setdefault('steps', STEPS[task.task])
-    tasks = [task]
-    if chance and not task.shuffled:
-        tasks.append(ProbeTask(**{**asdict(task), 'shuffled': True}))
-    return [Arm(each, mixer, seed, **options) for seed in seeds for mixer in mixers for each in tasks]
+    shuffled = replace(task, shuffled=True)
+    return [Arm(data, mixer, seed, **options)
+            for data, those in ((task, seeds), (shuffled, chance_seeds)) for seed in those for mixer in mixers]
