@@ -1,0 +1,13 @@
+_base_ = 'upernet_base.py'
+model = dict(
+    backbone=dict(
+        type='mmbackbones.IsotropicMixerNet',
+        arch=dict(embed_dims=64, depth=4, patch_size=8),
+        mixers=('attn', 'bissm'),
+        img_size=128,
+        out_indices=(0, 1, 2, 3),
+        init_cfg=None),
+    neck=dict(
+        type='Feature2Pyramid', embed_dim=64, rescales=[2, 1, 0.5, 0.25], norm_cfg=dict(type='SyncBN', requires_grad=True)),
+    decode_head=dict(in_channels=[64, 64, 64, 64]),
+    auxiliary_head=dict(in_channels=64))
