@@ -1,0 +1,20 @@
+"""Write one page about everything in some work dirs: tools/analysis/report.py WORK_DIRS... -o report/."""
+
+import argparse
+
+from mmbackbones.analysis.report.content import write_report
+from mmbackbones.engine.cli import run_command
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Report on everything below some work dirs, on one page.')
+    parser.add_argument('work_dirs', nargs='+', help='work dirs, or folders that hold some')
+    parser.add_argument('-o', '--out', required=True, help='folder of the report; an earlier report there is replaced')
+    parser.add_argument('--resamples', type=int, default=1000, help='of every bootstrap (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='of its draws (default: 0)')
+    args = parser.parse_args(argv)
+    print(write_report(args.work_dirs, args.out, args.resamples, args.seed))
+
+
+if __name__ == '__main__':
+    run_command(main)
