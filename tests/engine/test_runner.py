@@ -1,7 +1,7 @@
 """The runner loads strictly, resumes without executing anything, and says what does not fit."""
 
 import copy
-import os
+import itertools
 import re
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from mmbackbones.engine.strict import unwrap
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
 from tests.engine.test_loading import GADGETS, Call
+
+EXPERIMENTS = itertools.count()
 
 
 class Net(BaseModel):
@@ -41,22 +43,29 @@ class Mean(BaseMetric):
         return dict(mean=sum(results) / len(results))
 
 
-def make(work_dir: Path, model=None, iters=4, **kwargs) -> Runner:
-    loader = dict(dataset=[dict(inputs=torch.full((2, ), float(i))) for i in range(8)],
+def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=None, val=False, **kwargs) -> Runner:
+    """A runner over eight samples in batches of two, by iterations or by epochs."""
+    loader = dict(dataset=dataset or [dict(inputs=torch.full((2, ), float(i))) for i in range(8)],
                   batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'))
+    by_epoch = epochs is not None
+    length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=iters)
+    if val:
+        kwargs |= dict(val_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+                       val_cfg=dict(), val_evaluator=[Mean()])
+        length |= dict(val_interval=1 if by_epoch else 2)
     return Runner(
         model=model or Net(),
         work_dir=str(work_dir),
-        train_dataloader=dict(**loader, sampler=dict(type='InfiniteSampler')),
+        train_dataloader=dict(**loader, sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler')),
         test_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=False, max_iters=iters),
+        train_cfg=dict(by_epoch=by_epoch, **length),
         test_cfg=dict(),
         test_evaluator=[Mean()],
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=10)],
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False)),
+        default_hooks=hooks or dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False)),
         default_scope='mmengine',
-        experiment_name=work_dir.name + str(iters) + str(len(os.listdir(work_dir))),
+        experiment_name=f'{work_dir.name}_{next(EXPERIMENTS)}',  # mmengine keeps a logger for each name
         **kwargs)
 
 
