@@ -13,10 +13,13 @@ from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.device import adapt_to_device
 from mmbackbones.engine.options import load_config
 from mmbackbones.registry import MODELS
+from tests.conftest import ROOT
 
 # Class -> name of its quickstart models.
 ROWS = {
     'EfficientVMamba': 'efficientvmamba-mini',
+    'GatedMixerNet': 'gated-mixer-mini',
+    'IsotropicMixerNet': 'isotropic-mixer-mini',
     'LocalVMamba': 'localvmamba-mini',
     'LocalVim': 'localvim-mini',
     'Mamba': 'mamba-mini',
@@ -27,6 +30,7 @@ ROWS = {
     'VMamba': 'vmamba-mini',
     'VMamba, first version': 'vmamba-mini-v0',
 }
+CONTROLLED = sorted((ROOT / 'configs' / 'controlled' / 'miniature').glob('*shapes-ade20k*.py'))
 STEPS = 60
 CROP = slice(8, 136)  # of 144 or 160 px
 
@@ -94,7 +98,17 @@ def test_every_backbone_has_a_row():
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ROWS.values(), ids=ROWS)
 def test_learns_two_images_by_heart(name, two_images):
-    model = build(segmentor_of(name))
+    learn_by_heart(segmentor_of(name), two_images)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('path', CONTROLLED, ids=lambda path: path.stem.partition('_1xb8')[0])
+def test_every_controlled_arm_learns_two_images_by_heart(path, two_images):
+    learn_by_heart(load_config(str(path)), two_images)
+
+
+def learn_by_heart(cfg, two_images):
+    model = build(cfg)
     assert max(right_pixels(model, two_images)) < 0.5
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS, pct_start=0.1)
