@@ -1,6 +1,8 @@
 """Where test data lies, and what is skipped where it does not."""
 
+import lzma
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import mmbackbones  # noqa: F401  (makes torchvision importable, so before any t
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two threads were five times slower on a shared two-core machine
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN_DIRS = (ROOT / 'tests' / 'golden', ROOT.parent / 'shared' / 'golden')
+GOLDEN = ROOT / 'tests' / 'golden'
+ALL_GOLDEN = ROOT.parent / 'shared' / 'golden'
+UNPACKED = tempfile.TemporaryDirectory(prefix='mmbackbones-golden-')
 
 
 def golden(name: str) -> Path:
@@ -18,9 +22,12 @@ def golden(name: str) -> Path:
 
     Numeric cases of the authors' code; tests/golden/README.md says what each holds.
     """
-    for folder in GOLDEN_DIRS:
-        if (folder / name).is_file():
-            return folder / name
+    unpacked = Path(UNPACKED.name, name)
+    if not unpacked.exists() and (GOLDEN / f'{name}.xz').is_file():
+        unpacked.write_bytes(lzma.decompress((GOLDEN / f'{name}.xz').read_bytes()))
+    for path in (unpacked, ALL_GOLDEN / name):
+        if path.is_file():
+            return path
     pytest.skip(f'golden file {name} is neither in tests/golden nor in ../shared/golden', allow_module_level=True)
 
 

@@ -47,7 +47,7 @@ def test_golden(name, backend):
 
 
 def test_golden_rejects_another_direction_order():
-    case = load_case('vmamba_s1_nonsquare')
+    case = load_case('vmamba_odd_size')
     for key, value in case.weights.items():
         if key.endswith('.x_proj_weight'):
             case.weights[key] = value[[0, 2, 1, 3]]
