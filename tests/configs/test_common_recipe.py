@@ -1,6 +1,7 @@
 """Under the common recipe two configs of a task differ in their backbone and in nothing else."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ REFERENCE = {
     'coco': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'ade20k': 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
 }
-SINGLE_STRIDE = {'Mamba', 'Vim', 'LocalVim', 'PlainMamba'}  # their neck makes the pyramid
+SINGLE_STRIDE = {'Mamba', 'Vim', 'LocalVim', 'PlainMamba', 'TimmBackbone deit'}  # their neck makes the pyramid
 CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
 UNIVERSAL = ('type', 'arch', 'init_cfg', 'drop_path_rate')
 
@@ -33,6 +34,15 @@ def task_of(path: Path) -> str:
     return 'coco' if path.stem.endswith('coco') else 'ade20k'
 
 
+def family_and_variant(backbone: dict) -> tuple[str, str]:
+    """The class and its variant; of timm's models the class beside the letters that timm's name begins with."""
+    family, variant = backbone['type'].removeprefix('mmbackbones.'), backbone.get('arch', backbone.get('model'))
+    if family == 'TimmBackbone':
+        variant = variant['name'] if isinstance(variant, dict) else variant
+        family += f' {re.match("[a-z]+", variant)[0]}'
+    return family, str(variant)
+
+
 def read_table(name: str) -> list[dict[str, str]]:
     with (CONFIGS / name).open(newline='') as file:
         return list(csv.DictReader(file))
@@ -43,7 +53,7 @@ def offences(cfg: Config, task: str) -> list[str]:
     reference = Config.fromfile(CONFIGS / REFERENCE[task])
     ours, theirs = flatten(cfg._cfg_dict.to_dict()), flatten(reference._cfg_dict.to_dict())
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...)]
-    family = cfg.model.backbone.type.removeprefix('mmbackbones.')
+    family, _ = family_and_variant(cfg.model.backbone)
     declared = {(row['family'], row['option'], row['task'], row['value']) for row in read_table('backbone_options.csv')}
     bad = []
     for key in differing:
@@ -78,10 +88,8 @@ def test_an_unfair_config_is_caught_by_name(key, value):
 @pytest.mark.parametrize('path', COMMON, ids=lambda path: path.stem)
 def test_drop_path_comes_from_the_table(path):
     backbone = Config.fromfile(path).model.backbone
-    family = backbone.type.removeprefix('mmbackbones.')
     rates = {(row['family'], row['variant'], row['task']): row for row in read_table('drop_path.csv')}
-    variant = backbone.get('arch', backbone.get('model'))
-    row = rates[family, str(variant), task_of(path)]
+    row = rates[(*family_and_variant(backbone), task_of(path))]
     assert backbone.drop_path_rate == float(row['drop_path_rate'])
     assert row['source']
 

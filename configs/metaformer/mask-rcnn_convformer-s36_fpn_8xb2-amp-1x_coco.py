@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.TimmBackbone',
+        arch='convformer_s36.sail_in1k',
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='hf://timm/convformer_s36.sail_in1k/model.safetensors')),
+    neck=dict(in_channels=[64, 128, 320, 512]))

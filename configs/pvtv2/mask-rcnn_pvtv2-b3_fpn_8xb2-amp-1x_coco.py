@@ -1,0 +1,16 @@
+_base_ = [
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/amp-1x_coco.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.TimmBackbone',
+        arch='pvt_v2_b3.in1k',
+        norm_cfg=None,
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='hf://timm/pvt_v2_b3.in1k/model.safetensors')),
+    neck=dict(in_channels=[64, 128, 320, 512]))

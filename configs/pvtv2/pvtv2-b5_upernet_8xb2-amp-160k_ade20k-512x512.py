@@ -1,0 +1,17 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.TimmBackbone',
+        arch='pvt_v2_b5.in1k',
+        norm_cfg=None,
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='hf://timm/pvt_v2_b5.in1k/model.safetensors')),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320))
