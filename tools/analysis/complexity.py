@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.complexity import SCAN_RULES, Complexity, count_complexity
+from mmbackbones.analysis.complexity import SCAN_RULES, SHAPES, Complexity, count_complexity
 from mmbackbones.analysis.complexity_table import all_configs, count_configs, to_markdown, write_csv
+from mmbackbones.analysis.counting_rules import describe
 from mmbackbones.analysis.published import match
 from mmbackbones.engine.cli import run_command
 from mmbackbones.engine.options import Overrides, load_config
@@ -18,7 +19,7 @@ from mmbackbones.errors import InputError
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
-def show(counts: Complexity, config: str, depth: int) -> None:
+def show(counts: Complexity, config: str, family: str, depth: int) -> None:
     table = Table('module', 'parameters (M)', 'MACs (G)')
     for name, params in counts.params.items():
         table.add_row(name, f'{params / 1e6:.2f}', f'{counts.macs[name] / 1e9:.1f}')
@@ -37,6 +38,8 @@ def show(counts: Complexity, config: str, depth: int) -> None:
         row = found.row
         numbers = f'{row.params:g} M' + (f', {row.macs:g} G' if row.macs else ', no MACs')
         print(f'published as {row.name}: {numbers} ({row.source}){"; " + found.remark if found.remark else ""}')
+        for line in describe(family, counts, row) if counts.shape in SHAPES.values() else ():
+            print(f'  {line}')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,7 +64,9 @@ def main(argv: list[str] | None = None) -> None:
         heads = {}
         for config in args.configs:
             shape = tuple(args.shape) if args.shape else None
-            show(count_complexity(load_config(config, args.cfg_options), shape, heads), config, args.depth)
+            cfg = load_config(config, args.cfg_options)
+            family = cfg.model.backbone.type.removeprefix('mmbackbones.')
+            show(count_complexity(cfg, shape, heads), config, family, args.depth)
         return
     rows = []
     for row in count_configs(all_configs(args.all) if args.all else args.configs):
