@@ -63,7 +63,7 @@ class WatchdogHook(Hook):
         self._begin(runner, STEPPING)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._begin(runner, LOADING)
+        self._doing = LOADING, time.monotonic(), runner.iter + 1
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._doing = None

@@ -43,10 +43,11 @@ class Mean(BaseMetric):
         return dict(mean=sum(results) / len(results))
 
 
-def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=None, val=False, **kwargs) -> Runner:
+def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=None, val=False,
+         collate='default_collate', **kwargs) -> Runner:
     """A runner over eight samples in batches of two, by iterations or by epochs."""
     loader = dict(dataset=dataset or [dict(inputs=torch.full((2, ), float(i))) for i in range(8)],
-                  batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'))
+                  batch_size=2, num_workers=0, collate_fn=dict(type=collate))
     by_epoch = epochs is not None
     length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=iters)
     if val:
@@ -61,7 +62,7 @@ def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=N
         train_cfg=dict(by_epoch=by_epoch, **length),
         test_cfg=dict(),
         test_evaluator=[Mean()],
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        optim_wrapper=kwargs.pop('optim_wrapper', dict(optimizer=dict(type='AdamW', lr=0.1))),
         param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=10)],
         default_hooks=hooks or dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False)),
         default_scope='mmengine',

@@ -1,0 +1,68 @@
+"""A run that hangs says where and ends."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmbackbones.engine.watchdog import WatchdogHook
+from mmbackbones.errors import InputError
+from tests.engine.test_runner import Net, make
+
+
+class Stuck(torch.utils.data.Dataset):
+    """Never returns its sixth sample."""
+
+    def __init__(self):
+        self.left = 5
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            threading.Event().wait()
+        return dict(inputs=torch.full((2, ), float(index)))
+
+
+class StuckNet(Net):
+
+    def forward(self, inputs, mode='tensor'):
+        if mode == 'loss' and inputs.requires_grad is False:
+            threading.Event().wait()
+
+
+@pytest.mark.parametrize('options, message', [
+    (lambda: dict(dataset=Stuck()), 'error: hangs after iteration 2, for {} s waiting for the next batch'),
+    (lambda: dict(model=StuckNet()), 'error: hangs after iteration 0, for {} s inside a training step: a collective'),
+], ids=['data', 'step'])
+def test_ends_a_hang(tmp_path, options, message):
+    output = tmp_path / 'stderr'
+    pid = os.fork()
+    if pid == 0:
+        with output.open('w') as stream:
+            os.dup2(stream.fileno(), 2)
+            sys.stderr = stream
+            make(tmp_path, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.)), **options()).train()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+    line, = [line for line in output.read_text().splitlines() if line.startswith('error: ')]
+    start, end = message.split('{}')
+    assert line.startswith(start) and end in line and f'stacks: {tmp_path}/hang_rank0.txt' in line
+    stacks = Path(tmp_path, 'hang_rank0.txt').read_text()
+    assert 'Current thread' in stacks and 'test_watchdog.py' in stacks
+
+
+def test_leaves_a_run_that_works_alone(tmp_path):
+    make(tmp_path, val=True, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=300.))).train()
+    assert not [thread for thread in threading.enumerate() if thread.name == 'watchdog' and thread.is_alive()
+                and not thread.join(timeout=100) and thread.is_alive()]
+
+
+def test_timeout_out_of_range():
+    with pytest.raises(InputError, match='timeout=0 must be positive'):
+        WatchdogHook(timeout=0)
