@@ -173,7 +173,7 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, heads: d
     if task == 'detection' and cfg.model.roi_head.type != 'StandardRoIHead':
         raise InputError(f'model.roi_head.type={cfg.model.roi_head.type}: expected StandardRoIHead')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = build_without_values(cfg.model)
+    model = build_without_values({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
     params = {name: _parameters(child) for name, child in model.named_children() if _parameters(child)}
     params = {'total': _parameters(model), **params}
     heads = {} if heads is None else heads
@@ -200,8 +200,7 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, heads: d
 
 
 def build_without_values(cfg: dict) -> nn.Module:
-    """The model in eval mode, its parameters without memory where its constructor lets them be."""
-    cfg = {**cfg, 'backbone': {**cfg['backbone'], 'init_cfg': None}}
+    """A model or a part in eval mode, its parameters without memory where its constructor lets them be."""
     try:
         with torch.device('meta'):
             return MODELS.build(cfg).eval()
