@@ -132,7 +132,9 @@ def read_checkpoint(path: str | Path,
         raise InputError(
             f'checkpoint {name}: holds a {type(checkpoint).__qualname__}, expected a dict of tensors{trust}')
     if not tensors:
-        raise InputError(f'checkpoint {name}: holds no tensors')
+        foreign = strip_inert(checkpoint)[1]
+        within = f' outside objects of foreign code ({", ".join(foreign)[:80]}){TRUST}' if foreign else ''
+        raise InputError(f'checkpoint {name}: holds no tensors{within}')
     return checkpoint
 
 

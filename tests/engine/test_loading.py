@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import hashlib
 import io
 import os
 import pickle
@@ -321,6 +322,18 @@ def test_download_is_cached_by_address(web):
         (folder / name / 'model.safetensors').unlink(missing_ok=True)
 
 
+def test_download_with_another_checksum_is_refused_and_not_kept(web):
+    folder, address = web
+    path = folder / 'a%23b.pth'  # as in VMamba's addresses
+    torch.save({'w': WEIGHT}, folder / 'a#b.pth')
+    digest = hashlib.sha256((folder / 'a#b.pth').read_bytes()).hexdigest()
+    with pytest.raises(InputError, match=rf'is {digest}, the one asked for is {"0" * 64}; another file.* removed'):
+        load_checkpoint(f'{address}/{path.name}#sha256={"0" * 64}')
+    assert not [file for file in (folder.parent / 'cache').rglob('*.pth') if file.is_file()]
+    checkpoint = load_checkpoint(f'{address}/{path.name}#sha256={digest}')
+    torch.testing.assert_close(checkpoint['w'], WEIGHT, rtol=0, atol=0)
+
+
 def test_damaged_download_is_not_kept(web):
     folder, address = web
     (folder / 'a.pth').write_bytes(_truncated('pth'))
@@ -339,6 +352,9 @@ def test_alias_goes_through_the_loader(web, monkeypatch):
     monkeypatch.setattr(loading, 'get_mmcls_models', lambda: {'net': f'{address}/b.pth'})
     for name in ('torchvision://net', 'modelzoo://net', 'open-mmlab://net', 'openmmlab://net'):
         assert isinstance(load_checkpoint(name)['a'], Inert)
+        with pytest.raises(InputError, match='another file, refused'):
+            load_checkpoint(f'{name}#sha256={"0" * 64}')
+        torch.save({'w': WEIGHT, 'a': argparse.Namespace()}, folder / 'a.pth')
     assert list(load_checkpoint('mmcls://net')['state_dict']) == ['w']
 
 
