@@ -26,6 +26,8 @@ ROWS = {
     'MambaOut': 'mambaout-mini',
     'MambaVision': 'mambavision-mini',
     'PlainMamba': 'plainmamba-mini',
+    **{f'TimmBackbone, {family}': f'{family.lower()}-mini' for family in (
+        'ConvNeXt', 'Swin', 'PVTv2', 'FocalNet', 'ConvFormer', 'CAFormer', 'ResNet', 'DeiT')},
     'Vim': 'vim-mini',
     'VMamba': 'vmamba-mini',
     'VMamba, first version': 'vmamba-mini-v0',
