@@ -25,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
+from mmbackbones.analysis.report.content import write_report
 from mmbackbones.engine.outputs import RECORD
 from mmbackbones.errors import InputError
 
@@ -172,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     _report(scores, console)
     config, weights = CONFIGS['detection'], run / 'detection' / last['detection'].name
     console.print(
+        f'The report, to open in a browser: {write_report([run], run / "report")}\n'
         f'Checkpoints, logs, predictions ({RECORD} beside them) and pictures: {run}\n'
         f'Took {time.monotonic() - started:.0f} s. To go on:\n'
         f'  {sys.executable} tools/test.py {config} {weights}\n'

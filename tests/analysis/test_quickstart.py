@@ -42,5 +42,6 @@ def test_untrained_networks_fail(tmp_path):
     assert done.returncode == 2
     assert 'error: the networks did not learn: box AP 0.' in done.stderr and 'mIoU 0.' in done.stderr
     assert (tmp_path / 'run' / 'scores.json').is_file()  # the results stay
+    assert 'mask AP' in (tmp_path / 'run' / 'report' / 'index.html').read_text()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and 'exists; nothing was overwritten' in again.stderr

@@ -52,7 +52,6 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
     Raises:
         InputError: there is nothing to report on, or ``out`` holds something else.
     """
-    matplotlib.rcParams['svg.fonttype'] = 'none'
     material = gather(folders)
     scores = list(_scores(material, resamples, seed))
     comparisons = list(_comparisons(material, resamples, seed))
@@ -71,8 +70,9 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
     made = environment()
     footer = (f'Made from {len(material.records)} records and {len(material.runs)} sets of predictions; bootstrap of '
               f'{resamples} resamples, seed {seed}; mmbackbones at commit {made["commit"]}, {made["date"]}.')
-    return write_page(out, 'Visual Mamba on dense prediction', 'Every number below comes from a record of a run; the '
-                      'tables are also in data/, the figures in figures/.', sections, footer)
+    lead = 'Every number below comes from a record of a run; the tables are also in data/, the figures in figures/.'
+    with matplotlib.rc_context({'svg.fonttype': 'none'}):  # text stays text
+        return write_page(out, 'Visual Mamba on dense prediction', lead, sections, footer)
 
 
 def _name(run: Run) -> str:
@@ -157,8 +157,50 @@ def _differences(comparisons: Sequence[Comparison]) -> Section:
 
 
 def _against_tokens(material: Material) -> Section:
-    return Section('Scores against tokens', [
-        'No run was tested or trained at several sizes; tools/analysis/ladder.py does that.'])
+    title = 'Scores against tokens'
+    ladders = material.of_kind('ladder')
+    blocks = []
+    counted = _lengths(material.of_kind('tokens'))
+    if counted:
+        blocks += [counted, 'L tokens are long for width D when L > 6 D: from there on the quadratic term of attention '
+                            'costs more than everything linear (24 D^2 L + 4 D L^2 FLOPs per Transformer block).']
+    if not ladders:
+        return Section(title, [*blocks, 'No run was tested or trained at several sizes; tools/analysis/ladder.py does '
+                                        'that.'])
+    rows = [[Path(record['config']).stem, 'trained' if record['trained'] == 'train' else 'tested', rung['metric'],
+             rung['size'], rung['tokens'], rung['score'], rung['low'], rung['high']]
+            for record in ladders for rung in record['rungs']]
+    canvas = Canvas(figsize=(7, 4), layout='constrained')
+    axes = canvas.subplots()
+    for record in ladders:
+        for metric in dict.fromkeys(rung['metric'] for rung in record['rungs']):
+            rungs = [rung for rung in record['rungs'] if rung['metric'] == metric and rung['tokens']]
+            values = [rung['score'] for rung in rungs]
+            error = [[rung['score'] - rung['low'] for rung in rungs], [rung['high'] - rung['score'] for rung in rungs]]
+            axes.errorbar([rung['tokens'] for rung in rungs], values, yerr=error, capsize=3, marker='o',
+                          label=f'{Path(record["config"]).stem[:40]}: {metric}')
+    axes.set(xlabel='tokens of 16 x 16 px', ylabel='percent', xscale='log')
+    axes.legend(fontsize=7)
+    blocks += [
+        Figure('ladder', 'Scores against the number of tokens, with 95 % intervals over the test images.',
+               'Scores in percent against tokens per image, a curve for each run and metric: ' + '; '.join(
+                   f'{row[2]} {row[5]:.1f} at {row[3]} px' for row in rows[:12]), canvas),
+        Table('ladder', 'Scores in percent by input size, with 95 % intervals over the test images.',
+              ['config', 'at that size', 'metric', 'short side (px)', 'tokens', 'score', 'low', 'high'], rows)]
+    return Section(title, blocks)
+
+
+def _lengths(records: Sequence[dict]) -> Table | None:
+    rows = []
+    for record in records:
+        for stage in sorted({key.partition('.')[0] for key in record['metrics']}):
+            of = {key.partition('.')[2]: value for key, value in record['metrics'].items()
+                  if key.startswith(f'{stage}.')}
+            rows.append([Path(record['config']).stem, stage.removeprefix('stage'), of['stride'], of['channels'],
+                         of['median'], of['threshold_6D'], of['r_median'], 100 * of['long_share']])
+    return Table('tokens', 'How long the sequences are, by stage.',
+                 ['config', 'stage', 'stride', 'width D', 'median tokens L', '6 D', 'median L / (6 D)',
+                  '% of images that are long'], rows) if rows else None
 
 
 def _cost(material: Material) -> Section:

@@ -1,0 +1,83 @@
+"""The report from real outputs: a miniature training, its tests, and the records of the other commands."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmbackbones.analysis.report.content import write_report
+from mmbackbones.analysis.report.material import gather
+from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.errors import InputError
+from tests.browser import faults_of
+from tests.conftest import ROOT
+
+ARMS = {'plain': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+        'scan': 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory) -> Path:
+    """Two arms trained for a few steps on generated images, one of them also tested at several scales with pictures."""
+    folder = tmp_path_factory.mktemp('runs')
+    root = f'{write_shapes(folder / "shapes", train=12, val=5)}/ade20k/'
+    options = ['--cfg-options', f'train_dataloader.dataset.data_root={root}',
+               f'test_dataloader.dataset.data_root={root}', 'train_cfg.max_iters=3']
+    for arm, config in ARMS.items():
+        _call('tools/train.py', config, '--work-dir', folder / arm, *options)
+    _call('tools/test.py', ARMS['plain'], folder / 'plain' / 'iter_3.pth', '--work-dir', folder / 'plain', '--tta',
+          '--out', folder / 'plain' / 'multi-scale', '--show-dir', folder / 'plain' / 'pictures', *options)
+    return folder
+
+
+def _call(*command: object) -> None:
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+class TestReport:
+
+    def test_it_says_what_the_records_say_and_stands_in_a_browser(self, runs, tmp_path):
+        page = write_report([runs], tmp_path / 'report', resamples=100)
+        text = page.read_text()
+        record = json.loads((runs / 'scan' / 'final' / 'run.json').read_text())
+        assert f'{record["metrics"]["mIoU"]:.4g}' in text
+        assert record['commit'] in text and record['data_fingerprint'] in text
+        assert 'This is about these checkpoints, not the methods' in re.sub(r'\s+', ' ', text)
+        assert 'mIoU, multi-scale' in text and text.count('image/jpeg') == 3
+        assert sorted(path.name for path in (page.parent / 'data').iterdir()) == [
+            'differences.csv', 'results.csv', 'runs.csv']
+        assert faults_of(page) == []
+
+    def test_mambaout_is_the_reference(self, runs):
+        groups = gather([runs]).comparable()
+        assert [[run.work_dir.name for run in group] for group in groups] == [['plain', 'scan'], ['plain']]
+
+    def test_what_is_unfinished_or_damaged_is_named(self, runs, tmp_path):
+        work = tmp_path / 'work'
+        for name in ('whole', 'half', 'damaged'):
+            (work / name / 'final').mkdir(parents=True)
+        for file in (runs / 'plain' / 'final').glob('*.*'):
+            (work / 'whole' / 'final' / file.name).write_bytes(file.read_bytes())
+        masks = work / 'whole' / 'final' / 'masks'
+        masks.mkdir()
+        for file in (runs / 'plain' / 'final' / 'masks').iterdir():
+            (masks / file.name).write_bytes(file.read_bytes())
+        (work / 'half' / 'last_checkpoint').write_text('iter_1.pth')
+        (work / 'damaged' / 'final' / 'run.json').write_text('{"kind": "tra')
+        (work / 'damaged' / 'records.jsonl').write_text('{"kind": "tra')
+        text = re.sub(r'\s+', ' ', write_report([work], tmp_path / 'report', resamples=100).read_text())
+        assert f'{work / "half"}: training has not ended' in text
+        assert 'not a whole record' in text and 'half-written line' in text
+
+
+def test_nothing_to_report_on(tmp_path):
+    with pytest.raises(InputError, match='no records of finished runs'):
+        write_report([tmp_path], tmp_path / 'report')
+    with pytest.raises(InputError, match='no such folder'):
+        write_report([tmp_path / 'absent'], tmp_path / 'report')
+    assert not (tmp_path / 'report').exists()
