@@ -28,7 +28,8 @@ COLOURS = 4
 BACKGROUND = COLOURS  # label of every token that no cue decides
 PATCH = 4  # side of a token in pixels
 SIDES = (16, 64)  # fewest and most tokens per side
-DENSITY = 0.25  # share of shapes among the tokens that may be one
+# Share of shapes among the tokens that may be one. Where keys match, every shape is one more token like the cue.
+DENSITY = {'row': 0.25, 'routed': 0.1, 'single': 0.1}
 CUES, KEYS = 6, 8  # of the task ``routed``
 
 
@@ -135,7 +136,7 @@ class ProbeTask:
         columns = torch.where(right, n - 1 - columns, columns)
         column = torch.arange(n).expand(size, n, n)
         free = torch.where(right, column < n - width, column >= width)
-        shapes = free & (torch.rand(size, n, n, generator=generator) < DENSITY)
+        shapes = free & (torch.rand(size, n, n, generator=generator) < DENSITY['row'])
         row = torch.arange(n)[:, None]
         return columns + n * row, row.expand(size, n, n), shapes
 
@@ -146,7 +147,7 @@ class ProbeTask:
         column = torch.arange(n).expand(n, n).flatten()
         zone = {'left': column < 2, 'right': column >= n - 2}.get(self.cue_side, torch.ones(n * n, dtype=torch.bool))
         places = zone.nonzero().flatten()[_choose(size, int(zone.sum()), cues * alike, generator)]
-        shapes = torch.rand(size, n * n, generator=generator) < DENSITY
+        shapes = torch.rand(size, n * n, generator=generator) < DENSITY[self.task]
         shapes.scatter_(1, places, False)
         groups = torch.randint(cues, (size, n, n), generator=generator)
         return places.view(size, cues, alike), groups, shapes.view(size, n, n)
