@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmbackbones.analysis import scan_benchmark, scan_peers
-from mmbackbones.analysis.scan_benchmark import CASES, Case, benchmark, environment, expected_seconds, write_csv
+from mmbackbones.analysis.scan_benchmark import BOUNDS, CASES, Case, benchmark, environment, expected_seconds, write_csv
 from tests.conftest import ROOT
 
 TINY = Case(1, 8, 40, 4, 1, True)
@@ -42,11 +42,15 @@ def test_peers_compute_the_same_scan():
 
 def test_ratios_are_to_the_default_backend():
     default = scan_benchmark.selective_scan_backend('cpu').name
-    rows = measure('tiny', [default, 'reference', 'exponentials alone'])
+    rows = measure('tiny', [default, 'reference', *BOUNDS])
     assert rows['forward', default].ratio == 1
     row = rows['forward', 'reference']
     assert row.ratio == pytest.approx(row.median / rows['forward', default].median)
-    assert ('forward+backward', 'exponentials alone') not in rows
+    for name in BOUNDS:
+        assert ('forward+backward', name) not in rows
+        if default == 'native':
+            row = rows['forward', name]
+            assert row.note == f'native reaches {row.median / rows["forward", default].median:.0%} of it'
 
 
 def test_no_ratio_without_parity(monkeypatch):

@@ -13,26 +13,13 @@ from torch import Tensor
 DEVICES = ('cpu',)
 FLOAT64 = False
 
-CHUNK = 64
+CHUNK, REST = 64, 16
 # Best first, by torch's name of the capability.
 LIBRARIES = {'AVX512': '_scan_avx512', 'AVX2': '_scan_avx2', 'baseline': '_scan_baseline'}
 
 
-class View(ctypes.Structure):
-    _fields_ = [('data', ctypes.c_void_p)] + [(name, ctypes.c_int64) for name in ('batch', 'channel', 'step')]
-
-
-class ScanProblem(ctypes.Structure):
-    """Mirrors the struct in scan.cpp, field by field."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ('batch', 'dim', 'length', 'state', 'groups')),
-        *((name, ctypes.c_int64) for name in ('softplus', 'reverse', 'splits', 'threads')),
-        *((name, View) for name in ('u', 'delta', 'z', 'dout')),
-        *((name, ctypes.c_void_p) for name in ('A', 'B', 'C', 'D', 'delta_bias')),
-        *((name, ctypes.c_void_p) for name in ('out', 'last_state', 'saved', 'dlast_state')),
-        *((name, ctypes.c_void_p) for name in ('du', 'ddelta', 'dz', 'dA', 'dD', 'ddelta_bias', 'dB', 'dC')),
-    ]
+# The fields of ScanProblem in scan.cpp: integers and addresses of 64 bits.
+Problem = ctypes.c_int64 * 42
 
 
 @functools.cache
@@ -42,9 +29,10 @@ def load(isa: str) -> ctypes.CDLL | None:
         if path.suffix in ('.so', '.dylib'):
             library = ctypes.CDLL(str(path))
             for name in ('scan_forward', 'scan_backward'):
-                getattr(library, name).argtypes = [ctypes.POINTER(ScanProblem)]
-            library.scan_exponentials.argtypes = [ctypes.c_int64]
-            library.scan_exponentials.restype = ctypes.c_float
+                getattr(library, name).argtypes = [Problem]
+            for name in ('scan_exponentials_table', 'scan_exponentials_polynomial'):
+                getattr(library, name).argtypes = [ctypes.c_int64]
+                getattr(library, name).restype = ctypes.c_float
             return library
     return None
 
@@ -65,35 +53,48 @@ def available() -> str | None:
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
-    return batch, (length + CHUNK - 1) // CHUNK, state, dim
+    # A rest of less than REST steps belongs to the chunk before it.
+    return batch, torch.sym_max(1, (length + CHUNK - REST) // CHUNK), state, dim
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
     dtype = u.dtype
-    u, delta, z = (_sequence(x) for x in (u, delta, z))
-    A, B, C, D, delta_bias = (_small(x) for x in (A.T, B, C, D, delta_bias))
-    (batch, dim, length), state = u.shape, len(A)
+    (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
+    u, delta, z = _sequence(u), _sequence(delta), _sequence(z)
+    A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
     out, last_state = u.new_empty(batch, dim, length), u.new_empty(batch, dim, state)
     saved = u.new_empty(saved_shape(batch, dim, length, state) if save else 0)
-    _call('scan_forward', u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse,
-          out=out, last_state=last_state, saved=saved if save else None)  # fmt: skip
-    return out.to(dtype), last_state, saved
+    _call('scan_forward',
+        batch, dim, length, state, B.shape[1], delta_softplus, reverse, splits, threads,
+        *_view(u), *_view(delta), *_view(z), *_view(None),
+        _at(A), _at(B), _at(C), _at(D), _at(delta_bias),
+        _at(out), _at(last_state), _at(saved if save else None),
+    )  # fmt: skip
+    return out if dtype == torch.float32 else out.to(dtype), last_state, saved
 
 
 def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    u, delta, z, dout = (_sequence(x) for x in (u, delta, z, dout))
-    A, B, C, D, delta_bias, dlast_state = (_small(x) for x in (A.T, B, C, D, delta_bias, dlast_state))
-    (batch, dim, length), state, splits = u.shape, len(A), _splits(u, B)
-    du, ddelta = (u.new_empty(batch, dim, length) for _ in range(2))
-    dz = u.new_empty(batch, dim, length) if z is not None else None
-    dA, dB, dC = u.new_empty(batch, state, dim), *(u.new_empty(splits, *B.shape) for _ in range(2))
-    dD, ddelta_bias = (u.new_empty(batch, dim) for _ in range(2))
-    _call('scan_backward', u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, dout=dout, saved=saved,
-          dlast_state=dlast_state, du=du, ddelta=ddelta, dz=dz, dA=dA, dB=dB, dC=dC, dD=dD,
-          ddelta_bias=ddelta_bias)  # fmt: skip
-    gradients = (du, ddelta, _total(dA).T, _total(dB), _total(dC), _total(dD), dz, _total(ddelta_bias))
-    return tuple(u.new_empty(0) if x is None else g.to(x.dtype).contiguous() for x, g in zip(inputs, gradients))
+    (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
+    dout, u, delta, z = _sequence(dout), _sequence(u), _sequence(delta), _sequence(z)
+    A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
+    dlast_state = _small(dlast_state)
+    du, ddelta = u.new_empty(batch, dim, length), u.new_empty(batch, dim, length)
+    dz = None if z is None else u.new_empty(batch, dim, length)
+    dA, dB, dC = u.new_empty(batch, dim, state), u.new_empty(splits, *B.shape), u.new_empty(splits, *B.shape)
+    dD, ddelta_bias = (None if x is None else u.new_empty(batch, dim) for x in (D, delta_bias))
+    _call('scan_backward',
+        batch, dim, length, state, B.shape[1], delta_softplus, reverse, splits, threads,
+        *_view(u), *_view(delta), *_view(z), *_view(dout),
+        _at(A), _at(B), _at(C), _at(D), _at(delta_bias),
+        0, 0, _at(saved), _at(dlast_state),
+        _at(du), _at(ddelta), _at(dz), _at(dA), _at(dD), _at(ddelta_bias), _at(dB), _at(dC),
+    )  # fmt: skip
+    gradients = (du, ddelta, _total(dA), _total(dB), _total(dC), _total(dD), dz, _total(ddelta_bias))
+    return tuple(
+        u.new_empty(0) if x is None else g if x.dtype == torch.float32 else g.to(x.dtype)
+        for x, g in zip(inputs, gradients)
+    )
 
 
 def _sequence(x: Tensor | None) -> Tensor | None:
@@ -108,24 +109,27 @@ def _small(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float().contiguous()
 
 
-def _total(parts: Tensor) -> Tensor:
-    return parts[0] if len(parts) == 1 else parts.sum(0)
+def _total(parts: Tensor | None) -> Tensor | None:
+    """The sum over the first dimension; one part becomes a tensor of its own memory without a copy."""
+    if parts is None:
+        return None
+    return parts.squeeze(0) if parts.shape[0] == 1 else parts.sum(0)
 
 
-def _splits(u: Tensor, B: Tensor) -> int:
-    """Into how many shares the channels of a group are cut, for every thread to have one."""
-    batch, groups = B.shape[:2]
-    return min(-(-torch.get_num_threads() // (batch * groups)), -(-u.shape[1] // (16 * groups)))
+def _shares(u: Tensor, B: Tensor) -> tuple[int, int]:
+    """Into how many shares the channels of a group are cut, for every thread to have one; and the threads."""
+    (batch, groups), threads = B.shape[:2], torch.get_num_threads()
+    return min(-(-threads // (batch * groups)), -(-u.shape[1] // (16 * groups))), threads
 
 
-def _call(function, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, dout=None, **outputs):
-    sizes = (*u.shape, len(A), B.shape[1])
-    problem = ScanProblem(*sizes, delta_softplus, reverse, _splits(u, B), torch.get_num_threads())
-    for name, x in dict(u=u, delta=delta, z=z, dout=dout).items():
-        if x is not None:
-            setattr(problem, name, View(x.data_ptr(), *x.stride()))
-    for name, x in dict(A=A, B=B, C=C, D=D, delta_bias=delta_bias, **outputs).items():
-        if x is not None:
-            setattr(problem, name, x.data_ptr())
-    if getattr(load(isa()), function)(problem):
+def _view(x: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0, 0) if x is None else (x.data_ptr(), *x.stride())
+
+
+def _at(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _call(function: str, *fields: int) -> None:
+    if getattr(load(isa()), function)(Problem(*fields)):
         raise MemoryError('selective scan: no memory for the working buffers of a thread')

@@ -7,6 +7,7 @@
 // in cache until all channels have added to them.
 //
 // No associative-math and no finite-math flags: the rounding by a magic number and NaN depend on their absence.
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -28,12 +29,12 @@ struct ScanProblem {  // native.py mirrors the fields; all but the views are con
   int64_t batch, dim, length, state, groups;
   int64_t softplus, reverse, splits, threads;
   View u, delta, z, dout;
-  const float *A, *B, *C, *D, *delta_bias;  // (N, D), (B, G, N, L), (B, G, N, L), (D), (D)
+  const float *A, *B, *C, *D, *delta_bias;  // (D, N), (B, G, N, L), (B, G, N, L), (D), (D)
   float *out, *last_state;                  // (B, D, L), (B, D, N)
   float *saved;                             // (B, chunks, N, D): states before the chunks, or null
   const float* dlast_state;                 // (B, D, N) or null
   float *du, *ddelta, *dz;                  // (B, D, L)
-  float *dA, *dD, *ddelta_bias;             // (B, N, D), (B, D), (B, D)
+  float *dA, *dD, *ddelta_bias;             // (B, D, N), (B, D) or null, (B, D) or null
   float *dB, *dC;                           // (splits, B, G, N, L)
 };
 
@@ -46,7 +47,7 @@ constexpr int LANES = 8, TABLE_BITS = 3;
 #else
 constexpr int LANES = 4, TABLE_BITS = 0;
 #endif
-constexpr int CHUNK = 64;
+constexpr int CHUNK = 64, REST = 16, MOST_STEPS = CHUNK + REST;
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t VecInt __attribute__((vector_size(LANES * 4)));
@@ -57,14 +58,22 @@ inline Vec load(const float* p) { return *reinterpret_cast<const VecUnaligned*>(
 inline void store(float* p, Vec x) { *reinterpret_cast<VecUnaligned*>(p) = x; }
 
 inline Vec load_lanes(const float* p, int lanes) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps((1u << lanes) - 1, p);
+#else
   if (lanes == LANES) return load(p);
   Vec x{};
   std::memcpy(&x, p, lanes * sizeof(float));
   return x;
+#endif
 }
 inline void store_lanes(float* p, Vec x, int lanes) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (1u << lanes) - 1, x);
+#else
   if (lanes == LANES) store(p, x);
   else std::memcpy(p, &x, lanes * sizeof(float));
+#endif
 }
 
 // The second operand where one is NaN, so that NaN in x survives.
@@ -77,6 +86,16 @@ inline Vec clamp(Vec x, float low, float high) {
   x = x < low ? broadcast(low) : x;
   return x > high ? broadcast(high) : x;
 #endif
+}
+
+// As it is, but out of reach for contraction: a product and a sum keep more of a core's units busy than two fused steps.
+inline Vec rounded(Vec x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#endif
+  return x;
 }
 
 // 2^(x / UNIT) = table[k mod UNIT] * 2^(k div UNIT) * p(x - k) with k = round(x), p(0) = 1, |relative error of p| < 1e-7.
@@ -114,8 +133,9 @@ struct Exp2 {
   template <bool CLAMP>
   inline Vec units(Vec x) const {
     if (CLAMP) x = clamp(x, EXP_LOW, EXP_HIGH);
-    Vec k = x + ROUND;
-    Vec r = x - (k - ROUND);
+    Vec x0 = rounded(x);
+    Vec k = x0 + ROUND;
+    Vec r = x0 - (k - ROUND);
     Vec p;
     if (TABLE_BITS == 5) p = 2.166116610e-2f + r * 2.345961985e-4f;
     else if (TABLE_BITS == 3) p = 8.664340526e-2f + r * (3.754025558e-3f + r * 1.083913611e-4f);
@@ -173,26 +193,50 @@ inline void transpose(Vec* rows) {
 }
 
 // Sums over lanes, many at a time: COUNT vectors become vectors_left(COUNT), in which value k has its part of the lanes of
-// vector k mod vectors_left. Halves meet by the exchange of a transpose, so every sum is still of equal weight.
+// vector k mod vectors_left. Halves meet by an exchange, the cheap ones within 128 bits first.
 constexpr int vectors_left(int count) { return count > LANES ? count / LANES : 1; }
 
-template <int COUNT, int DISTANCE = LANES / 2>
+template <int... LANE>
+inline Vec interleaved_sum(Vec a, Vec b, Lanes<LANE...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, ((LANE & ~3) + (LANE & 3) / 2 + (LANE & 1) * LANES)...) +
+         __builtin_shufflevector(a, b, ((LANE & ~3) + (LANE & 3) / 2 + 2 + (LANE & 1) * LANES)...);
+#else
+  return __builtin_shuffle(a, b, VecInt{((LANE & ~3) + (LANE & 3) / 2 + (LANE & 1) * LANES)...}) +
+         __builtin_shuffle(a, b, VecInt{((LANE & ~3) + (LANE & 3) / 2 + 2 + (LANE & 1) * LANES)...});
+#endif
+}
+
+// The bit of the lane number in which the two of a pair differ after level 0, 1, ...
+constexpr int fold_bit(int level) { return level < 2 ? 1 << level : LANES >> (level - 1); }
+
+template <int COUNT, int LEVEL = 0>
 inline void fold(Vec* x) {
-  if constexpr (COUNT > 1 && DISTANCE > 0) {
+  if constexpr (COUNT > 1 && 1 << LEVEL < LANES) {
 #pragma GCC unroll 8
     for (int k = 0; k < COUNT / 2; k++) {
-      exchange<DISTANCE>(x[k], x[k + COUNT / 2], Range<LANES>::type());
-      x[k] += x[k + COUNT / 2];
+      if constexpr (LEVEL == 0) {
+        x[k] = interleaved_sum(x[k], x[k + COUNT / 2], Range<LANES>::type());
+      } else {
+        exchange<fold_bit(LEVEL)>(x[k], x[k + COUNT / 2], Range<LANES>::type());
+        x[k] += x[k + COUNT / 2];
+      }
     }
-    fold<COUNT / 2, DISTANCE / 2>(x);
+    fold<COUNT / 2, LEVEL + 1>(x);
   }
 }
 
 template <int COUNT>
 inline float folded(const Vec* x, int k) {
-  constexpr int LEFT = vectors_left(COUNT), WIDTH = LANES * LEFT / COUNT;
+  constexpr int LEFT = vectors_left(COUNT);
+  int mask = 0, lane_k = 0, level = 0;
+  for (int count = COUNT; count > 1 && 1 << level < LANES; count /= 2, level++) {
+    mask |= fold_bit(level);
+    if (k & count / 2) lane_k |= fold_bit(level);
+  }
   float sum = 0;
-  for (int lane = 0; lane < WIDTH; lane++) sum += x[k % LEFT][k / LEFT * WIDTH + lane];
+  for (int lane = 0; lane < LANES; lane++)
+    if ((lane & mask) == lane_k) sum += x[k % LEFT][lane];
   return sum;
 }
 
@@ -237,24 +281,34 @@ inline void store_tile(float* p, const Vec* tile, int64_t length, int lanes, int
 
 // ---- Shares of the problem ----
 
+// Of magnitudes as bits, whose order is that of the numbers, NaN above all.
+inline VecInt larger(VecInt most, Vec x) {
+  VecInt bits = (VecInt)x & 0x7fffffff;
+  return bits > most ? bits : most;
+}
+
 // The tiles of the next block, fetched while the states of this one advance: rows lie too far apart for the hardware to
 // foresee. One line of each tile at every step.
 struct Ahead {
-  struct Stream { const char* p; int64_t stride; int shift; } streams[8];
+  struct Stream { const char* p; const int64_t* offsets; } streams[8];
   int count = 0;
 
-  void add(const float* p, int64_t channel, int64_t step) {
-    if (!p) return;
-    bool rows = channel != 1;  // the CHUNK steps of a row are 4 lines
-    streams[count++] = {reinterpret_cast<const char*>(p), 4 * (rows ? channel : step), rows ? 2 : 0};
-  }
   inline void fetch(int i, int first, int every) const {
-    for (int s = first; s < count; s += every) {
-      const Stream& stream = streams[s];
-      __builtin_prefetch(stream.p + (i >> stream.shift) * stream.stride + (i & ((1 << stream.shift) - 1)) * 64, 0, 2);
-    }
+#pragma GCC unroll 1
+    for (int s = first; s < count; s += every) __builtin_prefetch(streams[s].p + streams[s].offsets[i], 0, 2);
   }
 };
+
+// Of the lines of a tile, in bytes: a row of CHUNK steps has 4.
+struct Offsets {
+  int64_t channel, step, bytes[MOST_STEPS];
+  Offsets(int64_t channel, int64_t step) : channel(channel), step(step) {
+    for (int i = 0; i < MOST_STEPS; i++) bytes[i] = channel == 1 ? 4 * step * i : 4 * channel * (i >> 2) + 64 * (i & 3);
+  }
+};
+
+// A rest of less than REST steps belongs to the chunk before it.
+inline int64_t chunks_of(int64_t length) { return length < CHUNK + REST ? 1 : (length + CHUNK - REST) / CHUNK; }
 
 // The channels of one thread: some blocks of LANES within a group.
 struct Share {
@@ -262,22 +316,25 @@ struct Share {
   int64_t b, g, split, first, blocks, chunks;
   float* memory = nullptr;
   Vec* vectors;
+  Offsets offsets[5];
 
-  Share(const ScanProblem& p, int64_t index) : p(p) {
+  Share(const ScanProblem& p, int64_t index)
+      : p(p), offsets{{p.u.channel, p.u.step}, {p.delta.channel, p.delta.step}, {p.z.channel, p.z.step},
+                      {p.dout.channel, p.dout.step}, {p.length, 1}} {
     split = index % p.splits;
     g = index / p.splits % p.groups;
     b = index / p.splits / p.groups;
     int64_t all = (p.dim / p.groups + LANES - 1) / LANES;
     first = all * split / p.splits;
     blocks = all * (split + 1) / p.splits - first;
-    chunks = (p.length + CHUNK - 1) / CHUNK;
+    chunks = chunks_of(p.length);
   }
   Share(const Share&) = delete;
   ~Share() { std::free(memory); }
 
   bool allocate(int64_t count) {
     void* raw = nullptr;
-    if (posix_memalign(&raw, 64, (count ? count : 1) * sizeof(Vec))) return false;
+    if (posix_memalign(&raw, 64, (count + LANES) * sizeof(Vec))) return false;
     memory = static_cast<float*>(raw);
     vectors = static_cast<Vec*>(raw);
     std::memset(raw, 0, count * sizeof(Vec));
@@ -290,8 +347,7 @@ struct Share {
     return left < LANES ? left : LANES;
   }
   int steps(int64_t chunk) const {
-    int64_t left = p.length - chunk * CHUNK;
-    return left < CHUNK ? left : CHUNK;
+    return chunk == chunks - 1 ? p.length - chunk * CHUNK : CHUNK;
   }
   const float* at(const View& view, int64_t block, int64_t chunk) const {
     return view.data + b * view.batch + channel(block) * view.channel + chunk * CHUNK * view.step;
@@ -307,27 +363,45 @@ struct Share {
       chunk += (p.reverse != 0) == (p.dout.data != nullptr) ? 1 : -1;
       if (chunk < 0 || chunk >= chunks) return ahead;
     }
+    auto add = [&](const float* start, const Offsets& offsets) {
+      ahead.streams[ahead.count++] = {reinterpret_cast<const char*>(start), offsets.bytes};
+    };
     for (const View* view : {&p.u, &p.delta, &p.z, &p.dout})
-      if (view->data) ahead.add(at(*view, block, chunk), view->channel, view->step);
+      if (view->data)
+        add(at(*view, block, chunk), *std::find_if(offsets, offsets + 4, [&](const Offsets& known) {
+          return known.channel == view->channel && known.step == view->step;
+        }));
     for (const float* target : {p.out, p.du, p.ddelta, p.dz})
-      if (target) ahead.add(target + row(block, chunk), p.length, 1);
+      if (target) add(target + row(block, chunk), offsets[4]);
     return ahead;
   }
   int64_t row(int64_t block, int64_t chunk) const { return (b * p.dim + channel(block)) * p.length + chunk * CHUNK; }
   float* boundary(int64_t block, int64_t chunk, int64_t n) const {
     return p.saved + ((b * chunks + chunk) * p.state + n) * p.dim + channel(block);
   }
+  // (channels, N) in memory -> N vectors, and back. Up to LANES - 1 vectors beyond them are set to zero, or read.
+  void load_states(Vec* states, const float* p, int64_t block) const {
+    int64_t N = this->p.state;
+    for (int64_t n = 0; n < N; n += LANES)
+      load_tile(states + n, p + n, N, 1, lanes(block), N - n < LANES ? N - n : LANES);
+  }
+  void store_states(float* p, const Vec* states, int64_t block) const {
+    int64_t N = this->p.state;
+    for (int64_t n = 0; n < N; n += LANES)
+      store_tile(p + n, states + n, N, lanes(block), N - n < LANES ? N - n : LANES);
+  }
   // A, ready for Exp2::units, of (blocks, N), and the largest magnitude over N.
   void load_A(Vec* A, Vec* largest) const {
+    for (int64_t block = 0; block < blocks; block++)
+      load_states(A + block * p.state, p.A + channel(block) * p.state, block);
     for (int64_t block = 0; block < blocks; block++) {
-      Vec most{};
+      VecInt most{};
       for (int64_t n = 0; n < p.state; n++) {
-        Vec a = load_lanes(p.A + n * p.dim + channel(block), lanes(block)) * LOG2E_UNITS;
-        A[block * p.state + n] = a;
-        Vec magnitude = a < 0 ? -a : a;
-        most = magnitude <= most ? most : magnitude;  // NaN stays
+        Vec& a = A[block * p.state + n];
+        a *= LOG2E_UNITS;
+        most = larger(most, a);
       }
-      largest[block] = most;
+      largest[block] = (Vec)most;
     }
   }
   // B and C of a chunk: [N, steps] each -> [steps, 2 N].
@@ -343,12 +417,9 @@ struct Share {
 
 // Whether no exponent of the tile leaves the range of exp2: then the clamps are left out.
 inline bool exponents_in_range(const Vec* step, int steps, Vec largest_A) {
-  Vec most{};
-  for (int t = 0; t < steps; t++) {
-    Vec magnitude = step[t] < 0 ? -step[t] : step[t];
-    most = magnitude <= most ? most : magnitude;
-  }
-  VecInt fits = most * largest_A < 126 * UNIT;
+  VecInt most{};
+  for (int t = 0; t < steps; t++) most = larger(most, step[t]);
+  VecInt fits = (Vec)most * largest_A < 126 * UNIT;
   for (int i = 0; i < LANES; i++)
     if (!fits[i]) return false;
   return true;
@@ -370,19 +441,22 @@ inline void by_states(int64_t N, F f) {
 template <int COUNT, bool CLAMP>
 inline void advance(const Exp2& exp, const Vec* step, const Vec* x, Vec* y, const float* maps, int64_t N, const Vec* A,
                     Vec* carry, int steps, bool reverse, const Ahead& ahead, int first, int every) {
+  const Exp2 local = exp;
+  const int64_t way = reverse ? -1 : 1, start = reverse ? steps - 1 : 0, row = way * 2 * N;
+  const float *B = maps + start * 2 * N, *C = B + N;
+  step += start, x += start, y += start;
   Vec a[COUNT], h[COUNT];
   for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = carry[j];
   for (int i = 0; i < steps; i++) {
     ahead.fetch(i, first, every);
-    int t = reverse ? steps - 1 - i : i;
-    const float* B = maps + t * 2 * N;
-    Vec dt = step[t], input = x[t], sum = y[t];
+    Vec dt = *step, input = *x, sum = *y;
 #pragma GCC unroll 8
     for (int j = 0; j < COUNT; j++) {
-      h[j] = exp.units<CLAMP>(dt * a[j]) * h[j] + input * B[j];
-      sum += h[j] * B[N + j];
+      h[j] = local.units<CLAMP>(dt * a[j]) * h[j] + input * B[j];
+      sum += h[j] * C[j];
     }
-    y[t] = sum;
+    *y = sum;
+    step += way, x += way, y += way, B += row, C += row;
   }
   for (int j = 0; j < COUNT; j++) carry[j] = h[j];
 }
@@ -391,11 +465,11 @@ bool forward_share(const ScanProblem& p, int64_t index) {
   Share share(p, index);
   const Exp2 exp;
   const int64_t N = p.state, blocks = share.blocks;
-  if (!share.allocate(2 * blocks * N + blocks + (2 * N * CHUNK + LANES - 1) / LANES)) return false;
+  if (!share.allocate(2 * blocks * N + blocks + (2 * N * MOST_STEPS + LANES - 1) / LANES)) return false;
   Vec *carry = share.vectors, *A = carry + blocks * N, *largest = A + blocks * N;
   float* maps = reinterpret_cast<float*>(largest + blocks);
   share.load_A(A, largest);
-  Vec step[CHUNK], x[CHUNK], y[CHUNK];
+  Vec step[MOST_STEPS], x[MOST_STEPS], y[MOST_STEPS];
 
   for (int64_t i = 0; i < share.chunks; i++) {
     int64_t chunk = p.reverse ? share.chunks - 1 - i : i;
@@ -435,64 +509,75 @@ bool forward_share(const ScanProblem& p, int64_t index) {
     }
   }
   for (int64_t block = 0; block < blocks; block++)
-    for (int lane = 0; lane < share.lanes(block); lane++)
-      for (int64_t n = 0; n < N; n++)
-        p.last_state[(p.dim * share.b + share.channel(block) + lane) * N + n] = carry[block * N + n][lane];
+    share.store_states(p.last_state + (p.dim * share.b + share.channel(block)) * N, carry + block * N, block);
   return true;
 }
 
 // ---- Backward ----
 
-// COUNT states over the steps of a tile, all kept: states[i] before the i-th step in scan order, decays[i] in it.
+// The tiles of one block of channels in one structure, so that one register addresses them all.
+struct Tiles {
+  Vec step[MOST_STEPS], u[MOST_STEPS], y[MOST_STEPS], dy[MOST_STEPS], dx[MOST_STEPS], dstep[MOST_STEPS];
+  Vec slope[MOST_STEPS], gate[MOST_STEPS];
+};
+
+// COUNT states over the steps of a tile, all kept: of step i in scan order, the states before it and its decays.
 template <int COUNT, bool CLAMP>
-inline void replay(const Exp2& exp, const Vec* step, const Vec* u, Vec* y, const float* maps, int64_t N, const Vec* A,
-                   Vec* states, Vec* decays, int steps, bool reverse, const Ahead& ahead, int first, int every) {
+inline void replay(const Exp2& exp, Tiles& tiles, const float* maps, int64_t N, const Vec* A, Vec* kept, int steps,
+                   bool reverse, const Ahead& ahead, int first, int every) {
+  const Exp2 local = exp;
   Vec a[COUNT], h[COUNT];
-  for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = states[j];
+  for (int j = 0; j < COUNT; j++) a[j] = A[j], h[j] = kept[j];
+  const int64_t way = reverse ? -1 : 1;
+  int64_t t = reverse ? steps - 1 : 0;
+  const float* B = maps + t * 2 * N;
   for (int i = 0; i < steps; i++) {
     ahead.fetch(i, first, every);
-    int t = reverse ? steps - 1 - i : i;
-    const float* B = maps + t * 2 * N;
-    Vec dt = step[t], input = dt * u[t], sum = y[t];
+    Vec dt = tiles.step[t], input = dt * tiles.u[t], sum = tiles.y[t];
 #pragma GCC unroll 8
     for (int j = 0; j < COUNT; j++) {
-      Vec decay = exp.units<CLAMP>(dt * a[j]);
-      decays[i * COUNT + j] = decay;
+      Vec decay = local.units<CLAMP>(dt * a[j]);
+      kept[COUNT + j] = decay;
       h[j] = decay * h[j] + input * B[j];
-      states[(i + 1) * COUNT + j] = h[j];
+      kept[2 * COUNT + j] = h[j];
       sum += h[j] * B[N + j];
     }
-    y[t] = sum;
+    tiles.y[t] = sum;
+    t += way, B += way * 2 * N, kept += 2 * COUNT;
   }
 }
 
 // The way back, g being the gradient of the state. dmaps holds dB and dC, folded; dstep is in units of A.
 template <int COUNT>
-inline void retreat(const Vec* step, const Vec* u, const Vec* dy, Vec* dx, Vec* dstep, const float* maps, Vec* dmaps,
-                    int64_t slots, int64_t N, const Vec* A, Vec* dA, Vec* carry, const Vec* states, const Vec* decays, int steps,
-                    bool reverse) {
+inline void retreat(Tiles& tiles, const float* maps, Vec* dmaps, int64_t slots, int64_t N, const Vec* A, Vec* dA,
+                    Vec* carry, const Vec* kept, int steps, bool reverse, const Ahead& ahead, int first, int every) {
   Vec g[COUNT], da[COUNT];
   for (int j = 0; j < COUNT; j++) g[j] = carry[j], da[j] = dA[j];
-  for (int i = steps - 1; i >= 0; i--) {
-    int t = reverse ? steps - 1 - i : i;
-    const float* B = maps + t * 2 * N;
+  const int64_t way = reverse ? 1 : -1;
+  int64_t t = reverse ? 0 : steps - 1;
+  const float* B = maps + t * 2 * N;
+  dmaps += t * slots;
+  kept += (steps - 1) * 2 * COUNT;
+  for (int i = 0; i < steps; i++) {
+    ahead.fetch(i, first, every);
     Vec d[2 * COUNT];
-    Vec dt = step[t], input = dt * u[t], dout = dy[t], sum_x = dx[t], sum_step = dstep[t];
+    Vec dt = tiles.step[t], input = dt * tiles.u[t], dout = tiles.dy[t], sum_x = tiles.dx[t], sum_step = tiles.dstep[t];
 #pragma GCC unroll 8
     for (int j = 0; j < COUNT; j++) {
       g[j] += dout * B[N + j];
       sum_x += g[j] * B[j];
       d[j] = g[j] * input;
-      d[COUNT + j] = states[(i + 1) * COUNT + j] * dout;
-      g[j] *= decays[i * COUNT + j];
-      Vec q = g[j] * states[i * COUNT + j];
+      d[COUNT + j] = kept[2 * COUNT + j] * dout;
+      g[j] *= kept[COUNT + j];
+      Vec q = g[j] * kept[j];
       sum_step += q * A[j];
       da[j] += q * dt;
     }
-    dx[t] = sum_x;
-    dstep[t] = sum_step;
+    tiles.dx[t] = sum_x;
+    tiles.dstep[t] = sum_step;
     fold<2 * COUNT>(d);
-    for (int j = 0; j < vectors_left(2 * COUNT); j++) dmaps[t * slots + j] += d[j];
+    for (int j = 0; j < vectors_left(2 * COUNT); j++) dmaps[j] += d[j];
+    t += way, B += way * 2 * N, dmaps += way * slots, kept -= 2 * COUNT;
   }
   for (int j = 0; j < COUNT; j++) carry[j] = g[j], dA[j] = da[j];
 }
@@ -508,30 +593,29 @@ inline void unfold(const ScanProblem& p, const Share& share, const Vec* dmaps, i
 }
 
 bool backward_share(const ScanProblem& p, int64_t index) {
-  constexpr int MOST = LANES == 16 ? 8 : 4;
+  constexpr int MOST = 4;  // what is kept of their steps still fits the first cache
   Share share(p, index);
   const Exp2 exp;
   const int64_t N = p.state, blocks = share.blocks;
-  const int64_t maps_size = (2 * N * CHUNK + LANES - 1) / LANES;
+  const int64_t maps_size = (2 * N * MOST_STEPS + LANES - 1) / LANES;
   const int64_t slots = N / MOST * vectors_left(2 * MOST) + 2;
-  if (!share.allocate(3 * blocks * N + 3 * blocks + slots * CHUNK + maps_size)) return false;
+  if (!share.allocate(3 * blocks * N + 3 * blocks + slots * MOST_STEPS + maps_size)) return false;
   Vec *A = share.vectors, *largest = A + blocks * N, *carry = largest + blocks, *dA = carry + blocks * N;
   Vec *dD = dA + blocks * N, *dbias = dD + blocks, *dmaps = dbias + blocks;
-  float* maps = reinterpret_cast<float*>(dmaps + slots * CHUNK);
+  float* maps = reinterpret_cast<float*>(dmaps + slots * MOST_STEPS);
   share.load_A(A, largest);
   if (p.dlast_state)
     for (int64_t block = 0; block < blocks; block++)
-      for (int lane = 0; lane < share.lanes(block); lane++)
-        for (int64_t n = 0; n < N; n++)
-          carry[block * N + n][lane] = p.dlast_state[(p.dim * share.b + share.channel(block) + lane) * N + n];
-  Vec step[CHUNK], slope[CHUNK], u[CHUNK], y[CHUNK], dy[CHUNK], gate[CHUNK], dx[CHUNK], dstep[CHUNK];
-  Vec states[(CHUNK + 1) * MOST], decays[CHUNK * MOST];
+      share.load_states(carry + block * N, p.dlast_state + (p.dim * share.b + share.channel(block)) * N, block);
+  Tiles tiles;
+  auto& [step, u, y, dy, dx, dstep, slope, gate] = tiles;
+  Vec kept[(MOST_STEPS + 1) * 2 * MOST];
 
   for (int64_t i = share.chunks - 1; i >= 0; i--) {
     int64_t chunk = p.reverse ? share.chunks - 1 - i : i;
     int steps = share.steps(chunk);
     share.unpack(maps, chunk);
-    std::memset(dmaps, 0, slots * CHUNK * sizeof(Vec));
+    std::memset(dmaps, 0, slots * steps * sizeof(Vec));
     for (int64_t block = 0; block < blocks; block++) {
       int lanes = share.lanes(block);
       int64_t channel = share.channel(block);
@@ -558,16 +642,15 @@ bool backward_share(const ScanProblem& p, int64_t index) {
         for (int t = 0; t < steps; t++) std::memset(reinterpret_cast<float*>(step + t) + lanes, 0, (LANES - lanes) * 4);
       bool in_range = exponents_in_range(step, steps, largest[block]);
       Ahead ahead = share.ahead(block, chunk);
-      int part = 0;
+      int part = 0, parts = 2 * ((N + MOST - 1) / MOST);
       int64_t slot = 0;
       by_states<MOST>(N, [&](int64_t n, auto count) {
         constexpr int COUNT = decltype(count)::value;
         auto run = in_range ? replay<COUNT, false> : replay<COUNT, true>;
-        for (int j = 0; j < COUNT; j++) states[j] = load_lanes(share.boundary(block, chunk, n + j), lanes);
-        run(exp, step, u, y, maps + n, N, A + block * N + n, states, decays, steps, p.reverse, ahead, part++,
-            (N + MOST - 1) / MOST);
-        retreat<COUNT>(step, u, dy, dx, dstep, maps + n, dmaps + slot, slots, N, A + block * N + n, dA + block * N + n,
-                       carry + block * N + n, states, decays, steps, p.reverse);
+        for (int j = 0; j < COUNT; j++) kept[j] = load_lanes(share.boundary(block, chunk, n + j), lanes);
+        run(exp, tiles, maps + n, N, A + block * N + n, kept, steps, p.reverse, ahead, part++, parts);
+        retreat<COUNT>(tiles, maps + n, dmaps + slot, slots, N, A + block * N + n, dA + block * N + n,
+                       carry + block * N + n, kept, steps, p.reverse, ahead, part++, parts);
         slot += vectors_left(2 * COUNT);
       });
       for (int t = 0; t < steps; t++) {
@@ -591,11 +674,10 @@ bool backward_share(const ScanProblem& p, int64_t index) {
     });
   }
   for (int64_t block = 0; block < blocks; block++) {
-    int64_t channel = share.channel(block);
-    for (int64_t n = 0; n < N; n++)
-      store_lanes(p.dA + (share.b * N + n) * p.dim + channel, dA[block * N + n], share.lanes(block));
-    store_lanes(p.dD + share.b * p.dim + channel, dD[block], share.lanes(block));
-    store_lanes(p.ddelta_bias + share.b * p.dim + channel, dbias[block], share.lanes(block));
+    int64_t channel = share.b * p.dim + share.channel(block);
+    share.store_states(p.dA + channel * N, dA + block * N, block);
+    if (p.dD) store_lanes(p.dD + channel, dD[block], share.lanes(block));
+    if (p.ddelta_bias) store_lanes(p.ddelta_bias + channel, dbias[block], share.lanes(block));
   }
   return true;
 }
@@ -618,17 +700,33 @@ extern "C" int scan_backward(const ScanProblem* p) { return in_parallel(*p, back
 extern "C" int scan_lanes() { return LANES; }
 extern "C" int scan_chunk() { return CHUNK; }
 
-// `count` x 8 x LANES exponentials from registers to registers: the bound that the benchmark sets beside the scan.
-extern "C" float scan_exponentials(int64_t count) {
-  const Exp2 exp;
+// 2^x without the table: a polynomial of degree 6, Taylor's, to a relative error of 1.3e-7.
+inline Vec exp2_polynomial(Vec x) {
+  x = rounded(x);
+  Vec k = x + Exp2::ROUND;
+  Vec r = x - (k - Exp2::ROUND);
+  Vec p = 9.618129108e-3f + r * (1.333355815e-3f + r * 1.540353039e-4f);
+  p = 1 + r * (0.6931471806f + r * (0.2402265070f + r * (5.550410866e-2f + r * p)));
+  return (Vec)((VecInt)p + ((VecInt)k << 23));
+}
+
+// `count` x 8 x LANES exponentials from registers to registers: the bounds that the benchmark sets beside the scan.
+template <class F>
+float exponentials(int64_t count, F exp) {
   Vec a[8], sum[8];
   for (int j = 0; j < 8; j++) a[j] = broadcast(-0.1f * (j + 1)), sum[j] = Vec{};
   Vec dt = broadcast(0.37f);
   for (int64_t i = 0; i < count; i++) {
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) sum[j] = (Vec)((VecInt)sum[j] ^ (VecInt)exp.units<false>(dt * a[j]));
+    for (int j = 0; j < 8; j++) sum[j] = (Vec)((VecInt)sum[j] ^ (VecInt)exp(dt * a[j]));
     asm volatile("" : "+m"(dt));
   }
   for (int j = 1; j < 8; j++) sum[0] = (Vec)((VecInt)sum[0] ^ (VecInt)sum[j]);
   return sum[0][0];
 }
+
+extern "C" float scan_exponentials_table(int64_t count) {
+  const Exp2 exp;
+  return exponentials(count, [=](Vec x) { return exp.units<false>(x); });
+}
+extern "C" float scan_exponentials_polynomial(int64_t count) { return exponentials(count, exp2_polynomial); }
