@@ -184,7 +184,8 @@ def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtyp
     shape = f'({case.batch},{case.dim},{case.length},N={case.state},G={case.groups})'
     default = selective_scan_backend(device).name
     methods = [x for x in methods if device == 'cuda' or x not in ONLY_CUDA]
-    parities = {x: parity(x, case, device, dtype) for x in methods if x not in BOUNDS and not unavailable(x, case, device)}
+    compared = [x for x in methods if x not in BOUNDS and not unavailable(x, case, device)]
+    parities = {x: parity(x, case, device, dtype) for x in compared}
     for direction in ('forward', 'forward+backward'):
         rows = [Row(case_name, shape, direction, method, case.elements, parity=parities.get(method))
                 for method in methods if method not in BOUNDS or direction == 'forward']  # fmt: skip
