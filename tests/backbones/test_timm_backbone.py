@@ -284,6 +284,19 @@ def test_frozen_position_table(frozen):
         ('net.pos_embed', 'net.cls_token', 'net.patch_embed', *(f'net.blocks.{i}.' for i in range(frozen))))}
 
 
+@pytest.mark.parametrize('family', ARCHS)
+def test_mixed_precision(family):
+    """Shapes hold, gradients are finite, and the maps are those of full precision to what bfloat16 can say."""
+    backbone = build(ARCHS[family])
+    reference = backbone(image(75, 109))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outs = backbone(image(75, 109))
+    sum(out.float().square().mean() for out in outs).backward()
+    for out, expected in zip(outs, reference, strict=True):
+        assert (out.float() - expected).abs().mean() < 0.05
+    assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(arch='convnext_tinny'), "timm has no model 'convnext_tinny'; nearest: convnext_tiny"),
     (dict(arch='qqqqqqqq'), "timm has no model 'qqqqqqqq'; nearest: none"),
