@@ -6,6 +6,7 @@ new ids would do.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
     """
     counts = np.ascontiguousarray(counts, np.int32)
     truths = counts @ matches.truths.T.astype(np.int32)  # [R, classes]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(lambda place: _class_precision(matches.classes[place], counts, truths[:, place]),
                               np.argsort([-part.image.size for part in matches.classes], kind='stable')))
     occurs = np.count_nonzero(truths, axis=1)[:, None]
