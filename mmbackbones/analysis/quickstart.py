@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
              'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')]}
     _run_side_by_side([
         _Job(task, [*python, 'tools/test.py', config, str(run / task / last[task].name), '--work-dir', str(run / task),
-                    '--show-dir', str(run / task / 'pictures'), *tests[task]], run / f'{task}.test.log')
+                    '--show-dir', str(run / task / 'pictures'), *tests[task], *options], run / f'{task}.test.log')
         for task, config in CONFIGS.items()])
 
     scores = summarize(run, ROOT / DATA)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,18 +61,14 @@ class TestReport:
     def test_what_is_unfinished_or_damaged_is_named(self, runs, tmp_path):
         work = tmp_path / 'work'
         for name in ('whole', 'half', 'damaged'):
-            (work / name / 'final').mkdir(parents=True)
-        for file in (runs / 'plain' / 'final').glob('*.*'):
-            (work / 'whole' / 'final' / file.name).write_bytes(file.read_bytes())
-        masks = work / 'whole' / 'final' / 'masks'
-        masks.mkdir()
-        for file in (runs / 'plain' / 'final' / 'masks').iterdir():
-            (masks / file.name).write_bytes(file.read_bytes())
-        (work / 'half' / 'last_checkpoint').write_text('iter_1.pth')
+            shutil.copytree(runs / 'plain', work / name)
+        shutil.rmtree(work / 'half' / 'final')
+        (work / 'half' / 'records.jsonl').unlink()
         (work / 'damaged' / 'final' / 'run.json').write_text('{"kind": "tra')
-        (work / 'damaged' / 'records.jsonl').write_text('{"kind": "tra')
+        with (work / 'damaged' / 'records.jsonl').open('a') as file:
+            file.write('{"kind": "tra')
         text = re.sub(r'\s+', ' ', write_report([work], tmp_path / 'report', resamples=100).read_text())
-        assert f'{work / "half"}: training has not ended' in text
+        assert f'{work / "half"}: incomplete: the training did not end' in text
         assert 'not a whole record' in text and 'half-written line' in text
 
 

@@ -81,14 +81,13 @@ def _name(run: Run) -> str:
 
 
 def _who_ran(material: Material) -> Section:
-    rows = []
-    for record in (run.record for run in material.runs):
-        rows.append([record['config'], record['task'], record['recipe'], record['seed'], record.get('iterations'),
-                     record['precision'], record['scan_backend'], record['data_fingerprint'], record['images'],
-                     record['device'], record['versions'].get('torch'), record['commit'], record['date'][:10]])
+    rows = [[record['config'], record['task'], record['recipe'], record['seed'], record.get('iterations'),
+             record['params'] / 1e6, record['precision'], record['scan_backend'], record['data_fingerprint'],
+             record['images'], record['device'], record['versions'].get('torch'), record['commit'], record['date'][:10]]
+            for record in (run.record for run in material.runs)]
     table = Table('runs', 'Finished runs whose predictions were kept.',
-                  ['config', 'task', 'recipe', 'seed', 'iterations', 'precision', 'scan backend', 'data',
-                   'images tested', 'device', 'torch', 'commit', 'date'], rows)
+                  ['config', 'task', 'recipe', 'seed', 'iterations', 'parameters (M)', 'precision', 'scan backend',
+                   'data', 'images tested', 'device', 'torch', 'commit', 'date'], rows)
     notes = [f'Left out or unfinished: {fault}.' for fault in material.faults]
     return Section('Who ran, under which recipe', [table, *notes] if rows else ['No finished runs.', *notes])
 

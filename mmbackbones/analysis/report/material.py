@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbackbones.analysis.collect import collect
 from mmbackbones.analysis.predictions import Run, load_run
 from mmbackbones.engine.outputs import RECORD
 from mmbackbones.engine.records import RECORDS, differing_keys, read_records
@@ -61,20 +62,21 @@ def gather(folders: Sequence[str | Path]) -> Material:
         if not folder.is_dir():
             raise InputError(f'{folder}: no such folder')
         for path in _visible(folder, RECORDS):
-            found.records += read_records(path, found.faults.append)
+            found.records += read_records(path, lambda line: None)  # collect names what is damaged
         for path in _visible(folder, RECORD):
             try:
                 found.runs.append(load_run(path.parent))
             except InputError as error:
                 found.faults.append(str(error))
-        for path in _visible(folder, 'last_checkpoint'):
-            if not (path.parent / 'final' / RECORD).exists():
-                found.faults.append(f'{path.parent}: training has not ended')
         for path in _visible(folder, RECORDS):
             painted = [picture for picture in _visible(path.parent, '*') if picture.suffix in IMAGES
                        and PICTURES in picture.relative_to(path.parent).parts]
             if painted:
                 found.pictures[path.parent] = painted
+    judged = collect(folders)
+    found.faults += judged.notes + [f'{work_dir}: {reason}' for work_dir, reason in judged.left_out.items()]
+    rejected = {work_dir.resolve() for work_dir in judged.left_out}
+    found.runs = [run for run in found.runs if run.work_dir.resolve() not in rejected]
     found.records = _unique(sorted(found.records, key=lambda record: record['date']))
     found.runs = _one_per_test(found.runs)
     if not found.records and not found.runs:
