@@ -148,9 +148,12 @@ class Count(TorchDispatchMode):
 
 
 def count_module(module: nn.Module, *inputs: Tensor) -> Count:
-    """Count one forward pass of any module on the CPU; inputs may be empty tensors on the meta device."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Count() as count:
-        count.run('module', module, *(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
+    """Count one forward pass of any module; it and the inputs are on the CPU, or empty on the meta device."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        if any(parameter.is_meta for parameter in module.parameters()):
+            module.to_empty(device='cpu')
+        with Count() as count:
+            count.run('module', module, *(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
     return count
 
 

@@ -23,7 +23,7 @@ KERNELS = {'dw3': 3, 'dw7': 7}
 MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE)
 POSITIONS = ('none', 'sincos')
 TOKENS_PER_STEP = 4096
-STEPS = {'row': 300, 'routed': 500, 'single': 300}
+STEPS = {'row': 300, 'routed': 700, 'single': 300}
 LEARNING_RATE, WARM_UP, BACKGROUND_WEIGHT = 3e-3, 50, 0.3
 BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens
 

@@ -80,7 +80,8 @@ def run_all(runs: Sequence[Arm], path: Path) -> list[dict]:
         path: file of records; a run is in it before the next one starts, so nothing is lost when this is stopped.
 
     Returns:
-        list[dict]: the records, in the order of ``runs``.
+        list[dict]: records of ``runs`` in their order, then those of other mixers and seeds that the file has under
+            the same settings.
 
     Raises:
         InputError: the file exists and cannot be read.
@@ -99,7 +100,15 @@ def run_all(runs: Sequence[Arm], path: Path) -> list[dict]:
         name = f'{arm.mixer}, seed {arm.seed}{", cues shuffled" if arm.task.shuffled else ""}'
         print(f'[{number}/{len(runs)}] {name}: {scores} ({state})', flush=True)
         records.append(record)
-    return records
+    wanted = [_common(arm.settings()) for arm in runs]
+    more = {(record['config_hash'], record['seed']): record for record in known
+            if record['kind'] == 'probe' and _common(record['settings']) in wanted}  # the latest of equal runs
+    done = {(record['config_hash'], record['seed']) for record in records}
+    return records + [record for run, record in more.items() if run not in done]
+
+
+def _common(settings: dict) -> dict:
+    return {key: value for key, value in settings.items() if key not in ('mixer', 'seed', 'shuffled')}
 
 
 @dataclass(frozen=True)

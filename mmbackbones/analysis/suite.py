@@ -153,12 +153,12 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
 
     runs = []
     for config in configs:
+        cfg = load_config(str(ROOT / config), _parse(options))
         for seed in seeds:
-            given = [*options, f'randomness.seed={seed}']
-            cfg = load_config(str(ROOT / config), _parse(given))
+            cfg.merge_from_dict({'randomness.seed': seed})
             runs.append(
-                Run(config, seed, Path(work_dir, Path(config).stem, f'seed{seed}').absolute(), config_hash(cfg), given,
-                    gpus, multi_scale and task_of(cfg) == 'segmentation'))
+                Run(config, seed, Path(work_dir, Path(config).stem, f'seed{seed}').absolute(), config_hash(cfg),
+                    [*options, f'randomness.seed={seed}'], gpus, multi_scale and task_of(cfg) == 'segmentation'))
     twice = [run.work_dir.parent.name for run in runs if sum(run.work_dir == other.work_dir for other in runs) > 1]
     if twice:
         raise InputError(f'{path}: {twice[0]} with one seed is listed twice')
@@ -260,4 +260,4 @@ def _list_of(kind: type, content: dict, key: str, path: str | Path, default: lis
 def _parse(options: list[str]) -> dict:
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=Overrides)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options
+    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}

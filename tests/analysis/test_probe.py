@@ -207,8 +207,11 @@ class TestCommand:
         assert all(word in (out / 'probe_row.svg').read_text() for word in ('dw3', 'identity', 'chance, cues shuffled'))
         assert '| identity | ' in (out / 'probe_row.md').read_text()
 
-        command('--mixers', 'dw3', *few, '--noise', 2, '--chance-seeds')  # another setting is another run
-        assert '(done before)' not in capsys.readouterr().out
+        command('--mixers', 'identity', *few)
+        assert '│ dw3 ' in capsys.readouterr().out  # every mixer that was run is shown
+        command('--mixers', 'dw3', *few, '--noise', 2, '--chance-seeds')  # another setting is another table
+        said = capsys.readouterr().out
+        assert '(done before)' not in said and 'identity' not in said
 
     @pytest.mark.parametrize(('argv', 'message'), [
         (('--task', 'column'), "task 'column' unknown"),
@@ -292,3 +295,19 @@ class TestThreeSeeds:
         task = ProbeTask('routed', 16)
         (arm,) = arms(task, ['attn'], [seed])
         assert all(each['correct'] >= 0.90 * each['total'] for each in run_arm(arm)['bins'])
+
+
+@pytest.mark.full
+class TestFarEnds:
+    """Trained arms at the end of each dial; that no observer at all beats chance there is shown with the data."""
+
+    @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
+    @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.)], ids=str)
+    def test_chance(self, mixer, end):
+        result = run_arm(Arm(ProbeTask('row', 16, **end), mixer, steps=150))
+        assert all(abs(each['correct'] / each['total'] - 0.25) <= 0.04 for each in result['bins'])
+
+    @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
+    def test_near_end_is_learned_in_as_many_steps(self, mixer):
+        near = run_arm(Arm(ROW_16, mixer, steps=150))['bins'][0]
+        assert near['correct'] >= 0.6 * near['total']

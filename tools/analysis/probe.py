@@ -18,7 +18,7 @@ from mmbackbones.errors import InputError
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Train small nets that differ in their token mixer alone on a task whose answer lies a known '
-        'number of tokens away, and show accuracy against distance. Finished runs are kept in DIR and not repeated.')
+        'number of tokens away, and show accuracy against distance. DIR keeps finished runs; they are shown, not repeated.')
     parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N', help='per side, 16 to 64 (default: 32)')
     parser.add_argument('--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: row left, else random)')
@@ -30,21 +30,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--steps', type=int, help='of training (default: '
                         f'{", ".join(f"{task} {steps}" for task, steps in STEPS.items())})')
     parser.add_argument('--images', type=int, default=256, metavar='N', help='fresh test images (default: 256)')
-    parser.add_argument('--without-chance', action='store_true',
-                        help='skip the runs with shuffled cues, which double the time; chance is then taken as 25 %%')
+    parser.add_argument('--chance-seeds', nargs='*', type=int, metavar='SEED',
+                        help='seeds of the runs with shuffled cues, which measure chance (default: all of --seeds); '
+                        'without any, chance is taken as 25 %%')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='records, table and figure')
     args = parser.parse_args(argv)
 
     task = ProbeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
     steps = STEPS[args.task] if args.steps is None else args.steps
-    for option in ('mixers', 'seeds'):
+    if args.chance_seeds is None:
+        args.chance_seeds = args.seeds
+    for option in ('mixers', 'seeds', 'chance_seeds'):
         values = getattr(args, option)
         if len(set(values)) < len(values):
-            raise InputError(f'--{option} {" ".join(map(str, values))}: one of them twice')
+            raise InputError(f'--{option.replace("_", "-")} {" ".join(map(str, values))}: one of them twice')
     if args.threads < 1:
         raise InputError(f'--threads {args.threads}: expected 1 or more')
-    runs = arms(task, args.mixers, args.seeds, not args.without_chance, steps=steps, position=args.position,
+    runs = arms(task, args.mixers, args.seeds, args.chance_seeds, steps=steps, position=args.position,
                 images=args.images)
     torch.set_num_threads(args.threads)
 
