@@ -18,7 +18,7 @@ from mmbackbones.errors import InputError
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Train small nets that differ in their token mixer alone on a task whose answer lies a known '
-        'number of tokens away, and show accuracy against distance. DIR keeps finished runs; they are shown, not repeated.')
+        'number of tokens away, and show accuracy against distance. Runs that DIR has are shown, not repeated.')
     parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N', help='per side, 16 to 64 (default: 32)')
     parser.add_argument('--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: row left, else random)')
