@@ -75,8 +75,9 @@ def branch_parameters(name: str, dim: int, **options) -> int:
 def branch_macs(name: str, dim: int, height: int, width: int, **options) -> int:
     """Multiply-accumulates of a branch on one map, norms left out; the options are those of :func:`build_branch`.
 
-    A scan counts 9 N + 1 per channel and token, as in VMamba's tables (state-spaces/mamba issue 110), attention both
-    of its products whole, the causal one too.
+    All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as
+    many multiply-accumulates; published tables add them uncut. Attention counts both of its products whole, the causal
+    one too.
     """
     with torch.device('meta'):
         branch = build_branch(name, dim, **options)
@@ -86,7 +87,7 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options) -> int:
     if name in ATTENTIONS:
         macs += 2 * tokens**2 * dim
     elif name in SCANS:
-        macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1)
+        macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
     return macs
 
 
