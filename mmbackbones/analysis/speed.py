@@ -145,7 +145,8 @@ def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Ite
         if task == 'segmentation' and case.step == 'training' and case.batch < 2:
             raise InputError('--batch 1: expected 2 and more to train a segmentor, whose norms need several images')
         if task == 'detection' and case.device == 'cpu' and case.precision != 'fp32':
-            raise InputError(f"--precision {case.precision}: mmcv's CPU operators, which detectors use, take fp32 alone")
+            raise InputError(f"--precision {case.precision}: mmcv's CPU operators, which a detector needs, take "
+                             'fp32 alone')
     for size in sizes:
         workers = [_Worker(replace(case, size=size)) for case in cases]
         try:
