@@ -51,6 +51,15 @@ class TestReach:
     def test_position_code_adds_no_reach(self):
         assert radius(token_reach(ProbeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
 
+    def test_a_norm_over_the_image_would_leak(self):
+        class ImageNorm(torch.nn.Module):
+            def forward(self, x):
+                return torch.nn.functional.layer_norm(x, x.shape[1:])
+
+        net = ProbeNet('identity')
+        net.blocks[0].mixer_norm = ImageNorm()
+        assert token_reach(net, 16, (8, 8)).all()
+
     def test_every_mixer_is_covered(self):
         assert {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn'} <= set(MIXERS)
 
