@@ -9,11 +9,12 @@ from mmbackbones.backbones.mamba import Mamba
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.backbones.mambavision import MambaVision
 from mmbackbones.backbones.plainmamba import PlainMamba
+from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
 from mmbackbones.backbones.timm_backbone import TimmBackbone
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
 __all__ = [
     'EfficientVMamba', 'GatedMixerNet', 'IsotropicMixerNet', 'LocalVMamba', 'LocalVim', 'Mamba', 'MambaOut',
-    'MambaVision', 'PlainMamba', 'TimmBackbone', 'VMamba', 'Vim',
+    'MambaVision', 'PlainMamba', 'PlainMambaAdapter', 'TimmBackbone', 'VMamba', 'Vim',
 ]  # fmt: skip

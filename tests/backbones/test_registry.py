@@ -12,6 +12,9 @@ PLAIN = dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2))
 LOCAL = dict(PLAIN, arch=dict(PLAIN['arch'], directions='h v_flip w2 w7_flip'))
 LOCAL_TOKEN = dict(LOCAL, arch=dict(LOCAL['arch'], cls_token=True), scan_inverse='exact', block_norm='layer')
 CONVS = dict(PLAIN, arch=dict(PLAIN['arch'], dwconv_blocks=(0,)))
+ADAPTER = dict(
+    arch=dict(embed_dims=16, depth=4, d_state=4), num_heads=2, num_groups=2, conv_width=4, init_value=0.1,
+    norm_cfg=dict(type='BN'))  # fmt: skip
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
 MIXED = dict(arch=STAGED, mixers=('identity', 'pointwise:ss2d', ('ss2d', 'causal-attn'), 'bissm'), d_state=4)
@@ -41,6 +44,7 @@ ROWS = {
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),
     'PlainMamba': (dict(type='PlainMamba', **CONVS), dict(img_size=(112, 144))),
+    'PlainMambaAdapter': (dict(type='PlainMambaAdapter', **ADAPTER), dict(img_size=(112, 144))),
     **{f'TimmBackbone, {family}': (dict(type='TimmBackbone', arch=arch), {}) for family, arch in TIMM.items()},
     'TimmBackbone, DeiT': (dict(type='TimmBackbone', **DEIT), {}),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),

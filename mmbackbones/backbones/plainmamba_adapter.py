@@ -1,0 +1,252 @@
+"""PlainMamba with a ViT-Adapter: four strides for detection, out of a plain backbone beside a small convolutional one.
+
+Papers: "PlainMamba", BMVC 2024, https://arxiv.org/abs/2403.17695, section 4; "Vision Transformer Adapter for Dense
+Predictions", ICLR 2023, https://arxiv.org/abs/2205.08534, section 3 and figure 4. The authors' code is at
+https://github.com/ChenhongyiYang/PlainMamba and https://github.com/czczup/ViT-Adapter (Apache-2.0). Written anew on
+mmcv's deformable attention; parameters carry the names of that code.
+
+No recorded activations of the authors' adapter exist, so what is checked against them is the number of parameters.
+Different here: any image size. Theirs must be multiples of 32.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.ops import MultiScaleDeformableAttention
+from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from mmbackbones.backbones.base import check_image, recompute
+from mmbackbones.backbones.plain import resolve_plain_arch
+from mmbackbones.backbones.plainmamba import ARCHS, OPTIONAL, PlainMamba
+from mmbackbones.errors import InputError
+from mmbackbones.registry import MODELS
+
+LEVELS = 3  # strides 8, 16 and 32 beside the trunk; stride 4 only at the end
+NUM_EXTRA = 2
+Grid = tuple[int, int]
+
+
+def conv_norm_relu(channels: int, out: int, stride: int, norm_cfg: dict) -> list[nn.Module]:
+    return [nn.Conv2d(channels, out, 3, stride, 1, bias=False), build_norm_layer(norm_cfg, out)[1], nn.ReLU()]
+
+
+class SpatialPrior(nn.Module):
+    """Four maps of the image by convolutions: [B, 3, H, W] -> [B, C, ceil(H/s), ceil(W/s)] for s = 4, 8, 16, 32."""
+
+    def __init__(self, dim: int, width: int, norm_cfg: dict):
+        super().__init__()
+        self.stem = nn.Sequential(
+            *conv_norm_relu(3, width, 2, norm_cfg), *conv_norm_relu(width, width, 1, norm_cfg),
+            *conv_norm_relu(width, width, 1, norm_cfg), nn.MaxPool2d(3, 2, 1))  # fmt: skip
+        self.conv2 = nn.Sequential(*conv_norm_relu(width, 2 * width, 2, norm_cfg))
+        self.conv3 = nn.Sequential(*conv_norm_relu(2 * width, 4 * width, 2, norm_cfg))
+        self.conv4 = nn.Sequential(*conv_norm_relu(4 * width, 4 * width, 2, norm_cfg))
+        self.fc1, self.fc2 = nn.Conv2d(width, dim, 1), nn.Conv2d(2 * width, dim, 1)
+        self.fc3, self.fc4 = nn.Conv2d(4 * width, dim, 1), nn.Conv2d(4 * width, dim, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for layer, project in zip((self.stem, self.conv2, self.conv3, self.conv4),
+                                  (self.fc1, self.fc2, self.fc3, self.fc4)):  # fmt: skip
+            x = layer(x)
+            maps.append(project(x))
+        return maps
+
+
+class DeformableAttention(MultiScaleDeformableAttention):
+    """mmcv's parameters and its PyTorch implementation, by itself.
+
+    Without the residual and the dropout around it, and with the grids as numbers: mmcv's module reads them out of a
+    tensor, and on CUDA insists on an operator that its CPU wheels lack.
+    """
+
+    def forward(self, query: Tensor, points: Tensor, value: Tensor, grids: list[Grid]) -> Tensor:
+        """Queries [B, Q, C] at points [1, Q, 1, 2] of grids whose tokens are value [B, K, C] -> [B, Q, C]."""
+        shape = (*query.shape[:2], self.num_heads, self.num_levels, self.num_points)
+        cell = query.new_tensor([(1 / width, 1 / height) for height, width in grids])
+        places = points[:, :, None, :, None] + self.sampling_offsets(query).view(*shape, 2) * cell[:, None]
+        weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
+        value = self.value_proj(value).unflatten(2, (self.num_heads, -1))
+        return self.output_proj(multi_scale_deformable_attn_pytorch(value, grids, places, weights))
+
+
+class Attend(nn.Module):
+    """What injector and extractor share: each query looks at a few places of other maps, around its own."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, num_levels: int):
+        super().__init__()
+        self.query_norm, self.feat_norm = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = DeformableAttention(dim, num_heads, num_levels, num_points, dropout=0.)
+
+    def attend(self, query: Tensor, query_grids: list[Grid], feat: Tensor, feat_grids: list[Grid]) -> Tensor:
+        """[B, Q, C], [B, K, C] -> [B, Q, C]; the grids make up the tokens of each in order."""
+        points = centres(query_grids, query.device)
+        return self.attn(self.query_norm(query), points, self.feat_norm(feat), feat_grids)
+
+
+def centres(grids: list[Grid], device: torch.device) -> Tensor:
+    """Middle (x, y) of every cell, as shares of the image: [1, L, 1, 2]."""
+    points = []
+    for height, width in grids:
+        y, x = (torch.arange(0.5, side, device=device) / side for side in (height, width))
+        points.append(torch.cartesian_prod(y, x).flip(1))
+    return torch.cat(points)[None, :, None]
+
+
+class Injector(Attend):
+    """Adds to the tokens of the trunk what they find in the maps beside it, by a factor per channel."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, init_value: float):
+        super().__init__(dim, num_heads, num_points, LEVELS)
+        self.gamma = nn.Parameter(init_value * torch.ones(dim))
+
+    def forward(self, x: Tensor, grid: Grid, maps: Tensor, grids: list[Grid]) -> Tensor:
+        return x + self.gamma * self.attend(x, [grid], maps, grids)
+
+
+class Extractor(Attend):
+    """Adds to the maps beside the trunk what they find in it, then a feed-forward layer with a convolution."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, drop_path: float):
+        super().__init__(dim, num_heads, num_points, 1)
+        self.ffn, self.ffn_norm = ConvFFN(dim, int(ratio * dim)), nn.LayerNorm(dim, eps=1e-6)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, maps: Tensor, grids: list[Grid], x: Tensor, grid: Grid) -> Tensor:
+        maps = maps + self.attend(maps, grids, x, [grid])
+        return maps + self.drop_path(self.ffn(self.ffn_norm(maps), grids))
+
+
+class ConvFFN(nn.Module):
+    """Two linear layers with a 3x3 depthwise convolution of every map and GELU between them."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.dwconv = nn.ModuleDict({'dwconv': nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)})
+
+    def forward(self, x: Tensor, grids: list[Grid]) -> Tensor:
+        convolved = (to_tokens(self.dwconv['dwconv'](level)) for level in to_maps(self.fc1(x), grids))
+        return self.fc2(F.gelu(torch.cat(list(convolved), dim=1)))
+
+
+class Interaction(nn.Module):
+    """Injector before a group of blocks, extractors after it."""
+
+    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, drop_path: float, init_value: float,
+                 extra: bool):
+        super().__init__()
+        self.injector = Injector(dim, num_heads, num_points, init_value)
+        self.extractor = Extractor(dim, num_heads, num_points, ratio, drop_path)
+        if extra:
+            self.extra_extractors = nn.Sequential(
+                *(Extractor(dim, num_heads, num_points, ratio, drop_path) for _ in range(NUM_EXTRA)))
+
+    def extractors(self) -> list[Extractor]:
+        return [self.extractor, *getattr(self, 'extra_extractors', ())]
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, H*W, C]
+
+
+def to_maps(x: Tensor, grids: list[Grid]) -> list[Tensor]:
+    """Tokens of several maps [B, L, C] -> those maps [B, C, h, w]."""
+    parts = x.transpose(1, 2).split([height * width for height, width in grids], dim=2)
+    return [part.unflatten(2, grid) for part, grid in zip(parts, grids)]
+
+
+@MODELS.register_module()
+class PlainMambaAdapter(PlainMamba):
+    """PlainMamba with an adapter, returning maps of strides 4, 8, 16 and 32, all as wide as the trunk.
+
+    Args:
+        arch (str | dict), img_size, selection, step_bias, drop_path_rate, with_cp, init_cfg: see :class:`PlainMamba`.
+        num_groups (int): groups that the blocks are divided into; maps and tokens meet before and after each.
+        num_heads (int), num_points (int): of the deformable attention; a head looks at so many places per map.
+        conv_width (int): channels of the first convolutions beside the trunk.
+        ffn_ratio (float): hidden channels of the extractors' feed-forward layers over the trunk's.
+        init_value (float): what the injectors' factors start at: with 0 the trunk computes what it was trained for.
+        frozen_stages (int): 0 freezes the trunk's patches and position table, n also its first n blocks; the adapter
+            always learns.
+        norm_cfg (dict): batch norm of the convolutions and of the returned maps. With ``SyncBN`` the trunk's is too.
+
+    Raises:
+        InputError: blocks that do not divide into the groups, or a width that does not into the heads.
+    """
+
+    fresh_keys = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')
+
+    def __init__(self,
+                 *,
+                 arch: str | dict = 'L1',
+                 img_size: int | tuple[int, int] = 224,
+                 selection: str = 'official',
+                 step_bias: str = 'official',
+                 num_groups: int = 4,
+                 num_heads: int = 6,
+                 num_points: int = 4,
+                 conv_width: int = 64,
+                 ffn_ratio: float = 0.25,
+                 init_value: float = 0.,
+                 drop_path_rate: float = 0.,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 norm_cfg: dict = dict(type='SyncBN'),  # noqa: B006  (read only)
+                 init_cfg: dict | list[dict] | None = None):
+        depth = resolve_plain_arch('PlainMambaAdapter', arch, ARCHS, OPTIONAL)[0]['depth']
+        super().__init__(
+            arch=arch, img_size=img_size, selection=selection, step_bias=step_bias, out_indices=(depth - 1,),
+            drop_path_rate=drop_path_rate, frozen_stages=frozen_stages, with_cp=with_cp, norm_cfg=None,
+            init_cfg=init_cfg)  # fmt: skip
+        dim = self.pos_embed.shape[-1]
+        if num_groups < 1 or depth % num_groups:
+            raise InputError(f'PlainMambaAdapter: num_groups={num_groups}, expected a divisor of the {depth} blocks')
+        if num_heads < 1 or dim % num_heads:
+            raise InputError(f'PlainMambaAdapter: num_heads={num_heads}, expected a divisor of the width {dim}')
+        self.group_size = depth // num_groups
+        self.level_embed = nn.Parameter(torch.randn(LEVELS, dim))
+        self.spm = SpatialPrior(dim, conv_width, norm_cfg)
+        self.interactions = nn.ModuleList(
+            Interaction(dim, num_heads, num_points, ffn_ratio, drop_path_rate, init_value, group == num_groups - 1)
+            for group in range(num_groups))
+        self.up = nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.out_channels, self.out_strides = (dim,) * 4, (4, 8, 16, 32)
+        for i in range(4):
+            self.add_module(f'ad_norm{i + 1}', build_norm_layer(norm_cfg, dim)[1])
+        if norm_cfg['type'] == 'SyncBN':
+            nn.SyncBatchNorm.convert_sync_batchnorm(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Image [B, 3, H, W], any size from one patch -> maps [B, C, ceil(H/s), ceil(W/s)] of strides 4, 8, 16, 32."""
+        check_image(self.family, x, smallest=self.patch_embed.patch_size)
+        finest, *maps = self.spm(x)
+        grids = [tuple(level.shape[-2:]) for level in maps]
+        maps = torch.cat([to_tokens(level) + code for level, code in zip(maps, self.level_embed)], dim=1)
+        x = self.patch_embed(x)
+        grid = tuple(x.shape[-2:])
+        x = self._add_position(to_tokens(x), grid)
+        for group, interaction in enumerate(self.interactions):
+            x = self._run(interaction.injector, x, grid, maps, grids)
+            for layer in self.layers[group * self.group_size:(group + 1) * self.group_size]:
+                x, _ = self._run(layer, x, grid)
+            for extractor in interaction.extractors():
+                maps = self._run(extractor, maps, grids, x, grid)
+        maps = to_maps(maps, grids)
+        height, width = finest.shape[-2:]
+        finest = finest + self.up(maps[0])[:, :, :height, :width]
+        x = x.transpose(1, 2).unflatten(2, grid)  # [B, L, C] -> [B, C, h, w]
+        outs = []
+        for i, level in enumerate((finest, *maps)):
+            resized = F.interpolate(x, level.shape[-2:], mode='bilinear', align_corners=False)
+            outs.append(getattr(self, f'ad_norm{i + 1}')(level + resized).contiguous())
+        return tuple(outs)
+
+    def _run(self, module: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
+        return recompute(module, *args) if self.with_cp and torch.is_grad_enabled() else module(*args)
+
+    def no_weight_decay(self) -> set[str]:
+        return super().no_weight_decay() | {'level_embed'}
+
