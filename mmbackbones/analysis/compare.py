@@ -49,6 +49,7 @@ class Difference:
         p (float): two-sided; ``p_holm`` is corrected for the comparisons of its metric and split.
         images (int): that were resampled.
         about (str): ``'methods'`` or ``'checkpoints'``.
+        seeds (int): of the arm that has fewer.
     """
 
     metric: str
@@ -65,6 +66,7 @@ class Difference:
     p_holm: float
     images: int
     about: str
+    seeds: int
 
 
 @dataclass
@@ -168,7 +170,7 @@ def _differences(arms: Sequence[Arm], values: Sequence[dict], images: int, seed:
             p = p_value(gaps[1:])
             rows.append(Difference(
                 metric, split, group, arm.name, arms[0].name, float(scores[0]), float(reference[0]), float(gaps[0]),
-                low, high, p, p, images, 'methods' if methods else 'checkpoints'))
+                low, high, p, p, images, 'methods' if methods else 'checkpoints', min(one.seeds for one in pair)))
     for family in {(row.metric, row.split) for row in rows}:
         members = [row for row in rows if (row.metric, row.split) == family]
         for row, corrected in zip(members, holm([row.p for row in members])):
@@ -188,6 +190,8 @@ def _sentence(row: Difference, arms: int) -> str:
         text += f'{who.capitalize()} differ by more than the choice of {source} explains.'
     else:
         text += f'No difference between {who} is shown.'
+    if row.about == 'methods' and row.seeds < 10:
+        text += f' With {row.seeds} seeds the interval is narrower than it should be (docs/compare.md).'
     if row.about == 'checkpoints':
         text += (' This is about these checkpoints, not the methods: another seed may give another difference, and '
                  f'only {SEEDS_FOR_METHODS} seeds and more per arm tell.')

@@ -88,6 +88,7 @@ def test_three_seeds_speak_of_methods(make_run):
     assert row.about == 'methods' and [arm.seeds for arm in found.arms] == [3, 3]
     assert 'The methods differ by more than the choice of seeds and images explains' in found.sentences[0]
     assert 'checkpoints' not in found.sentences[0]
+    assert 'With 3 seeds the interval is narrower than it should be' in found.sentences[0]
     two = compare(*arms[0], *arms[1][:2]).differences[0]
     assert two.about == 'checkpoints'
 
