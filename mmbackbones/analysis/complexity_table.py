@@ -96,9 +96,9 @@ def write_csv(rows: Sequence[dict[str, object]], path: str | Path, about: dict[s
 
 
 def to_markdown(rows: Sequence[dict[str, object]]) -> str:
-    """One table per task."""
-    lines = []
-    for task in dict.fromkeys(row['task'] for row in rows):
+    """One table per task, without the miniatures of the quickstart."""
+    lines, rows = [], [row for row in rows if row['recipe'] != 'quickstart']
+    for task in sorted({row['task'] for row in rows}):
         chosen = [row for row in rows if row['task'] == task]
         shapes = sorted({(row['height'], row['width']) for row in chosen})
         lines += [f'### {task.capitalize()}, {", ".join(f"{h}x{w}" for h, w in shapes)} px', '',
