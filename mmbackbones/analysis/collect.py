@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmbackbones.analysis.published import Match, match
 from mmbackbones.engine.options import load_config
-from mmbackbones.engine.outputs import RECORD
+from mmbackbones.engine.outputs import RECORD, environment
 from mmbackbones.engine.records import (
     RECORDS,
     arm_of,
@@ -164,8 +164,11 @@ def _result_of(work_dir: Path, notes: list[str]) -> Result:
         remarks.append('resumed: the time of the whole training is not known')
     if not trained:
         remarks.append(f'tested only: {main.get("checkpoint")}')
-    if str(main['commit']).endswith('+'):
+    commit, now = str(main['commit']), str(environment()['commit'])
+    if commit.endswith('+'):
         remarks.append('run from uncommitted changes')
+    elif commit != now.rstrip('+'):
+        remarks.append(f'run at commit {commit}, the code is at {now}')
     multi_scale = [record for record in tested if record['tta'] and _is_last(record, work_dir, trained)]
     macs = [record['metrics'].get('macs') for record in records if record['kind'] == 'complexity']
     published = match(main.get('config_file') or main['config'],

@@ -149,7 +149,7 @@ def surroundings(records: Sequence[dict]) -> list[str]:
             names = {name for record in records for name in record['versions']}
             values = {name: [record['versions'].get(name) for record in records] for name in sorted(names)}
         else:
-            values = {key: [record.get(key) for record in records]}
+            values = {key: [record.get(key) for record in records if record.get(key) is not None]}
         notes += [f'{name} differs: {", ".join(dict.fromkeys(map(str, seen)))}' for name, seen in values.items()
                   if any(value != seen[0] for value in seen)]
     return notes
