@@ -56,6 +56,18 @@ def test_who_sees_whom(name):
     assert (max(REACH[name]) == 19 and min(REACH[name]) == 7) == (name in CAUSAL)
 
 
+@pytest.mark.parametrize('name', CAUSAL)
+@pytest.mark.parametrize('at', [1, 300, 574])
+def test_causal_over_long_sequences(name, at):
+    """Beyond the blocks in which scans and attention are computed."""
+    branch, x = build(name), tokens(grid=(23, 25), batch=1)
+    changed = x.clone()
+    changed.flatten(1, 2)[:, at] += torch.linspace(-1, 1, DIM)
+    with torch.no_grad():
+        moved = (branch(changed) != branch(x)).any(-1).flatten().nonzero().flatten()
+    assert moved[0] == at and len(moved) > 0.3 * (575 - at)
+
+
 @pytest.mark.parametrize('name', BRANCHES)
 @pytest.mark.parametrize('grid', [(1, 1), (3, 7)], ids=str)
 def test_every_parameter_has_a_gradient_and_the_shape_stays(name, grid):
