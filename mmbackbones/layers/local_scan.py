@@ -2,8 +2,8 @@
 
 Sequences are gathered copies, the padding slots of windows included. An index within the scan would not spare them:
 what runs before it, LocalVim's causal convolution and the products that give step, B and C, reads the sequence too. A
-copy takes 4 * D * S bytes in float32 for S slots: 7.2 MB for LocalVim-tiny at 800x1280 (D = 384), where windows of 7 have
-56 x 84 slots, a seventh of them padding.
+copy takes 4 * D * S bytes in float32 for S slots: 7.2 MB for LocalVim-tiny at 800x1280 (D = 384), in windows of 7 with
+S = 56 * 84, a seventh of it padding.
 """
 
 from functools import lru_cache

@@ -197,13 +197,20 @@ def test_autocast_survives_large_activations(arch, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_long_sequence_under_autocast():
-    """16,384 tokens in the first stage."""
+def test_long_sequence_with_large_steps():
+    """16,384 tokens in the first stage, steps up to 100 and large activations, in bf16."""
     torch.manual_seed(0)
     model = VMamba(arch=dict(SMALL, dims=(8, 8, 8, 8)), out_indices=(0,)).train()
+    scan = model.layers[0].blocks[0].op
+    scan.dt_projs_bias.data.uniform_(-5, 100)
+    scan.in_proj.weight.data.normal_()
+    seen = []
+    scan.conv2d.register_forward_hook(lambda module, inputs, output: seen.append(output.abs().max().item()))
+    scan.out_norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        out, = model(30 * torch.randn(1, 3, 512, 512))
+        out, = model(300 * torch.randn(1, 3, 512, 512))
     out.float().square().mean().backward()
+    assert seen[0] > 1 and seen[1] == 16384
     assert out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
 
 
