@@ -7,7 +7,7 @@ the other backbones.
 """
 
 import re
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import timm
@@ -79,6 +79,8 @@ class TimmBackbone(Backbone):
             whose maps have one stride, need the indices of their blocks. What lies past the last one is not built.
         attention (str): ``'fused'`` runs attention through torch's scaled-dot-product attention, ``'materialised'``
             writes its matrix out, as the speed figures of early papers were measured.
+        size_divisor (int | None): pad the image, below and on the right, to multiples of this many pixels, for networks
+            that demand it; maps are cropped again. None: to whole patches, where patches do not overlap.
         norm_eval (bool): keep the batch norms within at their pretrained running statistics.
         bn_cfg (dict): ``type='SyncBN'`` synchronises the batch norms within over the devices, ``'BN'`` does not.
         drop_path_rate (float): stochastic depth as timm's model grows it over its blocks.
@@ -98,6 +100,7 @@ class TimmBackbone(Backbone):
                  arch: str | dict,
                  out_indices: tuple[int, ...] | None = None,
                  attention: str = 'fused',
+                 size_divisor: int | None = None,
                  norm_eval: bool = False,
                  bn_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
                  drop_path_rate: float = 0.,
@@ -126,14 +129,15 @@ class TimmBackbone(Backbone):
         self.net = self._choose_batch_norm(net, norm_eval, bn_cfg['type'])
         self.net.is_init = True  # timm has done so; mmengine would call what it finds under the name init_weights
         self.norm_eval = norm_eval
-        self.patch = _pad_patches(self.net, self.name)
+        patch = _pad_patches(self.net, self.name)
+        self.size_divisor = size_divisor or patch
         if with_cp:
             self.net.set_grad_checkpointing(True)
             _keep_statistics_still(self.net)
         self.convert_state_dict = partial(convert_timm, name=self.name, net=self.net)
         self.add_out_norms(norm_cfg, self.out_indices)
-        self.layer_of = group_parameters(self.net, _matcher(self.net, coarse=False), reverse=True)
-        self.stage_of = group_parameters(self.net, _matcher(self.net, coarse=True), reverse=True)
+        self.layer_of = _group(self.net, coarse=False)
+        self.stage_of = _group(self.net, coarse=True)
 
     def _resolve_indices(self, net: nn.Module, out_indices: tuple[int, ...] | None) -> tuple[int, ...]:
         strides = [info['reduction'] for info in net.feature_info]
@@ -165,23 +169,27 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W] -> one map [B, C, about H/s, about W/s] per out index."""
-        check_image(self.family, x, smallest=min(self.patch, *self.out_strides))
+        check_image(self.family, x, smallest=min(self.out_strides))
         size = tuple(x.shape[-2:])
         # Whole patches, and at least one pixel in the coarsest map.
-        target = [max(-(-side // self.patch) * self.patch, self.out_strides[-1]) for side in size]
+        target = [max(-(-side // self.size_divisor) * self.size_divisor, self.out_strides[-1]) for side in size]
         x = F.pad(x, (0, target[1] - size[1], 0, target[0] - size[0]))
         try:
             maps = self.net.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
         except (AssertionError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not SHAPE_ERROR.search(str(error)):
                 raise
-            raise InputError(f'{self.family} takes no image of {size[0]}x{size[1]} px: '
-                             f'{" ".join(str(error).split())[:200]}') from error
+            raise self._refuse(size, ' '.join(str(error).split())[:200] or 'it does not divide it') from error
         outs = []
         for index, stride, out in zip(self.out_indices, self.out_strides, maps):
             out = out[..., :-(-size[0] // stride), :-(-size[1] // stride)]
+            if any(abs(cells - side / stride) >= 1 for cells, side in zip(out.shape[2:], size)):
+                raise self._refuse(size, f'map {index} of stride {stride} would measure {out.shape[2]}x{out.shape[3]}')
             outs.append(self.apply_out_norm(index, out.permute(0, 2, 3, 1)))  # [B, C, H, W] -> [B, H, W, C]
         return tuple(outs)
+
+    def _refuse(self, size: tuple[int, int], reason: str) -> InputError:
+        return InputError(f'{self.family} takes no image of {size[0]}x{size[1]} px: {reason}')
 
     def train(self, mode: bool = True) -> 'TimmBackbone':
         super().train(mode)
@@ -197,7 +205,8 @@ class TimmBackbone(Backbone):
 
         def visit(module: nn.Module, prefix: str) -> None:
             for name, child in module.named_children():
-                stages = {self.stage_of[f'{prefix}{name}.{key}'] for key, _ in child.named_parameters()}
+                names = (f'{prefix}{name}.{key}' for key, _ in child.named_parameters())
+                stages = {self.stage_of[key] for key in names if key in self.stage_of}  # shared ones have one name
                 if len(stages) == 1:
                     groups[stages.pop()].append(child)
                 elif stages:
@@ -256,17 +265,27 @@ def _source(name: str) -> str:
     return timm_module(name).__name__.rpartition('.')[2]
 
 
-def _matcher(net: nn.Module, coarse: bool) -> dict | Callable[[str], int]:
-    """timm's rule that groups parameters; else the modules that end in a feature map, after all that precedes them."""
-    if hasattr(net, 'group_matcher'):
-        return net.group_matcher(coarse=coarse)
+def _group(net: nn.Module, coarse: bool) -> dict[str, int]:
+    """Layer, or stage, of each parameter: by timm's rule, else by the module that ends in a feature map.
+
+    0 is what precedes all others; what a rule leaves out counts as the last.
+    """
     ends = [f'{info["module"]}.' for info in net.feature_info]
-    return lambda name: next((i + 1 for i, end in enumerate(ends) if name.startswith(end)), 0)
+
+    def rule(name: str) -> int:
+        return next((i + 1 for i, end in enumerate(ends) if name.startswith(end)), 0)
+
+    if hasattr(net, 'group_matcher'):
+        with suppress(AssertionError):  # timm's way to say that it has no rule of this kind
+            rule = net.group_matcher(coarse=coarse)
+    groups = group_parameters(net, rule, reverse=True)
+    last = max(groups.values(), default=0)
+    return {name: groups.get(name, last) for name, _ in net.named_parameters()}
 
 
 def _pad_patches(net: nn.Module, name: str) -> int:
     """Pixels of the side of a patch, 1 if patches overlap; sets up the padding of windows and later halvings."""
-    stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    stem = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
     for module in net.modules():
         module.__class__ = PADDED_BLOCKS.get(type(module), type(module))
     if _source(name) in PADDED_DOWNSAMPLING:

@@ -60,7 +60,7 @@ def official_swin(backbone):
 @pytest.mark.parametrize('size', [(112, 137), (75, 203), (224, 224)], ids=str)
 def test_swin_equals_mmdets(size):
     """The last stage's map is smaller than the window at the first two sizes."""
-    backbone = shake(build(SWIN, norm_cfg=dict(type='LN', eps=1e-5)))
+    backbone = shake(build(SWIN, norm_cfg=dict(type='LN', eps=1e-5), size_divisor=4))
     theirs = SwinTransformer(embed_dims=12, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 4))
     theirs.eval()
     weights = swin_converter(official_swin(backbone))
@@ -332,6 +332,31 @@ def test_an_image_size_that_a_model_of_one_size_cannot_take(arch, size):
     with pytest.raises(InputError, match=f'TimmBackbone {arch} takes no image of {size[0]}x{size[1]} px: ') as caught:
         backbone(image(*size))
     assert '\n' not in str(caught.value)
+
+
+def test_maps_that_contradict_their_stride():
+    """CrossViT resizes every image to its own size; its maps would say nothing about where things are."""
+    with torch.device('meta'):
+        backbone = TimmBackbone(arch='crossvit_9_240', out_indices=(0,), norm_cfg=None)
+        with pytest.raises(InputError, match='crossvit_9_240 takes no image of 224x320 px: map 0 of stride 12 would'):
+            backbone(torch.empty(1, 3, 224, 320))
+
+
+def test_size_divisor():
+    """An HRNet fuses maps whose sides must be doubled exactly."""
+    with torch.device('meta'):
+        with pytest.raises(InputError, match='takes no image of 112x137 px'):
+            TimmBackbone(arch='hrnet_w18_small')(torch.empty(1, 3, 112, 137))
+        outs = TimmBackbone(arch='hrnet_w18_small', size_divisor=32)(torch.empty(1, 3, 112, 137))
+    assert [tuple(out.shape[-2:]) for out in outs] == [(28, 35), (14, 18), (7, 9), (4, 5)]
+
+
+@pytest.mark.parametrize('arch', ['rdnet_tiny', 'coat_lite_tiny'])
+def test_stages_that_timm_has_no_rule_for(arch):
+    with torch.device('meta'):
+        backbone = TimmBackbone(arch=arch, out_indices=(0, 1), frozen_stages=1)
+    assert {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert not next(backbone.net.parameters()).requires_grad
 
 
 def test_an_error_within_a_model_keeps_its_traceback(monkeypatch):
