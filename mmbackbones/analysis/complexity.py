@@ -12,6 +12,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -30,6 +31,7 @@ from mmbackbones.ops.selective_scan import selective_scan  # noqa: F401  (regist
 # Height and width at which the papers count; docs/recipes.md names the sources.
 SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
 MASKS = 100
+WITHOUT_COST = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages')  # options of backbones
 
 # MACs of a scan per element of (B, D, L), given the state size N. Counts of the first kind are floating-point
 # operations (state-spaces/mamba issue 110) that VMamba and those who compare with it add to MACs uncut; the two units
@@ -157,14 +159,22 @@ def count_module(module: nn.Module, *inputs: Tensor) -> Count:
     return count
 
 
-def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, heads: dict | None = None) -> Complexity:
+class _Part(NamedTuple):
+    """Counts of a part of a model, its parameters by module, and the shapes of the maps that it returns."""
+
+    count: Count
+    params: dict[str, int]
+    maps: list[tuple[int, ...]]
+
+
+def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: dict | None = None) -> Complexity:
     """Count a configured model. No weights are loaded, nothing is downloaded or computed.
 
     Args:
         cfg: configuration of a detector or segmentor.
         shape: height and width in pixels; by default 800x1280 for detectors and 512x2048 for segmentors.
-        heads: counts of neck and heads, by their configuration and the shapes of their maps, to look up and to add to;
-            share it between models that differ in nothing but the backbone.
+        cache: counts of backbones and of necks with heads, by their configuration and the shapes that they get, to
+            look up and to add to; share it between models.
 
     Raises:
         InputError: a shape that is not positive, or a detector that is not of two stages with a mask head.
@@ -175,31 +185,43 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, heads: d
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected positive height and width in pixels')
     if task == 'detection' and cfg.model.roi_head.type != 'StandardRoIHead':
         raise InputError(f'model.roi_head.type={cfg.model.roi_head.type}: expected StandardRoIHead')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = build_without_values({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
-    params = {name: _parameters(child) for name, child in model.named_children() if _parameters(child)}
-    params = {'total': _parameters(model), **params}
-    heads = {} if heads is None else heads
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model.to_empty(device='cpu')
-        with Count() as backbone:
-            maps = backbone.run('backbone', model.backbone, torch.empty(1, 3, *shape))
-        key = _heads_key(cfg, maps)
-        if key not in heads:
-            with Count() as heads[key]:
-                (_detector_heads if task == 'detection' else _segmentor_heads)(heads[key], model, maps)
-    parts = (backbone, heads[key])
-    macs = {name: round(sum(counts.values())) for part in parts for name, counts in part.macs.items()}
-    operators = sum((part.macs['Global'] for part in parts), Counter())
-    macs['Global'] = round(sum(operators.values()))
+    cache = {} if cache is None else cache
+    rest = {name: part for name, part in cfg.model.to_dict().items() if name not in ('backbone', 'data_preprocessor')}
+    backbone = {key: value for key, value in cfg.model.backbone.items() if key not in WITHOUT_COST}
+    key = _content(backbone, shape)
+    if key not in cache:
+        cache[key] = _count_part(cfg, _backbone, [(1, 3, *shape)])
+    maps = cache[key].maps
+    heads_key = _content(rest, maps)
+    if heads_key not in cache:
+        cache[heads_key] = _count_part(cfg, _detector_heads if task == 'detection' else _segmentor_heads, maps)
+    parts = (cache[key], cache[heads_key])
+    params = {name: number for part in parts for name, number in part.params.items()}
+    macs = {name: round(sum(counts.values())) for part in parts for name, counts in part.count.macs.items()}
+    operators = sum((part.count.macs['Global'] for part in parts), Counter())
+    total = round(sum(operators.values()))
     return Complexity(
         shape=shape,
-        params=params,
-        macs={'total': macs['Global'], **{name: macs.get(name, 0) for name in params if name != 'total'}},
+        params={'total': sum(params.values()), **params},
+        macs={'total': total, **{name: macs.get(name, 0) for name in params}},
         submodules={name: count for name, count in macs.items() if '.' in name},
         operators={name: round(count) for name, count in operators.items()},
-        scans=dict(backbone.scans + heads[key].scans),
-        uncounted=dict(backbone.uncounted + heads[key].uncounted))
+        scans=dict(parts[0].count.scans + parts[1].count.scans),
+        uncounted=dict(parts[0].count.uncounted + parts[1].count.uncounted))
+
+
+def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -> _Part:
+    """Build the model and run the part of it that ``forward`` runs."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = build_without_values({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model.to_empty(device='cpu')
+        inputs = tuple(torch.empty(shape) for shape in shapes)
+        with Count() as count:
+            maps = forward(count, model, inputs)
+    params = {name: _parameters(child) for name, child in model.named_children()
+              if _parameters(child) and (name == 'backbone') == (forward is _backbone)}  # fmt: skip
+    return _Part(count, params, [tuple(x.shape) for x in maps or ()])
 
 
 def build_without_values(cfg: dict) -> nn.Module:
@@ -209,6 +231,10 @@ def build_without_values(cfg: dict) -> nn.Module:
             return MODELS.build(cfg).eval()
     except (RuntimeError, NotImplementedError):  # a constructor that reads a number out of a tensor
         return MODELS.build(cfg).eval()
+
+
+def _backbone(count: Count, model: nn.Module, images: tuple[Tensor]) -> tuple[Tensor, ...]:
+    return count.run('backbone', model.backbone, *images)
 
 
 def _segmentor_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
@@ -231,9 +257,8 @@ def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) ->
         count.macs['roi_head'].update(count.macs['Global'] - before)
 
 
-def _heads_key(cfg: Config, maps: tuple[Tensor, ...]) -> str:
-    parts = {name: part for name, part in cfg.model.to_dict().items() if name not in ('backbone', 'data_preprocessor')}
-    return json.dumps([parts, [list(x.shape) for x in maps]], sort_keys=True, default=str)
+def _content(part: dict, shapes: object) -> str:
+    return json.dumps([part, shapes], sort_keys=True, default=str)
 
 
 def _parameters(module: nn.Module) -> int:

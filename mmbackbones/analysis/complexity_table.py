@@ -34,7 +34,7 @@ def all_configs(folder: str | Path) -> list[Path]:
 
 
 def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
-    """One row per config; what necks and heads cost is counted once per set of maps.
+    """One row per config; equal backbones are counted once, and necks and heads once per set of maps.
 
     Yields:
         dict: the :data:`COLUMNS`; None where there is nothing to say.
@@ -42,10 +42,10 @@ def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
     Raises:
         InputError: as :func:`load_config` and :func:`count_complexity`.
     """
-    heads = {}
+    cache = {}
     for path in paths:
         cfg = load_config(str(path))
-        yield row_of(Path(path), cfg.get('recipe'), count_complexity(cfg, heads=heads), match(path))
+        yield row_of(Path(path), cfg.get('recipe'), count_complexity(cfg, cache=cache), match(path))
 
 
 def row_of(path: Path, recipe: str | None, counts: Complexity, found: Match) -> dict[str, object]:

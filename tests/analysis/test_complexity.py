@@ -216,7 +216,7 @@ def test_multihead_attention_is_not_missed():
 
 
 HARMLESS = {  # element-wise, reductions, layout
-    '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange',
+    '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange', 'avg_pool2d',
     'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'detach', 'div', 'empty', 'eq', 'exp', 'expand',
     'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'lift_fresh', 'lt', 'masked_fill', 'masked_fill_',
     'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow', 'promote_types', 'reciprocal',
@@ -231,17 +231,23 @@ def test_nothing_expensive_goes_uncounted(path):
     assert {name.split('.')[1] for name in found} <= HARMLESS
 
 
-def test_heads_are_counted_once_per_set_of_maps(monkeypatch):
+def test_equal_parts_are_counted_once(monkeypatch):
     from mmbackbones.analysis import complexity
     calls = []
-    count = complexity._segmentor_heads
-    monkeypatch.setattr(complexity, '_segmentor_heads', lambda *args: calls.append(args) or count(*args))
-    heads = {}
+    count = complexity._count_part
+    monkeypatch.setattr(complexity, '_count_part', lambda *args: calls.append(args[1].__name__) or count(*args))
+    cache = {}
     cfgs = [config(name, 'segmentation') for name in ('mambaout-tiny', 'mambaout-small', 'mambaout-base')]
-    shared = [count_complexity(cfg, heads=heads).macs for cfg in cfgs]
-    assert len(calls) == len(heads) == 2  # tiny and small have equal channels
-    assert shared == [count_complexity(cfg).macs for cfg in cfgs]
-    assert count_complexity(cfgs[0], (256, 256), heads).macs['decode_head'] < shared[0]['decode_head'] / 7
+    shared = [count_complexity(cfg, cache=cache) for cfg in cfgs]
+    # Tiny and small have equal channels.
+    assert calls == ['_backbone', '_segmentor_heads', '_backbone', '_backbone', '_segmentor_heads']
+    cfgs[0].model.backbone.drop_path_rate = 0.9
+    assert count_complexity(cfgs[0], cache=cache) == shared[0] and len(calls) == len(cache) == 5
+    cfgs[0].model.decode_head.channels = 64
+    assert count_complexity(cfgs[0], cache=cache).macs['decode_head'] < shared[0].macs['decode_head'] / 5
+    assert calls[5:] == ['_segmentor_heads']
+    assert shared[1:] == [count_complexity(cfg) for cfg in cfgs[1:]]
+    assert count_complexity(cfgs[1], (256, 256), cache).macs['backbone'] == shared[1].macs['backbone'] / 16
 
 
 def test_table(tmp_path):

@@ -61,12 +61,12 @@ def main(argv: list[str] | None = None) -> None:
     if (args.all or args.csv or args.markdown) and (args.shape or args.cfg_options):
         raise InputError('--shape and --cfg-options: expected configs alone, without --all, --csv and --markdown')
     if not (args.all or args.csv or args.markdown):
-        heads = {}
+        cache = {}
         for config in args.configs:
             shape = tuple(args.shape) if args.shape else None
             cfg = load_config(config, args.cfg_options)
             family = cfg.model.backbone.type.removeprefix('mmbackbones.')
-            show(count_complexity(cfg, shape, heads), config, family, args.depth)
+            show(count_complexity(cfg, shape, cache), config, family, args.depth)
         return
     rows = []
     for row in count_configs(all_configs(args.all) if args.all else args.configs):
