@@ -4,7 +4,10 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mmengine.config import Config
+
 from mmbackbones.analysis.complexity import OLDER_RULE, ONE_UNIT, Complexity, count_complexity
+from mmbackbones.analysis.counting_rules import explain
 from mmbackbones.analysis.published import Match, match
 from mmbackbones.engine.options import load_config
 from mmbackbones.errors import InputError
@@ -13,11 +16,12 @@ NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
 COLUMNS = ('config', 'task', 'recipe', 'height', 'width', 'params_M', 'auxiliary_params_M', 'macs_G', 'backbone_macs_G',
            'neck_macs_G', 'heads_macs_G', 'scan_macs_G', 'macs_G_older_scan_rule', 'macs_G_scan_in_one_unit',
            'published_row', 'published_params_M', 'params_off_percent', 'published_macs_G', 'macs_off_percent',
-           'remark', 'source')  # fmt: skip
+           'macs_G_by_their_rules', 'then_off_percent', 'remark', 'source')  # fmt: skip
 MARKDOWN = {'config': 'config', 'params_M': 'params (M)', 'macs_G': 'MACs (G)', 'backbone_macs_G': 'backbone',
             'scan_macs_G': 'its scans', 'macs_G_older_scan_rule': 'MACs, older scan rule',
             'published_params_M': 'published params', 'params_off_percent': 'off by %',
-            'published_macs_G': 'published MACs', 'macs_off_percent': 'off by % ', 'remark': 'remark'}  # fmt: skip
+            'published_macs_G': 'published MACs', 'macs_off_percent': 'off by % ',
+            'then_off_percent': 'by their rules', 'remark': 'remark'}  # fmt: skip
 
 
 def all_configs(folder: str | Path) -> list[Path]:
@@ -45,18 +49,20 @@ def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
     cache = {}
     for path in paths:
         cfg = load_config(str(path))
-        yield row_of(Path(path), cfg.get('recipe'), count_complexity(cfg, cache=cache), match(path))
+        yield row_of(Path(path), cfg, count_complexity(cfg, cache=cache), match(path))
 
 
-def row_of(path: Path, recipe: str | None, counts: Complexity, found: Match) -> dict[str, object]:
+def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[str, object]:
     """The :data:`COLUMNS` of one config."""
     published = found.row
     heads = [name for name in counts.macs if name not in ('total', 'backbone', 'neck')]
     params, macs = counts.params['total'] / 1e6, counts.macs['total'] / 1e9
+    steps = explain(cfg.model.backbone.type.rpartition('.')[2], counts, published)
+    theirs = macs + sum(step.macs for step in steps) / 1e9 if steps else None
     row = dict(
         config=path.stem,
         task='detection' if 'roi_head' in counts.macs else 'segmentation',
-        recipe=recipe,
+        recipe=cfg.get('recipe'),
         height=counts.shape[0],
         width=counts.shape[1],
         params_M=params,
@@ -73,6 +79,8 @@ def row_of(path: Path, recipe: str | None, counts: Complexity, found: Match) -> 
         params_off_percent=_off(params, published and published.params),
         published_macs_G=published and published.macs,
         macs_off_percent=_off(macs, published and published.macs),
+        macs_G_by_their_rules=theirs,
+        then_off_percent=theirs and _off(theirs, published.macs),
         remark=found.remark or None,
         source=published and published.source)
     assert tuple(row) == COLUMNS

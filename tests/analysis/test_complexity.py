@@ -216,9 +216,9 @@ def test_multihead_attention_is_not_missed():
 
 
 HARMLESS = {  # element-wise, reductions, layout
-    '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange', 'avg_pool2d',
-    'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'detach', 'div', 'empty', 'eq', 'exp', 'expand',
-    'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'lift_fresh', 'lt', 'masked_fill', 'masked_fill_',
+    '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange',
+    'avg_pool2d', 'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'detach', 'div', 'empty', 'eq', 'exp',
+    'expand', 'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'lift_fresh', 'lt', 'masked_fill', 'masked_fill_',
     'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow', 'promote_types', 'reciprocal',
     'relu', 'relu_', 'remainder', 'roll', 'rsqrt', 'scatter_', 'select', 'sigmoid', 'silu', 'sin', 'slice', 'split',
     'split_with_sizes', 'squeeze', 'stack', 'sub', 't', 'transpose', 'unbind', 'unsqueeze', 'upsample_bicubic2d',
