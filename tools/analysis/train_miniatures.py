@@ -21,14 +21,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     write_shapes(args.data)
-    rows, ran = read_csv(args.csv) if args.csv else {}, []
+    if args.csv:
+        read_csv(args.csv)  # a file that is no such table is refused before hours of training
+    ran = []
     for config in args.configs:
-        rows[config] = train_miniature(config, args.work_dir / config, args.data)
-        ran.append(rows[config])
+        ran.append(train_miniature(config, args.work_dir / config, args.data))
         values = {name: ran[-1][name] for name in ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained', 'learned')}
         print(f'{config}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if value), flush=True)
         if args.csv:
-            write_csv(args.csv, list(rows.values()))
+            write_csv(args.csv, list({**read_csv(args.csv), config: ran[-1]}.values()))  # others may have written too
     if any(row['learned'] != 'yes' for row in ran):
         sys.exit(1)
 
