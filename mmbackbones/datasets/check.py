@@ -11,12 +11,13 @@ import dataclasses
 import filecmp
 import hashlib
 import json
+import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from rich.markup import escape
@@ -24,13 +25,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mmbackbones.datasets.check_coco import CocoSpec
-from mmbackbones.datasets.check_files import Fault, Findings, stamp
+from mmbackbones.datasets.check_files import Fault, Findings, stamp, write_atomically
 from mmbackbones.datasets.check_segmentation import SegmentationSpec
+from mmbackbones.datasets.drop import without_faults
 from mmbackbones.errors import InputError
 
 Spec = CocoSpec | SegmentationSpec
 CHECK_VERSION = 1  # raise it when the check learns to find more: what is cached is then checked again
 SPLITS = ('train', 'val', 'test')
+DROPPED = 'data_dropped.json'
 
 
 @dataclasses.dataclass
@@ -103,10 +106,13 @@ def inspect_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fa
 
 
 def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = False, cache: bool = True,
-                 json_file: str | Path | None = None) -> dict[str, str]:
+                 json_file: str | Path | None = None, drop_dir: str | Path | None = None) -> dict[str, str]:
     """Stop a run whose data has faults, and identify the data.
 
     With ``data_check=False`` in the configuration the search for faults is left out; ``data_check='full'`` is ``full``.
+    ``data_check='drop'`` leaves what has a fault out of the training data: ``cfg`` then names the annotation files that
+    remain. Faults of the data for validation and test stop the run all the same, as scores without some of the images
+    compare with nobody's.
 
     Args:
         cfg: A whole configuration.
@@ -114,6 +120,8 @@ def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fals
         full: See :func:`check_dataset`.
         cache: See :func:`check_dataset`.
         json_file: Where to write all reports if there is a fault.
+        drop_dir: Folder for the annotation files that remain, ``data_kept_0.json`` and so on, and for
+            ``data_dropped.json``, which lists what was left out and why.
 
     Returns:
         Split -> fingerprint, empty where no data set of the split is known.
@@ -122,11 +130,15 @@ def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fals
         InputError: one line that names the first file at fault and the number of others.
     """
     wanted = cfg.get('data_check', True)
-    if wanted not in (True, False, 'full'):
-        raise InputError(f'data_check={wanted!r}: True, False or "full" was expected')
+    if wanted not in (True, False, 'full', 'drop'):
+        raise InputError(f'data_check={wanted!r}: True, False, "full" or "drop" was expected')
     if wanted is False:
         print_log('data_check=False: the data is not checked', logger='current')
         return {split: _join([_fingerprint(spec, cache) for spec in _specs(cfg, split)]) for split in splits}
+    if wanted == 'drop' and 'train' in splits:
+        if drop_dir is None:
+            raise InputError('data_check="drop": for trainings only')
+        _drop(cfg, Path(drop_dir))
     reports = inspect_config(cfg, splits, full or wanted == 'full', cache)
     distinct = [report for report, _ in _distinct(reports)]
     if json_file and any(report.faults for report in distinct):
@@ -137,6 +149,17 @@ def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fals
             print_log(f'Data check: {report.name} has {len(report.warnings)} flaws that do not stop a run; the first: '
                       f'{report.warnings[0]}', logger='current')
     return {split: _join([report.fingerprint for report in group]) for split, group in reports.items()}
+
+
+def share_annotation_files(cfg: Mapping) -> None:
+    """Give every process the annotation files that ``data_check='drop'`` has put into the first one's ``cfg``."""
+    if cfg.get('data_check') != 'drop':
+        return
+    leaves = list(_leaves(cfg.get('train_dataloader')))
+    files = [leaf.get('ann_file', '') for leaf in leaves]
+    broadcast_object_list(files)
+    for leaf, file in zip(leaves, files):
+        leaf['ann_file'] = file
 
 
 def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -> Iterator[str | Table]:
@@ -160,7 +183,7 @@ def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -
 def write_json(reports: Mapping[str, Sequence[DatasetReport]], path: str | Path) -> None:
     """Write everything that :func:`inspect_config` found."""
     content = {split: [_plain(report) for report in group] for split, group in reports.items()}
-    _write_atomically(Path(path), json.dumps(content, indent=1))
+    write_atomically(Path(path), json.dumps(content, indent=1))
 
 
 def _distinct(reports: Mapping[str, Sequence[DatasetReport]]) -> list[tuple[DatasetReport, list[str]]]:
@@ -191,6 +214,26 @@ def _require_clean(reports: Sequence[DatasetReport], where: str | None = None) -
         where = where or 'tools/analysis/check_dataset.py CONFIG lists them'
         rest = f' (and {len(faults) - 1} more faults, {files} files in all; {where})'
     raise InputError(f'{faults[0]}{rest}')
+
+
+def _drop(cfg: Mapping, folder: Path) -> None:
+    everything = {}
+    for number, leaf in enumerate(_leaves(cfg.get('train_dataloader'))):
+        spec = _spec(leaf, cfg.get('default_scope'))
+        if spec is None:
+            continue
+        suffix = 'json' if isinstance(spec, CocoSpec) else 'txt'
+        rest, dropped, counts = without_faults(spec, folder / f'data_kept_{number}.{suffix}')
+        if not dropped:
+            continue
+        leaf['ann_file'] = rest.ann_file
+        everything[str(spec)] = dict(
+            kept=rest.ann_file, counts=counts,
+            dropped=[dict(file=fault.file, kind=fault.kind, detail=fault.detail) for fault in dropped])
+        what = ' and '.join(f'{count} {kind}' for kind, count in sorted(counts.items()))
+        print_log(f'data_check="drop": {what} of {spec} left out of the training, all listed in {folder / DROPPED}; '
+                  f'the first: {dropped[0]}', logger='current', level=logging.WARNING)
+    write_atomically(folder / DROPPED, json.dumps(everything, indent=1))
 
 
 def _join(fingerprints: list[str]) -> str:
@@ -334,7 +377,8 @@ def _recall(spec: Spec, state: str | None) -> dict:
         if entry['stamp'] != state:
             return {}
         if entry['report'] is not None:
-            warnings = [Fault(**warning) for warning in entry['report']['warnings']]
+            warnings = [Fault(**dict(warning, item=warning['item'] and tuple(warning['item'])))
+                        for warning in entry['report']['warnings']]
             entry['report'] = DatasetReport(**dict(entry['report'], warnings=warnings, cached=True))
         return dict(entry, fingerprint=str(entry['fingerprint']))
     except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of another make
@@ -345,17 +389,6 @@ def _keep(spec: Spec, entry: dict) -> None:
     if entry['stamp'] is None:
         return
     try:
-        _write_atomically(_cache_file(spec), json.dumps(entry))
+        write_atomically(_cache_file(spec), json.dumps(entry))
     except OSError as error:
         print_log(f'Data check: its result cannot be cached ({error})', logger='current')
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile('w', dir=path.parent, prefix=f'.{path.name}-', delete=False) as file:
-        file.write(text)
-    try:
-        os.replace(file.name, path)
-    except OSError:
-        os.unlink(file.name)
-        raise

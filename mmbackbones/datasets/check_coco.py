@@ -88,6 +88,14 @@ class CocoSpec:
         found.fingerprint = digest(data, sizes)
         return found
 
+    def without(self, items: set[tuple[str, int | str]]) -> bytes:
+        """Content of an annotation file that lacks these items of this one."""
+        _, content = _load(self.ann_file)
+        for key in ('images', 'annotations'):
+            if isinstance(content.get(key), list):
+                content[key] = [item for index, item in enumerate(content[key]) if (key, index) not in items]
+        return json.dumps(content).encode()
+
     def _image(self, name: str) -> str:
         return os.path.join(self.img_dir, name)
 
@@ -129,42 +137,45 @@ class CocoSpec:
         for index, record in enumerate(records):
             problem = _image_record_fault(record)
             if problem:
-                found.faults.append(Fault(self.ann_file, 'image record', f'images[{index}]: {problem}'))
+                found.faults.append(Fault(self.ann_file, 'image record', f'images[{index}]: {problem}',
+                                          ('images', index)))
                 continue
             if record['id'] in images:
                 detail = f'image id {_show(record["id"])} occurs twice'
-                found.faults.append(Fault(self.ann_file, 'image record', detail))
+                found.faults.append(Fault(self.ann_file, 'image record', detail, ('images', index)))
             images[record['id']] = record
-            present.append(record)
+            present.append((index, record))
         found.images = len(present)
         if not os.path.isdir(self.img_dir):
             return images, []
-        paths = [self._image(record['file_name']) for record in present]
+        paths = [self._image(record['file_name']) for _, record in present]
         probes = in_threads(lambda path: probe_image(path, decode=full), paths, self.img_dir)
-        for record, path, probe in zip(present, paths, probes):
-            stated = (record['width'], record['height'])
+        for (index, record), path, probe in zip(present, paths, probes):
+            stated, item = (record['width'], record['height']), ('images', index)
             if probe.fault:
-                found.faults.append(Fault(path, 'image', probe.fault))
+                found.faults.append(Fault(path, 'image', probe.fault, item))
             elif probe.size != stated:
                 found.faults.append(Fault(path, 'image size', f'is {probe.size[0]}x{probe.size[1]} px, but '
-                                          f'{self.ann_file} says {stated[0]}x{stated[1]} (width x height)'))
-        return images, [(record['file_name'], probe.bytes) for record, probe in zip(present, probes)]
+                                          f'{self.ann_file} says {stated[0]}x{stated[1]} (width x height)', item))
+        return images, [(record['file_name'], probe.bytes) for (_, record), probe in zip(present, probes)]
 
     def _check_annotations(self, annotations: list, images: dict, category_ids: set, found: Findings,
                            full: bool) -> None:
         seen = set()
         for index, annotation in enumerate(annotations):
+            item = ('annotations', index)
             if not isinstance(annotation, dict) or not _is_id(annotation.get('id')):
                 found.faults.append(Fault(self.ann_file, 'annotation', f'annotations[{index}] needs an "id", not '
-                                          f'{_show(annotation)}'))
+                                          f'{_show(annotation)}', item))
                 continue
             found.annotations += 1
             where = f'annotation {_show(annotation["id"])}'
             if annotation['id'] in seen:
-                found.faults.append(Fault(self.ann_file, 'annotation', f'{where}: the id occurs twice'))
+                found.faults.append(Fault(self.ann_file, 'annotation', f'{where}: the id occurs twice', item))
             seen.add(annotation['id'])
             for kind, detail, is_fault in self._annotation_findings(annotation, images, category_ids, full):
-                (found.faults if is_fault else found.warnings).append(Fault(self.ann_file, kind, f'{where}: {detail}'))
+                fault = Fault(self.ann_file, kind, f'{where}: {detail}', item)
+                (found.faults if is_fault else found.warnings).append(fault)
 
     def _annotation_findings(self, annotation: dict, images: dict, category_ids: set,
                              full: bool) -> Iterator[tuple[str, str, bool]]:

@@ -4,9 +4,11 @@ import hashlib
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -27,11 +29,16 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class Fault(NamedTuple):
-    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line."""
+    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line.
+
+    ``item`` is what would have to be left out to be rid of it: a list of the annotation file and an index of it, such
+    as ``('annotations', 7)``, or ``('names', 'ADE_train_00000007')``; None if that would not help.
+    """
 
     file: str
     kind: str
     detail: str
+    item: tuple[str, int | str] | None = None
 
     def __str__(self) -> str:
         return f'{self.file}: {self.detail}'.replace('\n', '\\n')
@@ -195,3 +202,15 @@ def stamp(paths: Iterable[str]) -> str | None:
     except OSError:
         return None
     return total.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that nobody ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile('w', dir=path.parent, prefix=f'.{path.name}-', delete=False) as file:
+        file.write(text)
+    try:
+        os.replace(file.name, path)
+    except OSError:
+        os.unlink(file.name)
+        raise

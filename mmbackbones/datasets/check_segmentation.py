@@ -70,7 +70,7 @@ class SegmentationSpec:
         images = in_threads(lambda name: probe_image(self._image(name), decode=full), names, self.img_dir)
         for name, probe in zip(names, images):
             if probe.fault:
-                found.faults.append(Fault(self._image(name), 'image', probe.fault))
+                found.faults.append(Fault(self._image(name), 'image', probe.fault, ('names', name)))
         masks = None
         if self.seg_dir:
             masks = in_threads(probe_mask, [self._mask(name) for name in names], self.seg_dir)
@@ -79,9 +79,14 @@ class SegmentationSpec:
                 self._compare(name, image, mask, found)
             if not self.ann_file:
                 for name in sorted(set(_stems(self.seg_dir, self.seg_suffix)) - set(names)):
-                    found.faults.append(Fault(self._image(name), 'image', f'missing: {self._mask(name)} has no image'))
+                    found.faults.append(Fault(self._image(name), 'image', f'missing: {self._mask(name)} has no image',
+                                              ('names', name)))
         found.fingerprint = self._digest(names, [image.bytes for image in images], masks)
         return found
+
+    def without(self, items: set[tuple[str, int | str]]) -> bytes:
+        """Content of a list of names that lacks these."""
+        return ''.join(f'{name}\n' for name in self._names(Findings()) if ('names', name) not in items).encode()
 
     def _missing(self) -> list[Fault]:
         faults = [Fault(path, kind, f'no such folder of {what}{missing_folder(path)}')
@@ -115,14 +120,14 @@ class SegmentationSpec:
         return os.path.join(self.seg_dir, name + self.seg_suffix)
 
     def _compare(self, name: str, image: Probe, mask: Probe, found: Findings) -> None:
-        path = self._mask(name)
+        path, item = self._mask(name), ('names', name)
         if mask.bytes < 0:
-            found.faults.append(Fault(path, 'mask', f'missing: {self._image(name)} has no mask'))
+            found.faults.append(Fault(path, 'mask', f'missing: {self._image(name)} has no mask', item))
         elif mask.fault:
-            found.faults.append(Fault(path, 'mask', mask.fault))
+            found.faults.append(Fault(path, 'mask', mask.fault, item))
         if image.size and mask.size and image.size != mask.size:
             found.faults.append(Fault(path, 'mask size', f'is {mask.size[0]}x{mask.size[1]} px, its image '
-                                      f'{self._image(name)} {image.size[0]}x{image.size[1]}'))
+                                      f'{self._image(name)} {image.size[0]}x{image.size[1]}', item))
         if mask.labels is None or self.num_labels is None:
             return
         top = self.num_labels if self.reduce_zero_label else self.num_labels - 1
@@ -131,7 +136,7 @@ class SegmentationSpec:
         if wrong:
             labels = ', '.join(map(str, sorted(wrong)[:5])) + (', ...' if len(wrong) > 5 else '')
             found.faults.append(Fault(path, 'label', f'label {labels} ({sum(wrong.values())} pixels) is outside 0 to '
-                                      f'{top} for the {self.num_labels} classes'))
+                                      f'{top} for the {self.num_labels} classes', item))
 
     def _digest(self, names: list[str], sizes: list[int], masks: list[Probe] | None) -> str:
         hashes = [mask.sha256 for mask in masks] if masks else [''] * len(names)

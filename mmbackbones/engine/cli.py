@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
 from torch.utils.data import Dataset
 
-from mmbackbones.datasets.check import check_config
+from mmbackbones.datasets.check import check_config, share_annotation_files
 from mmbackbones.engine.device import adapt_to_device, precision
 from mmbackbones.engine.options import Overrides, config_hash, load_config
 from mmbackbones.engine.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
@@ -84,9 +84,11 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
 
 
 def _check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:
-    if not is_main_process():
-        return {}
-    return check_config(cfg, splits, json_file=Path(cfg.work_dir, 'data_check.json'))
+    found = {}
+    if is_main_process():
+        found = check_config(cfg, splits, json_file=Path(cfg.work_dir, 'data_check.json'), drop_dir=cfg.work_dir)
+    share_annotation_files(cfg)
+    return found
 
 
 def _record(cfg: Config, args: argparse.Namespace, identity: dict, fingerprint: str | None, runner: Runner,
