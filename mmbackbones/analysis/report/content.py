@@ -203,7 +203,33 @@ def _lengths(records: Sequence[dict]) -> Table | None:
 
 
 def _cost(material: Material) -> Section:
-    return Section('Cost against tokens', ['Nothing was timed; tools/analysis/speed.py does that.'])
+    title = 'Cost against tokens'
+    records = material.of_kind('speed')
+    if not records:
+        return Section(title, ['Nothing was timed; tools/analysis/speed.py does that.'])
+    arms: dict[str, list[dict]] = {}
+    for record in records:
+        what = [Path(record['config']).stem, record['part'], record['step'], f'batch {record["batch"]}',
+                record['scan_backend'], record['attention'], record['precision'], record['device']]
+        arms.setdefault(', '.join(filter(None, what)), []).append(record)
+    rows = [[arm, record['size'], record['metrics']['tokens'], record['metrics']['median_ms'],
+             record['metrics']['min_ms'], record['metrics']['max_ms'], record['metrics']['peak_mb'],
+             record['note'] or None, record['commit']] for arm, group in arms.items() for record in group]
+    canvas = Canvas(figsize=(7, 4), layout='constrained')
+    axes = canvas.subplots()
+    for arm, group in arms.items():
+        timed = sorted((record['metrics']['tokens'], record['metrics']['median_ms']) for record in group
+                       if record['metrics']['median_ms'])
+        if timed:
+            axes.plot(*zip(*timed), marker='o', label=arm[:70])
+    axes.set(xlabel='tokens per image', ylabel='ms per batch', xscale='log', yscale='log')
+    axes.legend(fontsize=6)
+    return Section(title, [
+        Figure('cost', 'Median time against tokens.', f'Time per batch against tokens per image on logarithmic axes, a '
+               f'curve for each of {len(arms)} set-ups', canvas),
+        Table('cost', 'Medians with their range; only figures of one call may be set against each other.',
+              ['set-up', 'side (px)', 'tokens', 'median (ms)', 'fastest', 'slowest', 'peak memory (MB)', 'note',
+               'commit'], rows)])
 
 
 def _controlled(scores: Sequence[Score]) -> Section:
