@@ -194,7 +194,7 @@ class PlainMambaAdapter(PlainMamba):
                  drop_path_rate: float = 0.,
                  frozen_stages: int = -1,
                  with_cp: bool = False,
-                 norm_cfg: dict = dict(type='SyncBN'),  # noqa: B006  (read only)
+                 norm_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
                  init_cfg: dict | list[dict] | None = None):
         depth = resolve_plain_arch('PlainMambaAdapter', arch, ARCHS, OPTIONAL)[0]['depth']
         super().__init__(

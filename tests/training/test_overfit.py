@@ -26,6 +26,7 @@ ROWS = {
     'MambaOut': 'mambaout-mini',
     'MambaVision': 'mambavision-mini',
     'PlainMamba': 'plainmamba-mini',
+    'PlainMambaAdapter': 'plainmamba-adapter-mini',
     **{f'TimmBackbone, {family}': f'{family.lower()}-mini' for family in (
         'ConvNeXt', 'Swin', 'PVTv2', 'FocalNet', 'ConvFormer', 'CAFormer', 'ResNet', 'DeiT')},
     'Vim': 'vim-mini',
