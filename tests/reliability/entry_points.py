@@ -116,8 +116,10 @@ def main(folder: Path, shapes: Path) -> None:
 
     train_options = [*options, 'train_cfg.max_iters=2']
     test_options = ['--cfg-options', *data]
-    init_cfg = ['model.backbone.init_cfg.type=mmbackbones.Pretrained',
-                f'model.backbone.init_cfg.checkpoint={folder}/crafted.pth']
+    pretrained = folder / 'pretrained.py'
+    pretrained.write_text(
+        f"_base_ = '{Path(CONFIG).absolute()}'\nmodel = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+        f"type='mmbackbones.Pretrained', checkpoint='{folder}/crafted.pth')))\n")
     cases = {
         'load_from': (train, *train_options, f'load_from={folder}/crafted.pth'),
         'resume PATH': (train, '--resume', folder / 'crafted.pth', *train_options),
@@ -125,15 +127,16 @@ def main(folder: Path, shapes: Path) -> None:
         'resume hostile optimizer': (train, '--resume', folder / 'hostile.pth', *train_options),
         'resume refused': (train, '--resume', folder / 'refused.pth', *train_options),
         'test refused': (test, folder / 'refused.pth', *test_options),
-        'pretrained': (train, *train_options, *init_cfg),
+        'pretrained': (train, *train_options),
         'test': (test, folder / 'crafted.pth', *test_options),
         'published layout': (test, folder / 'published.pth', *test_options),
     }
     for name, (command, *arguments) in cases.items():
         work_dir = folder / ('auto' if name == 'resume auto' else name.replace(' ', '_'))
         positional = arguments[:1] if command is test else []
-        results[name] = apart(folder, name.replace(' ', '_'), command, CONFIG, *positional, '--work-dir', work_dir,
-                              *arguments[len(positional):])
+        results[name] = apart(folder, name.replace(' ', '_'), command,
+                              pretrained if name == 'pretrained' else CONFIG, *positional,
+                              '--work-dir', work_dir, *arguments[len(positional):])
     results['ran'] = [0, ' '.join(sorted(path.name for path in witness.iterdir()))]
     print(json.dumps(results))
 
