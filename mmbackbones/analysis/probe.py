@@ -25,6 +25,7 @@ POSITIONS = ('none', 'sincos')
 TOKENS_PER_STEP = 4096
 STEPS = {'row': 300, 'routed': 700, 'single': 300}
 LEARNING_RATE, WARM_UP, BACKGROUND_WEIGHT = 3e-3, 50, 0.3
+TEST_SEEDS = 2**31  # seeds from here on draw test images; torch's generator keeps the lower 32 bits of a seed
 BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens
 
 
@@ -129,7 +130,7 @@ class Arm:
         images (int): fresh images that it is tested on.
 
     Raises:
-        InputError: unknown mixer or position, no steps or images, a negative seed.
+        InputError: unknown mixer or position, no steps or images, a seed outside 0 .. 2^31 - 1.
     """
 
     task: ProbeTask
@@ -144,8 +145,8 @@ class Arm:
         _require('position', self.position, POSITIONS)
         if self.steps < 1 or self.images < 1:
             raise InputError(f'probe: {self.steps} steps and {self.images} test images, expected 1 or more')
-        if self.seed < 0:
-            raise InputError(f'probe: seed {self.seed}, expected 0 or more')
+        if not 0 <= self.seed < TEST_SEEDS:
+            raise InputError(f'probe: seed {self.seed}, expected 0 to {TEST_SEEDS - 1}')
 
     @property
     def batch_size(self) -> int:
@@ -215,7 +216,7 @@ def count_correct(net: nn.Module, arm: Arm) -> Tensor:
     Returns:
         Tensor: [images, bins, 2] int64, how many shapes were right and how many there were.
     """
-    generator = torch.Generator().manual_seed(2**32 + arm.seed)
+    generator = torch.Generator().manual_seed(TEST_SEEDS + arm.seed)
     bins, counts = distance_bins(arm.task.tokens), []
     for start in range(0, arm.images, arm.batch_size):
         images, labels, distances = arm.task.batch(arm.batch_size, generator)

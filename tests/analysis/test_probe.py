@@ -96,6 +96,21 @@ def test_training_repeats_and_leaves_the_global_generator_alone():
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
+@pytest.mark.parametrize('seed', [0, 1])
+def test_test_images_are_none_of_the_training(seed, monkeypatch):
+    drawn = []
+
+    def batch(task, size, generator):
+        drawn.append(original(task, size, generator))
+        return drawn[-1]
+
+    original = ProbeTask.batch
+    monkeypatch.setattr(ProbeTask, 'batch', batch)
+    run_arm(Arm(ROW_16, 'identity', seed=seed, steps=3, images=48))
+    images = torch.cat([each.images for each in drawn]).flatten(1)
+    assert len(drawn) == 6 and len(images.unique(dim=0)) == len(images) == 96
+
+
 def test_near_cues_are_learned():
     """In 150 steps a 3x3 convolution reads neighbouring cues, and nothing beyond its radius."""
     result = run_arm(Arm(ROW_16, 'dw3', steps=150, images=64))
@@ -171,7 +186,8 @@ def test_arms_come_with_their_shuffled_twins():
     (dict(position='rotary'), "position 'rotary' unknown; expected one of none, sincos"),
     (dict(steps=0), '0 steps and 256 test images, expected 1 or more'),
     (dict(images=0), '300 steps and 0 test images'),
-    (dict(seed=-1), 'seed -1, expected 0 or more'),
+    (dict(seed=2**32), 'seed 4294967296, expected 0 to '),
+    (dict(seed=-1), 'seed -1, expected 0 to 2147483647'),
 ])
 def test_bad_arms(options, message):
     with pytest.raises(InputError) as caught:
