@@ -122,8 +122,10 @@ def read_checkpoint(path: str | Path,
         else:
             checkpoint = _read_torch(path, map_location)
         tensors = _count_tensors(checkpoint)
-    except (MemoryError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
+    except MemoryError as error:  # a damaged length of the old format asks for any amount
+        raise InputError(f'checkpoint {name}: damaged, or larger than the memory of this machine') from error
     # A damaged or hostile file makes the readers fail in any way there is.
     except Exception as error:
         raise InputError(f'checkpoint {name}: {_reason(head, error)}') from error

@@ -80,7 +80,7 @@ def _require_known(cfg: Config, key: str) -> None:
 
 def _child(node: object, part: str, key: str, walked: str) -> object:
     if isinstance(node, list | tuple):
-        if not part.isdigit() or int(part) >= len(node):
+        if not part.isdecimal() or int(part) >= len(node):
             raise InputError(f'--cfg-options {key}: {walked[:-1]} is a list of {len(node)}, {part!r} is no index of it')
         return node[int(part)]
     if not isinstance(node, dict):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
@@ -37,6 +38,15 @@ class Runner(MMRunner):
     def resuming(self) -> bool:
         """Whether a checkpoint is being read to take up a training again."""
         return self._resuming
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rate to the images of one step of the optimizer, which mmengine counts without those that
+        ``accumulative_counts`` collects.
+        """
+        steps = getattr(optim_wrapper, '_accumulative_counts', 1)
+        if steps > 1 and auto_scale_lr and auto_scale_lr.get('enable'):
+            auto_scale_lr = dict(auto_scale_lr, base_batch_size=auto_scale_lr['base_batch_size'] / steps)
+        super().scale_lr(optim_wrapper, auto_scale_lr)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """Save as mmengine does.

@@ -190,7 +190,9 @@ class Targets:
                       delta_bias=(dim,))
         tensors = {name: torch.randn(shape, generator=generator).to(case['dtype'])
                    for name, shape in shapes.items() if name not in case['absent']}
-        tensors['A'] = -tensors['A'].abs()
+        tensors['A'] = -tensors['A'].abs()  # a state that decays
+        for name in {'delta', 'delta_bias'} - case['absent']:
+            tensors[name] = tensors[name].abs()
         expected = dict(shape=shapes['u'], dtype=case['dtype'])
         for name, change in case['changes']:
             if tensors.get(name) is not None:
@@ -288,6 +290,18 @@ STRATEGIES = {
         backend=st.sampled_from(['auto', 'reference', 'chunked', 'native', 'native', 'triton', 'mamba_ssm', 'x']))),
 }
 
+DENSE = dict(seed=0, sizes=(1, 1, 1, 1, 1), dtype=torch.float32, absent=set(), learn=set(), softplus=False,
+             reverse=False)
+# What earlier searches found.
+FOUND = {
+    'a digit that is no decimal': ('overrides', [(48, '.²', None)]),
+    'a length of 3 GB': ('checkpoint', ('legacy', [('cut', 0.37890625, b'0'),
+                                                   ('overwrite', 0.37890625, b'\0\0\0\xbf')])),
+    **{f'sparse {name}, {backend}': ('scan', dict(
+        DENSE, backend=backend, changes=[(name, lambda x: x.to_sparse())]))
+       for name in ('u', 'A', 'z') for backend in ('reference', 'chunked', 'native')},
+}
+
 
 @pytest.fixture(scope='module')
 def targets(tmp_path_factory) -> Targets:
@@ -313,6 +327,13 @@ def search(targets: Targets, name: str, cases: int, **options) -> int:
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_every_input_ends_in_a_result_or_in_our_error(targets, name):
     assert search(targets, name, CASES[name], derandomize=True) >= CASES[name]
+
+
+@pytest.mark.parametrize('name', FOUND)
+def test_earlier_finds(targets, name):
+    target, case = FOUND[name]
+    with bounded():
+        getattr(targets, target)(case)
 
 
 @pytest.mark.full

@@ -172,6 +172,8 @@ def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
             continue
         if not isinstance(x, Tensor):
             raise InputError(f'selective_scan: {name} is {type(x).__name__}, expected a tensor')
+        if x.layout != torch.strided:
+            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is {x.layout}, expected a dense tensor')
         if x.is_complex():
             raise InputError(f'selective_scan: {name} {tuple(x.shape)} is complex, expected real numbers')
         if x.dtype not in DTYPES:
