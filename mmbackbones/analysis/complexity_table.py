@@ -120,6 +120,8 @@ def _cell(row: dict[str, object], name: str) -> str:
         return f'`{row["config"]}`' + (' (native)' if row['recipe'] == 'native' else '')
     if name in ('scan_macs_G', 'macs_G_older_scan_rule') and not row['scan_macs_G']:
         return ''
+    if name in ('params_off_percent', 'macs_off_percent', 'then_off_percent') and row['remark']:
+        return ''  # the published network is another one
     return _text(row[name], 1)
 
 
