@@ -71,8 +71,10 @@ def _require_known(cfg: Config, key: str) -> None:
     if leaf in node or 'type' in node or (walked and walked.split('.')[0].endswith('_dataloader')):
         return
     known = list(node)
-    if not walked:
-        known += [*inspect.signature(Runner.__init__).parameters, *OWN_KEYS]
+    if walked in ('', 'randomness.'):
+        reader = Runner.set_randomness if walked else Runner.__init__
+        known += [name for name in inspect.signature(reader).parameters if name != 'self']
+        known += OWN_KEYS if not walked else ()
         if leaf in known:
             return
     raise InputError(f'--cfg-options {key}: no such key{_nearest(leaf, known)}')

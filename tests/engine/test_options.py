@@ -32,6 +32,8 @@ def test_bad_file(tmp_path, text, message):
     ('model.train_cfg.rpn_proposal.nms_per', "did you mean 'nms_pre'"),
     ('train_cfg.max_epochs.x', 'train_cfg.max_epochs is no dict'),
     ('param_scheduler.7.end', "param_scheduler is a list of 2, '7' is no index"),
+    ('param_scheduler.².end', "param_scheduler is a list of 2, '²' is no index"),
+    ('randomness.determinstic', "did you mean 'deterministic'"),
 ])
 def test_unknown_option(key, message):
     with pytest.raises(InputError, match=message) as caught:
@@ -50,7 +52,8 @@ def test_option_without_value():
 def test_known_and_new_constructor_options_pass():
     cfg = load_config(CONFIG, {
         'model.backbone.with_cp': True, 'param_scheduler.1.milestones': [6, 9], 'train_dataloader.prefetch_factor': 4,
-        'find_unused_parameters': True, 'data_check': False})
+        'find_unused_parameters': True, 'data_check': False, 'randomness.deterministic': True})
+    assert cfg.randomness == dict(seed=0, deterministic=True)
     assert cfg.model.backbone.with_cp is True
     assert cfg.param_scheduler[1].milestones == [6, 9]
     assert cfg.train_dataloader.prefetch_factor == 4
