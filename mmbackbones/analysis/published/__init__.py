@@ -1,13 +1,15 @@
 """Published results, with their sources, and which of them belongs to which config of ours.
 
 The tables beside this file hold what papers and authors' repositories state; ``configs.csv`` alone says which row a
-config of ours is held against, or why there is none. Networks are named as in our configs: ``mambaout-tiny``.
+config of ours is held against, or why there is none; ``*`` stands for anything, and the first line that fits counts.
+Networks are named as in our configs: ``mambaout-tiny``.
 """
 
 import csv
 import functools
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mmbackbones.errors import InputError
@@ -118,7 +120,7 @@ def match(config: str | Path, recipe: str | None = None) -> Match:
         return Match(None, 'the name of the config tells no network')
     recipe = recipe or ('native' if config.parent.name == 'native' else 'common')
     for line in _read('configs.csv'):
-        if (line['network'], line['task'] in ('*', task), line['recipe'] in ('*', recipe)) == (network, True, True):
+        if all(fnmatchcase(name, line[key]) for key, name in dict(network=network, task=task, recipe=recipe).items()):
             row = published_row(task, line['family'], line['variant']) if line['family'] else None
             return Match(row, line['remark'])
     return Match(None, f'{network} is not in configs.csv')
