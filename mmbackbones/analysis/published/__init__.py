@@ -24,6 +24,7 @@ TABLES = {
 RECIPES = {'detection': ('schedule', '1x (12 epochs)'), 'segmentation': ('iterations', '160k'),
            'classification': ('resolution', '224')}  # fmt: skip
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
+SEGMENTORS = ('upernet', 'fcn-1x1')
 CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[^_]+)_(?P<head>[^_]+)_.*')
 
 
@@ -133,7 +134,7 @@ def network_and_task(config: str | Path) -> tuple[str, str]:
         InputError: the name is not built as ours are.
     """
     found = CONFIG_NAME.fullmatch(Path(config).name)
-    if found is None or not (found['detector'] or found['head'] == 'upernet'):
+    if found is None or not (found['detector'] or found['head'] in SEGMENTORS):
         raise InputError(f'{config}: expected a name such as mask-rcnn_NETWORK_fpn_... or NETWORK_upernet_...')
     return found['network'], 'detection' if found['detector'] else 'segmentation'
 
