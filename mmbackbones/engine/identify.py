@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 
 import torch
 from torch import Tensor
@@ -32,7 +33,10 @@ def identify(weights: dict[str, Tensor]) -> str | None:
         except (KeyError, ValueError, RuntimeError, InputError):
             continue
         for arch in getattr(importlib.import_module(backbone.__module__), 'ARCHS', ()):
-            skipped, shapes = _fingerprint(backbone, arch)
+            try:
+                skipped, shapes = _fingerprint(backbone, arch)
+            except InputError:  # an arch of the module that this class cannot be built with by its name alone
+                continue
             if _shapes(converted, skipped) == shapes:
                 return f'{family} {arch}'
     return None
@@ -54,7 +58,8 @@ def _shapes(weights: dict[str, Tensor], skipped: tuple[str, ...]) -> dict[str, t
 
 def _whole(backbone: type[Backbone], arch: str) -> Backbone:
     """The model with all its layers: those past the last out index are not built."""
-    for last in (35, 23, 19, 3):
+    chooses = 'out_indices' in inspect.signature(backbone).parameters
+    for last in (35, 23, 19, 3) if chooses else ():
         try:
             return backbone(arch=arch, out_indices=(last,))
         except InputError:

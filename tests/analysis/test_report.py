@@ -31,6 +31,13 @@ def runs(tmp_path_factory) -> Path:
         _call('tools/train.py', config, '--work-dir', folder / arm, *options)
     _call('tools/test.py', ARMS['plain'], folder / 'plain' / 'iter_3.pth', '--work-dir', folder / 'plain', '--tta',
           '--out', folder / 'plain' / 'multi-scale', '--show-dir', folder / 'plain' / 'pictures', *options)
+    _call('tools/analysis/ladder.py', ARMS['plain'], folder / 'plain' / 'iter_3.pth', '--sizes', 64, 96, '--resamples',
+          100, '--out', folder / 'ladder', *options)
+    _call('tools/analysis/tokens.py', ARMS['plain'], '--out', folder / 'tokens', *options[:3])
+    _call('tools/analysis/speed.py', ARMS['plain'], '--sizes', 64, 96, '--rounds', 1, '--record',
+          folder / 'speed' / 'records.jsonl')
+    _call('tools/analysis/probe.py', '--tokens', 16, '--mixers', 'dw3', '--seeds', 0, '--steps', 2, '--images', 8,
+          '--out', folder / 'probe')
     return folder
 
 
@@ -51,11 +58,12 @@ class TestReport:
         assert 'This is about these checkpoints, not the methods' in re.sub(r'\s+', ' ', text)
         assert 'mIoU, multi-scale' in text and text.count('image/jpeg') == 3
         assert sorted(path.name for path in (page.parent / 'data').iterdir()) == [
-            'differences.csv', 'results.csv', 'runs.csv']
+            'cost.csv', 'differences.csv', 'ladder.csv', 'probe-0-row.csv', 'results.csv', 'runs.csv', 'tokens.csv']
+        assert 'did not train' in text and 'No controlled run' in text
         assert faults_of(page) == []
 
     def test_mambaout_is_the_reference(self, runs):
-        groups = gather([runs]).comparable()
+        groups = gather([runs / arm for arm in ARMS]).comparable()
         assert [[run.work_dir.name for run in group] for group in groups] == [['plain', 'scan'], ['plain']]
 
     def test_what_is_unfinished_or_damaged_is_named(self, runs, tmp_path):
