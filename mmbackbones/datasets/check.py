@@ -138,7 +138,7 @@ def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fals
     if wanted == 'drop' and 'train' in splits:
         if drop_dir is None:
             raise InputError('data_check="drop": for trainings only')
-        _drop(cfg, Path(drop_dir))
+        _drop(cfg, Path(drop_dir), cache)
     reports = inspect_config(cfg, splits, full or wanted == 'full', cache)
     distinct = [report for report, _ in _distinct(reports)]
     if json_file and any(report.faults for report in distinct):
@@ -216,22 +216,24 @@ def _require_clean(reports: Sequence[DatasetReport], where: str | None = None) -
     raise InputError(f'{faults[0]}{rest}')
 
 
-def _drop(cfg: Mapping, folder: Path) -> None:
+def _drop(cfg: Mapping, folder: Path, cache: bool) -> None:
+    """Images are decoded, too: what is trained without shall be all that cannot be used."""
     everything = {}
     for number, leaf in enumerate(_leaves(cfg.get('train_dataloader'))):
         spec = _spec(leaf, cfg.get('default_scope'))
         if spec is None:
             continue
         suffix = 'json' if isinstance(spec, CocoSpec) else 'txt'
-        rest, dropped, counts = without_faults(spec, folder / f'data_kept_{number}.{suffix}')
+        rest, dropped, counts = without_faults(
+            spec, folder / f'data_kept_{number}.{suffix}', lambda spec: _check(spec, True, cache).faults)
         if not dropped:
             continue
         leaf['ann_file'] = rest.ann_file
         everything[str(spec)] = dict(
             kept=rest.ann_file, counts=counts,
             dropped=[dict(file=fault.file, kind=fault.kind, detail=fault.detail) for fault in dropped])
-        what = ' and '.join(f'{count} {kind}' for kind, count in sorted(counts.items()))
-        print_log(f'data_check="drop": {what} of {spec} left out of the training, all listed in {folder / DROPPED}; '
+        what = ', '.join(f'{kind}: {count}' for kind, count in sorted(counts.items()))
+        print_log(f'data_check="drop": {spec}: left out of the training ({what}), all in {folder / DROPPED}; '
                   f'the first: {dropped[0]}', logger='current', level=logging.WARNING)
     write_atomically(folder / DROPPED, json.dumps(everything, indent=1))
 

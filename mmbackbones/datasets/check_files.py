@@ -32,7 +32,7 @@ class Fault(NamedTuple):
     """One thing wrong: the file, a kind that groups its likes, and a sentence of one line.
 
     ``item`` is what would have to be left out to be rid of it: a list of the annotation file and an index of it, such
-    as ``('annotations', 7)``, or ``('names', 'ADE_train_00000007')``; None if that would not help.
+    as ``('annotations', 7)``, or ``('images', 'ADE_train_00000007')``; None if that would not help.
     """
 
     file: str

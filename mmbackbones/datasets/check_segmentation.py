@@ -70,7 +70,7 @@ class SegmentationSpec:
         images = in_threads(lambda name: probe_image(self._image(name), decode=full), names, self.img_dir)
         for name, probe in zip(names, images):
             if probe.fault:
-                found.faults.append(Fault(self._image(name), 'image', probe.fault, ('names', name)))
+                found.faults.append(Fault(self._image(name), 'image', probe.fault, ('images', name)))
         masks = None
         if self.seg_dir:
             masks = in_threads(probe_mask, [self._mask(name) for name in names], self.seg_dir)
@@ -80,13 +80,13 @@ class SegmentationSpec:
             if not self.ann_file:
                 for name in sorted(set(_stems(self.seg_dir, self.seg_suffix)) - set(names)):
                     found.faults.append(Fault(self._image(name), 'image', f'missing: {self._mask(name)} has no image',
-                                              ('names', name)))
+                                              ('images', name)))
         found.fingerprint = self._digest(names, [image.bytes for image in images], masks)
         return found
 
     def without(self, items: set[tuple[str, int | str]]) -> bytes:
         """Content of a list of names that lacks these."""
-        return ''.join(f'{name}\n' for name in self._names(Findings()) if ('names', name) not in items).encode()
+        return ''.join(f'{name}\n' for name in self._names(Findings()) if ('images', name) not in items).encode()
 
     def _missing(self) -> list[Fault]:
         faults = [Fault(path, kind, f'no such folder of {what}{missing_folder(path)}')
@@ -120,7 +120,7 @@ class SegmentationSpec:
         return os.path.join(self.seg_dir, name + self.seg_suffix)
 
     def _compare(self, name: str, image: Probe, mask: Probe, found: Findings) -> None:
-        path, item = self._mask(name), ('names', name)
+        path, item = self._mask(name), ('images', name)
         if mask.bytes < 0:
             found.faults.append(Fault(path, 'mask', f'missing: {self._image(name)} has no mask', item))
         elif mask.fault:

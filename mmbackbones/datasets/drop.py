@@ -3,23 +3,27 @@
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from mmbackbones.datasets.check_coco import CocoSpec
 from mmbackbones.datasets.check_files import Fault, write_atomically
 from mmbackbones.datasets.check_segmentation import SegmentationSpec
 
+Spec = CocoSpec | SegmentationSpec
 
-def without_faults(spec: CocoSpec | SegmentationSpec, ann_file: Path
-                   ) -> tuple[CocoSpec | SegmentationSpec, list[Fault], Counter]:
+
+def without_faults(spec: Spec, ann_file: Path, check: Callable[[Spec], list[Fault]]
+                   ) -> tuple[Spec, list[Fault], Counter]:
     """Write an annotation file, or a list of names, that lacks every item with a fault.
 
-    Images are decoded. What hangs on a left out image goes as well. A data set with a fault that leaving items out does
-    not mend (categories that do not fit, a missing folder) stays as it is.
+    What hangs on a left out image goes as well. A data set with a fault that leaving items out does not mend
+    (categories that do not fit, a missing folder) stays as it is.
 
     Args:
         spec: The data set; nothing of it is changed.
         ann_file: Where to write; untouched if nothing is left out.
+        check: Finds the faults of a data set.
 
     Returns:
         tuple: the data set to use; what was left out and why, in order; how many items of each kind.
@@ -27,7 +31,7 @@ def without_faults(spec: CocoSpec | SegmentationSpec, ann_file: Path
     dropped: list[Fault] = []
     counts: Counter = Counter()
     while True:
-        faults = spec.check(full=True).faults
+        faults = check(spec)
         items = {fault.item for fault in faults}
         if not items or None in items:
             return spec, dropped, counts

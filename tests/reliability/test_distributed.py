@@ -111,11 +111,10 @@ def test_seven_images_on_four_processes(trained, shapes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('trained', [SEGMENTOR], indirect=True, ids=['segmentor'])
 def test_resume_with_another_number_of_processes(trained, shapes, tmp_path):
     """One process to iteration 4, two to 6, four to 8; each says what it cannot restore, and the schedule goes on."""
     config, first = trained
-    if config == DETECTOR:
-        pytest.skip('the segmentor stands for both: nothing here depends on the model')
     common = [*options(shapes, config)]
     by(2, 'train', config, '--work-dir', tmp_path, '--resume', first / 'iter_4.pth', *common, 'train_cfg.max_iters=6')
     assert record(tmp_path / 'final')['world_size'] == 2
@@ -134,7 +133,7 @@ def test_two_processes_drop_the_same_and_scale_the_rate(shapes, tmp_path):
     (spoilt / 'ade20k/annotations/training/ADE_train_00000004.png').write_bytes(b'404')
     text = by(2, 'train', SEGMENTOR, '--work-dir', tmp_path / 'w', '--auto-scale-lr', *options(spoilt, SEGMENTOR),
               'train_cfg.max_iters=2', 'data_check=drop', 'optim_wrapper.accumulative_counts=2')
-    assert 'data_check="drop": 1 names' in text and 'ADE_train_00000004.png: not a readable mask' in text
+    assert 'left out of the training (images: 1)' in text and 'ADE_train_00000004.png: not a readable mask' in text
     assert len((tmp_path / 'w/data_kept_0.txt').read_text().split()) == 4
     assert 'Scaling the original LR by 0.5' in text
 
@@ -203,11 +202,10 @@ def two_machines() -> Iterator[list[tuple[str, ...]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('trained', [SEGMENTOR], indirect=True, ids=['segmentor'])
 def test_two_machines(trained, shapes, tmp_path):
     """Two network namespaces, a process in each: the scores of one process alone."""
     config, work_dir = trained
-    if config == DETECTOR:
-        pytest.skip('the segmentor stands for both: nothing here depends on the model')
     with two_machines() as machines:
         runs = []
         for number, machine in enumerate(machines):
