@@ -45,6 +45,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
     if 'model' not in cfg:
         raise InputError(f'{path}: not a config of a detector or segmentor: it has no key "model"')
     for key in overrides or {}:
+        if not key.isprintable():
+            raise InputError(f'--cfg-options {key!a}: no such key')
         _require_known(cfg, key)
     try:
         cfg.merge_from_dict(overrides or {})
