@@ -1,4 +1,5 @@
-# The authors' recipe; mask-rcnn_plainmamba-l1_adapter_8xb2-1x_coco.py says how it differs from the common one.
+# The authors' recipe, as in the config of L1, whose head says what param_scheduler, optim_wrapper and train_dataloader
+# have of their own.
 _base_ = './mask-rcnn_plainmamba-l1_adapter_8xb2-1x_coco.py'
 model = dict(
     backbone=dict(
