@@ -10,7 +10,8 @@ config keeps, 1,000, the mask head on 100, mmdet's own convention.
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from torch.utils.module_tracker import ModuleTracker
 
 from mmbackbones.engine.outputs import task_of
 from mmbackbones.errors import InputError
+from mmbackbones.layers.local_scan import local_orders
+from mmbackbones.ops.scan_orders import forget_orders
 from mmbackbones.ops.selective_scan import selective_scan  # noqa: F401  (registers the operator)
 
 # Height and width at which the papers count; docs/recipes.md names the sources.
@@ -151,12 +154,23 @@ class Count(TorchDispatchMode):
 
 def count_module(module: nn.Module, *inputs: Tensor) -> Count:
     """Count one forward pass of any module; it and the inputs are on the CPU, or empty on the meta device."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with _without_values():
         if any(parameter.is_meta for parameter in module.parameters()):
             module.to_empty(device='cpu')
         with Count() as count:
             count.run('module', module, *(torch.empty(x.shape, dtype=x.dtype) for x in inputs))
     return count
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Shapes alone are computed, and attention is written out."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        forget_orders()
+        local_orders.cache_clear()
 
 
 class _Part(NamedTuple):
@@ -214,7 +228,7 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
     """Build the model and run the part of it that ``forward`` runs."""
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = build_without_values({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with _without_values():
         model.to_empty(device='cpu')
         inputs = tuple(torch.empty(shape) for shape in shapes)
         with Count() as count:

@@ -119,6 +119,8 @@ def _fault_of_archive(path: Path) -> str | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
+        if any('/code/' in name for name in archive.namelist()):
+            return None  # TorchScript, which the loader refuses unread
         size = sum(member.file_size for member in archive.infolist())
         if size > path.stat().st_size:
             return f'unpacks to {size:,} bytes, more than the file has, where torch.save compresses nothing; refused'

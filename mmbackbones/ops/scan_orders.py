@@ -27,8 +27,8 @@ from torch import Tensor
 from mmbackbones.errors import InputError
 
 __all__ = [
-    'ScanOrder', 'cross_merge', 'cross_scan', 'localmamba_unscan_order', 'move_codes', 'scan_order', 'to_map',
-    'to_sequence',
+    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'localmamba_unscan_order', 'move_codes', 'scan_order',
+    'to_map', 'to_sequence',
 ]  # fmt: skip
 
 _NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
@@ -65,6 +65,12 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
         if name.endswith('_flip'):
             order = order.flip(0)
         return ScanOrder(order, _invert(order, height * width))
+
+
+def forget_orders() -> None:
+    """Empty the cache, which must not keep index maps that were made as fake tensors: they hold no numbers."""
+    _cached_order.cache_clear()
+    _cached_moves.cache_clear()
 
 
 def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:

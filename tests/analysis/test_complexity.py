@@ -23,6 +23,7 @@ from mmbackbones.analysis.complexity_table import COLUMNS, all_configs, count_co
 from mmbackbones.engine.options import load_config
 from mmbackbones.engine.outputs import task_of
 from mmbackbones.errors import InputError
+from mmbackbones.ops.scan_orders import scan_order, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from tests.conftest import ROOT
 
@@ -221,7 +222,7 @@ HARMLESS = {  # element-wise, reductions, layout
     'expand', 'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'lift_fresh', 'lt', 'masked_fill', 'masked_fill_',
     'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow', 'promote_types', 'reciprocal',
     'relu', 'relu_', 'remainder', 'roll', 'rsqrt', 'scatter_', 'select', 'sigmoid', 'silu', 'sin', 'slice', 'split',
-    'split_with_sizes', 'squeeze', 'stack', 'sub', 't', 'transpose', 'unbind', 'unsqueeze', 'upsample_bicubic2d',
+    'split_with_sizes', 'squeeze', 'stack', 'sub', 'sum', 't', 'transpose', 'unbind', 'unsqueeze', 'upsample_bicubic2d',
     'view', 'zeros', 'device'}
 
 
@@ -294,3 +295,15 @@ def test_bad_input(tmp_path):
         count_complexity(cfg)
     with pytest.raises(InputError, match='no configs below this folder'):
         all_configs(tmp_path)
+
+
+class Reader(nn.Module):
+    """Reads a map in windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_sequence(x.flatten(2), scan_order('w7', *x.shape[2:]))
+
+
+def test_counting_leaves_no_index_maps_without_numbers():
+    count_module(Reader(), torch.empty(1, 4, 6, 5))
+    assert type(scan_order('w7', 6, 5).order) is Tensor
