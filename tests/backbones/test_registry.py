@@ -91,7 +91,7 @@ def test_every_backbone_has_a_row():
     assert registered == {config['type'] for config, _ in ROWS.values()}
 
 
-@pytest.mark.parametrize('height, width', [(31, 31), (112, 137), (224, 320)])
+@pytest.mark.parametrize('height, width', [(31, 31), (112, 137), (224, 224), (224, 320)])
 @rows
 def test_maps(config, resized, height, width):
     backbone = build(config).eval()
