@@ -103,7 +103,7 @@ def test_an_interrupted_suite_goes_on_and_one_failure_stops_nobody(tmp_path):
     deadline = time.monotonic() + 300
     while not (segmentor / 'last_checkpoint').exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait(120)
     assert not (segmentor / 'final-multi-scale').exists()
 

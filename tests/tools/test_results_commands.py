@@ -148,7 +148,7 @@ class TestOnTrainings:
         assert first['mIoU'] == f'{trained["metrics"]["mIoU"]:.1f}'
         assert first['mIoU multi-scale'] == f'{tested["metrics"]["mIoU"]:.1f}'
         assert first['params (M)'] == f'{trained["params"] / 1e6:.1f}' and first['iterations'] == '3'
-        assert 'is not in configs.csv' in first['remarks']
+        assert 'a miniature for the quickstart' in first['remarks']
         assert rows[of(work_dirs, DETECTOR).name]['box AP']
         text = (tmp_path / 'r.md').read_text()
         assert text.count('| ---') > 2 and 'kept apart from table 1: they differ in task' in text
