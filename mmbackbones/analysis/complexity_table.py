@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmbackbones.analysis.complexity import OLDER_RULE, ONE_UNIT, Complexity, count_complexity
 from mmbackbones.analysis.counting_rules import explain
 from mmbackbones.analysis.published import Match, match
-from mmbackbones.engine.options import load_config
+from mmbackbones.engine.options import config_hash, load_config
+from mmbackbones.engine.outputs import environment, task_of
 from mmbackbones.errors import InputError
 
 NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
@@ -35,6 +36,15 @@ def all_configs(folder: str | Path) -> list[Path]:
     if not paths:
         raise InputError(f'{folder}: no configs below this folder')
     return paths
+
+
+def record_of(cfg: Config, config: str | Path, counts: Complexity) -> dict:
+    """A record of kind ``'complexity'`` (see :mod:`mmbackbones.engine.records`), for the work dir of a run."""
+    return dict(
+        kind='complexity', task=task_of(cfg), config=Path(config).name, config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'), data_fingerprint=None, seed=None, precision=None, scan_backend=None,
+        shape=list(counts.shape), metrics=dict(params=counts.params['total'], macs=counts.total_macs()),
+        **environment())  # fmt: skip
 
 
 def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:

@@ -139,6 +139,7 @@ class TestOnTrainings:
         assert settings['model']['data_preprocessor']['size'] == [64, 64]
 
     def test_collect(self, work_dirs, tmp_path, capsys):
+        command('complexity', DETECTOR, '--record', of(work_dirs, DETECTOR) / RECORDS)
         command('collect', work_dirs, '--csv', tmp_path / 'r.csv', '--markdown', tmp_path / 'r.md')
         with (tmp_path / 'r.csv').open() as file:
             rows = {Path(row['work dir']).name: row for row in csv.DictReader(file)}
@@ -150,6 +151,8 @@ class TestOnTrainings:
         assert first['params (M)'] == f'{trained["params"] / 1e6:.1f}' and first['iterations'] == '3'
         assert 'a miniature for the quickstart' in first['remarks']
         assert rows[of(work_dirs, DETECTOR).name]['box AP']
+        counted = read_records(of(work_dirs, DETECTOR) / RECORDS)[-1]['metrics']['macs']
+        assert rows[of(work_dirs, DETECTOR).name]['MACs (G)'] == f'{counted / 1e9:.1f}'
         text = (tmp_path / 'r.md').read_text()
         assert text.count('| ---') > 2 and 'kept apart from table 1: they differ in task' in text
         assert 'table 2' in capsys.readouterr().out

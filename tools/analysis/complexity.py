@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.analysis.complexity import SCAN_RULES, SHAPES, Complexity, count_complexity
-from mmbackbones.analysis.complexity_table import all_configs, count_configs, to_markdown, write_csv
+from mmbackbones.analysis.complexity_table import all_configs, count_configs, record_of, to_markdown, write_csv
 from mmbackbones.analysis.counting_rules import describe
 from mmbackbones.analysis.published import match
 from mmbackbones.engine.cli import run_command
 from mmbackbones.engine.options import Overrides, load_config
 from mmbackbones.engine.outputs import environment
+from mmbackbones.engine.records import append_record
 from mmbackbones.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
                         help='every config below a folder (default: those of this project)')
     parser.add_argument('--csv', metavar='FILE', help='write one line per config')
     parser.add_argument('--markdown', metavar='FILE', help='write one table per task')
+    parser.add_argument('--record', metavar='FILE', help='append a record per config, such as to records.jsonl of a '
+                        'work dir, where collect.py finds it')  # fmt: skip
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
                         help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)')
     parser.add_argument('--depth', type=int, default=1, help='also show submodules down to this depth (default: 1)')
@@ -58,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
 
     if bool(args.all) == bool(args.configs):
         raise InputError('expected configs or --all')
+    if args.record and (args.all or args.csv or args.markdown):
+        raise InputError('--record: expected configs alone, without --all, --csv and --markdown')
     if (args.all or args.csv or args.markdown) and (args.shape or args.cfg_options):
         raise InputError('--shape and --cfg-options: expected configs alone, without --all, --csv and --markdown')
     if not (args.all or args.csv or args.markdown):
@@ -66,7 +71,10 @@ def main(argv: list[str] | None = None) -> None:
             shape = tuple(args.shape) if args.shape else None
             cfg = load_config(config, args.cfg_options)
             family = cfg.model.backbone.type.removeprefix('mmbackbones.')
-            show(count_complexity(cfg, shape, cache), config, family, args.depth)
+            counts = count_complexity(cfg, shape, cache)
+            show(counts, config, family, args.depth)
+            if args.record:
+                append_record(args.record, record_of(cfg, config, counts))
         return
     rows = []
     for row in count_configs(all_configs(args.all) if args.all else args.configs):
