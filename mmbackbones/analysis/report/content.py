@@ -221,7 +221,7 @@ def _cost(material: Material) -> Section:
         timed = sorted((record['metrics']['tokens'], record['metrics']['median_ms']) for record in group
                        if record['metrics']['median_ms'])
         if timed:
-            axes.plot(*zip(*timed), marker='o', label=arm[:70])
+            axes.plot(*zip(*timed), marker='o', label=_short(group[0]))
     axes.set(xlabel='tokens per image', ylabel='ms per batch', xscale='log', yscale='log')
     axes.legend(fontsize=6)
     return Section(title, [
@@ -230,6 +230,12 @@ def _cost(material: Material) -> Section:
         Table('cost', 'Medians with their range; only figures of one call may be set against each other.',
               ['set-up', 'side (px)', 'tokens', 'median (ms)', 'fastest', 'slowest', 'peak memory (MB)', 'note',
                'commit'], rows)])
+
+
+def _short(record: dict) -> str:
+    network = record['config'].removeprefix('mask-rcnn_').partition('_')[0]
+    return ', '.join(filter(None, [network, record['part'], record['step'], record['attention'],
+                                   record['precision']]))
 
 
 def _controlled(scores: Sequence[Score]) -> Section:
