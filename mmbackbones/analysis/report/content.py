@@ -217,7 +217,7 @@ def _cost(material: Material) -> Section:
              record['note'] or None, record['commit']] for arm, group in arms.items() for record in group]
     canvas = Canvas(figsize=(7, 4), layout='constrained')
     axes = canvas.subplots()
-    for arm, group in arms.items():
+    for group in arms.values():
         timed = sorted((record['metrics']['tokens'], record['metrics']['median_ms']) for record in group
                        if record['metrics']['median_ms'])
         if timed:
