@@ -4,8 +4,9 @@
 #   bash tools/run_tests.sh [--fast | --full] [pytest arguments]
 #
 # Set-up, ruff, unit tests, end-to-end tests, then the quickstart with its gate. --fast stops after the unit tests;
-# --full adds the tests that are too costly for CI. Pytest arguments (-k scan, tests/ops) go to every pytest run, and
-# a selection that is empty is then no fault. A failed phase does not stop the next one. Exit code 0: all passed.
+# --full adds the tests that are too costly for CI and leaves the figures of trainings in work_dirs/figures. Pytest
+# arguments (-k scan, tests/ops) go to every pytest run, and a selection that is empty is then no fault. A failed phase
+# does not stop the next one. Exit code 0: all passed.
 # Last line: 'N passed, N failed', where ruff and the quickstart count as one each.
 set -uo pipefail
 
@@ -81,6 +82,7 @@ extent=usual
 case "${1-}" in
     --fast | --full) extent=${1#--} && shift ;;
 esac
+[[ $extent == full ]] && export MMBACKBONES_FIGURES=$ROOT/work_dirs/figures
 ARGUMENTS=$#
 OUTPUT=$(mktemp)
 trap 'rm -f "$OUTPUT"' EXIT

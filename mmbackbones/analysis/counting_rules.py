@@ -50,6 +50,15 @@ REMARKS = {
     ('detection', 'VMamba', 'v2 S s2l15'):
         "the authors' paper prints 349 G for it (arXiv 2401.10166, NeurIPS version, tables of 1x and 3x), their "
         'repository 384 G; the other rows agree in both',
+    ('detection', 'Swin', 'S'):
+        "the authors' own table prints 359 G, our count (SwinTransformer/Swin-Transformer-Object-Detection, README); "
+        'later papers print 354 G',
+    ('detection', 'Swin', 'B'):
+        "the authors' own Cascade Mask R-CNNs have B 144 G above S (the same README), as our count has; later papers "
+        'print 496 G',
+    ('detection', 'FocalNet', 'T'):
+        "counted with first windows of 7, not the 9 of the authors' config, it has 267.6 G and 48.9 M parameters; the "
+        "authors' table has 268 G and 48.8 M (microsoft/FocalNet, README)",
     ('segmentation', 'MambaVision', 'T'):
         "the network of the authors' released log has our 62.5 M parameters, not the published 55 M: the table "
         'describes another one',
