@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mmbackbones  # noqa: F401  (makes torchvision importable, so before any test that imports timm)
+from tests.promises import figure, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # two threads were five times slower on a shared two-core machine
 
