@@ -19,6 +19,7 @@ from mmbackbones.datasets.shapes import ADE20K_METAINFO, COCO_METAINFO, write_sh
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 
+pytestmark = pytest.mark.promise('data-check')
 ROOT = Path(__file__).resolve().parents[2]
 ANN, PICTURES = 'annotations/instances_train2017.json', 'train2017'
 IMAGES, MASKS = 'images/training', 'annotations/training'
@@ -448,6 +449,7 @@ def test_config_stops_at_faults(data, tmp_path):
     check_config(config(data, data_check=False))
 
 
+@pytest.mark.promise('data-drop')
 def test_drop_leaves_the_faulty_out(data, tmp_path):
     """Two passes: with the image of size 0 go its annotations, which then have no image."""
     from mmdet.datasets import CocoDataset
@@ -477,6 +479,7 @@ def test_drop_leaves_the_faulty_out(data, tmp_path):
     assert (data / 'coco' / ANN).read_bytes() == spoilt
 
 
+@pytest.mark.promise('data-drop')
 def test_drop_of_masks(data, tmp_path):
     put(PNG, b'404')(data / 'ade20k')
     put(f'{IMAGES}/ADE_train_00000003.jpg', None)(data / 'ade20k')
@@ -489,6 +492,7 @@ def test_drop_of_masks(data, tmp_path):
     assert len(BaseSegDataset(**kept, pipeline=[])) == 1
 
 
+@pytest.mark.promise('data-drop')
 def test_what_drop_does_not_mend_stops_the_run(data, tmp_path):
     edit(lambda content: content['categories'][0].update(name='cirlce'))(data / 'coco')
     annotation(category_id=77)(data / 'coco')

@@ -133,6 +133,7 @@ class Victim(Hook):
         self.seen.append(sorted(path.name for path in self.folder.glob('*.pth')))
 
 
+@pytest.mark.promise('atomic')
 def test_old_ones_go_after_the_new_one_is_there(tmp_path):
     training = Seeded('iteration', max_keep_ckpts=1)
     hook = Victim(tmp_path / 'a')
@@ -141,6 +142,7 @@ def test_old_ones_go_after_the_new_one_is_there(tmp_path):
     assert sorted(path.name for path in (tmp_path / 'a').glob('*.pth*')) == ['iter_3.pth', 'iter_3.pth.sha256']
 
 
+@pytest.mark.promise('atomic')
 def test_full_disk_stops_the_run_and_keeps_the_old_one(tmp_path, monkeypatch):
     def full(path, data):
         if path.name == 'iter_3.pth':
@@ -165,6 +167,7 @@ def test_what_a_dead_run_left_is_removed_when_it_is_resumed(tmp_path):
     assert not list(folder.glob('.*'))
 
 
+@pytest.mark.promise('newest-whole')
 def test_moved_work_dir(tmp_path):
     training = Seeded('iteration', max_keep_ckpts=1, save_best='mean', rule='greater')
     training(tmp_path / 'a', 2).train()
@@ -176,6 +179,7 @@ def test_moved_work_dir(tmp_path):
     assert not (tmp_path / 'a').exists()
 
 
+@pytest.mark.promise('removes-nothing')
 @pytest.mark.parametrize('hook', ['CheckpointHook', 'mmbackbones.CheckpointHook'])
 def test_a_crafted_file_removes_nothing(tmp_path, hook):
     """mmengine's hook removes the file that a resumed checkpoint calls its best, and those it calls outdated."""
@@ -210,6 +214,7 @@ class Terminate(Hook):
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.promise('sigterm')
 @pytest.mark.parametrize('loop, during, newest, message', [
     ('iteration', 'training', 'iter_3.pth', 'stopped at iteration 3; the newest checkpoint is iter_3.pth'),
     ('iteration', 'validation', 'iter_2.pth', 'stopped at iteration 2; the newest checkpoint is iter_2.pth'),

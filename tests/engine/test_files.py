@@ -19,6 +19,7 @@ from mmbackbones.engine.files import checksum_file, require_whole, write_whole, 
 from mmbackbones.engine.loading import load_checkpoint
 from mmbackbones.errors import InputError
 
+pytestmark = pytest.mark.promise('atomic')
 OLD, NEW = b'old' * 1000, b'new' * 5000
 
 
@@ -47,7 +48,7 @@ def die_before_operation(number, folder):
     sys.addaudithook(watch)
 
 
-def test_killed_at_any_operation_the_old_or_the_new_one_is_whole(tmp_path):
+def test_killed_at_any_operation_the_old_or_the_new_one_is_whole(tmp_path, figure):
     seen = set()
     for number in range(40):
         path = tmp_path / str(number) / 'a.pth'
@@ -65,6 +66,7 @@ def test_killed_at_any_operation_the_old_or_the_new_one_is_whole(tmp_path):
         assert os.WTERMSIG(status) == signal.SIGKILL
     assert seen == {OLD, NEW} and 5 < number < 39
     assert path.read_bytes() == NEW and checksum_file(path).is_file()
+    figure(f'killed before each of {number} file operations')
 
 
 def test_full_disk_leaves_the_old_file(tmp_path):

@@ -82,6 +82,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.promise('crafted-containers')
 @pytest.mark.parametrize('writer', WRITERS)
 @pytest.mark.parametrize('gadget', GADGETS)
 def test_crafted_file_runs_nothing(tmp_path, gadget, writer):

@@ -13,6 +13,8 @@ from mmbackbones.engine.numerics import NumericsHook
 from mmbackbones.errors import InputError, NumericalTrouble
 from tests.engine.test_runner import Net, make
 
+pytestmark = pytest.mark.promise('numerics')
+
 
 class NanGradient(torch.autograd.Function):
     """A finite output whose gradient is not."""
@@ -122,24 +124,29 @@ def test_large_but_finite_is_no_fault(tmp_path):
     assert not reports(tmp_path)
 
 
-@pytest.fixture
-def amp_on_cpu(monkeypatch):
+@pytest.fixture(params=[
+    pytest.param('cpu', marks=pytest.mark.skipif(torch.cuda.is_available(), reason='the runner takes the GPU here')),
+    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: FP16 on it')),
+])
+def amp_wrapper(request, monkeypatch):
     """mmengine's wrapper insists on CUDA; the scaler itself works on the CPU."""
-    monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
-    return dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=16., growth_interval=1000))
+    if request.param == 'cpu':
+        monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
+        monkeypatch.setattr(amp, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+    return dict(type='AmpOptimWrapper', dtype='float16' if request.param == 'cuda' else 'bfloat16',
+                loss_scale=dict(init_scale=16., growth_interval=1000))
 
 
-def test_the_search_for_a_loss_scale_is_no_fault(tmp_path, amp_on_cpu):
-    runner = train(tmp_path, 'gradient', wrapper=amp_on_cpu)
+def test_the_search_for_a_loss_scale_is_no_fault(tmp_path, amp_wrapper):
+    runner = train(tmp_path, 'gradient', wrapper=amp_wrapper)
     runner.train()
     assert not reports(tmp_path)
     assert runner.message_hub.get_scalar('train/amp_skipped').current() == 3
     assert runner.optim_wrapper.loss_scaler.get_scale() == 2.
 
 
-def test_a_scale_that_is_never_found_is_one(tmp_path, amp_on_cpu):
-    runner = train(tmp_path, 'gradient', wrapper=amp_on_cpu, max_amp_skips=2)
+def test_a_scale_that_is_never_found_is_one(tmp_path, amp_wrapper):
+    runner = train(tmp_path, 'gradient', wrapper=amp_wrapper, max_amp_skips=2)
     runner.model.forward = functools.partial(_always_wrong, runner.model)
     with pytest.raises(NumericalTrouble, match=r'iteration 3: gradients overflowed in 3 steps in a row, at every loss '
                                                r'scale down to 2\.0'):
@@ -151,9 +158,9 @@ def _always_wrong(model, inputs, data_samples=None, mode='tensor'):
     return dict(loss=NanGradient.apply(model.head(model.body(torch.stack(inputs)))).float().mean())
 
 
-def test_nan_loss_under_amp(tmp_path, amp_on_cpu):
+def test_nan_loss_under_amp(tmp_path, amp_wrapper):
     with pytest.raises(NumericalTrouble, match='loss is nan'):
-        train(tmp_path, 'loss', wrapper=amp_on_cpu).train()
+        train(tmp_path, 'loss', wrapper=amp_wrapper).train()
     report, = reports(tmp_path).values()
     assert report['amp_scale'] == 8.
 

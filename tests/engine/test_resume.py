@@ -8,6 +8,8 @@ import torch
 from mmbackbones.engine.files import checksum_file, write_with_checksum
 from mmbackbones.engine.resume import find_newest
 
+pytestmark = pytest.mark.promise('newest-whole')
+
 
 @pytest.fixture
 def folder(tmp_path):

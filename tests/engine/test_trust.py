@@ -11,6 +11,8 @@ from mmbackbones.engine.trust import main
 from mmbackbones.errors import InputError
 from tests.engine.test_loading import Call
 
+pytestmark = pytest.mark.promise('trust')
+
 
 def trust(capsys, *arguments):
     code = main([str(argument) for argument in arguments])

@@ -12,6 +12,8 @@ from mmbackbones.engine.watchdog import WatchdogHook
 from mmbackbones.errors import InputError
 from tests.engine.test_runner import Net, make
 
+pytestmark = pytest.mark.promise('hang')
+
 
 class Stuck(torch.utils.data.Dataset):
     """Never returns its sixth sample."""
@@ -56,6 +58,30 @@ def test_ends_a_hang(tmp_path, options, message):
     assert line.startswith(start) and end in line and f'stacks: {tmp_path}/hang_rank0.txt' in line
     stacks = Path(tmp_path, 'hang_rank0.txt').read_text()
     assert 'Current thread' in stacks and 'test_watchdog.py' in stacks
+
+
+class StuckOnCuda(Net):
+
+    def forward(self, inputs, mode='tensor'):
+        torch.cuda._sleep(1 << 62)  # clock cycles
+        torch.cuda.synchronize()
+
+
+def train_stuck_on_cuda(folder: Path) -> None:
+    with (folder / 'stderr').open('w') as stream:
+        os.dup2(stream.fileno(), 2)
+    make(folder, model=StuckOnCuda(),
+         hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.))).train()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: a hang on it')
+def test_ends_a_hang_of_the_gpu(tmp_path):
+    process = torch.multiprocessing.get_context('spawn').Process(target=train_stuck_on_cuda, args=(tmp_path, ))
+    process.start()
+    process.join()
+    assert process.exitcode == 4
+    assert 'error: hangs after iteration 0, for ' in (tmp_path / 'stderr').read_text()
+    assert 'synchronize' in (tmp_path / 'hang_rank0.txt').read_text()
 
 
 def test_leaves_a_run_that_works_alone(tmp_path):

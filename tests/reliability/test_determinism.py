@@ -41,6 +41,7 @@ def two_steps(config: dict, seed: int) -> dict:
                 gradients={name: parameter.grad for name, parameter in backbone.named_parameters()})
 
 
+@pytest.mark.promise('same-bits')
 @pytest.mark.parametrize('name', ROWS)
 def test_same_seed_same_bits(name, deterministic):
     config, _ = ROWS[name]
@@ -51,6 +52,7 @@ def test_same_seed_same_bits(name, deterministic):
 
 
 @pytest.mark.slow
+@pytest.mark.promise('same-bits-training')
 @pytest.mark.parametrize('config', [
     'mask-rcnn_vmamba-mini_fpn_1xb4-300_shapes-coco.py', 'vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'])
 def test_whole_trainings_under_the_switch(config, tmp_path):

@@ -11,6 +11,7 @@ from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
 from tests.reliability.harness import ENVIRONMENT
 
+pytestmark = pytest.mark.promise('crafted-entry-points')
 REFUSED = {
     'resume hostile optimizer': '/hostile.pth: cannot be resumed, it has no usable optimizer.param_groups.0.',
     'resume refused': '/refused.pth: names posix.system, which is code; refused',

@@ -327,11 +327,15 @@ def search(targets: Targets, name: str, cases: int, **options) -> int:
     return done
 
 
+@pytest.mark.promise('fuzz')
 @pytest.mark.parametrize('name', STRATEGIES)
-def test_every_input_ends_in_a_result_or_in_our_error(targets, name):
-    assert search(targets, name, CASES[name], derandomize=True) >= CASES[name]
+def test_every_input_ends_in_a_result_or_in_our_error(targets, name, figure):
+    done = search(targets, name, CASES[name], derandomize=True)
+    figure(f'{name}: {done} cases')
+    assert done >= CASES[name]
 
 
+@pytest.mark.promise('fuzz')
 @pytest.mark.parametrize('name', FOUND)
 def test_earlier_finds(targets, name):
     target, case = FOUND[name]
@@ -340,8 +344,9 @@ def test_earlier_finds(targets, name):
 
 
 @pytest.mark.full
+@pytest.mark.promise('fuzz-thousands')
 @pytest.mark.parametrize('name', STRATEGIES)
-def test_thousands_of_inputs(targets, name):
+def test_thousands_of_inputs(targets, name, figure):
     done = search(targets, name, FULL_CASES[name], print_blob=True)
-    print(f'fuzz, {name}: {done} cases')
+    figure(f'{name}: {done} cases')
     assert done >= FULL_CASES[name]

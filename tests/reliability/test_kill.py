@@ -63,7 +63,8 @@ def reference_of(training, name):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_by_iteration(tmp_path, shapes):
+@pytest.mark.promise('killed')
+def test_killed_and_resumed_by_iteration(tmp_path, shapes, figure):
     """Four deaths, at a random moment and within saving; with the two of the epoch loop six in CI."""
     iters = 30
     new = make(tmp_path, shapes, 'iteration', iters)
@@ -74,12 +75,14 @@ def test_killed_and_resumed_by_iteration(tmp_path, shapes):
     code, text = killed.run('--resume', 'auto')
     assert code == 0, text[-3000:]
     assert_equal(killed, reference, f'iter_{iters}.pth', iters)
+    figure(f'by iteration: {len(killed.log)} kills, every bit equal')
     assert not list(killed.work_dir.glob('.*.writing'))
     assert len(list(killed.work_dir.glob('iter_*.pth'))) == 2  # max_keep_ckpts
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_by_epoch(tmp_path, shapes):
+@pytest.mark.promise('killed')
+def test_killed_and_resumed_by_epoch(tmp_path, shapes, figure):
     iters = 12
     new = make(tmp_path, shapes, 'epoch', iters)
     reference_of(reference := new('reference'), 'epoch_3.pth')
@@ -89,11 +92,33 @@ def test_killed_and_resumed_by_epoch(tmp_path, shapes):
     code, text = killed.run('--resume', 'auto')
     assert code == 0, text[-3000:]
     assert_equal(killed, reference, 'epoch_3.pth', iters)
+    figure(f'by epoch: {len(killed.log)} kills, every bit equal')
+
+
+@pytest.mark.slow
+@pytest.mark.promise('atomic')
+def test_full_disk_ends_with_a_sentence_and_is_resumed(tmp_path, shapes):
+    iters = 6
+    new = make(tmp_path, shapes, 'iteration', iters)
+    size = reference_of(reference := new('reference'), f'iter_{iters}.pth')
+    stopped = new('stopped')
+    stopped.work_dir.mkdir()
+    for name in ('iter_3.pth', 'iter_3.pth.sha256'):
+        shutil.copy(reference.work_dir / name, stopped.work_dir)
+    before = {path.name: path.read_bytes() for path in stopped.work_dir.iterdir()}
+    code, text = stopped.run('--resume', 'auto', fatal=('full', size // 2))
+    assert code == 2, text[-3000:]
+    assert f'cannot write {stopped.work_dir}/iter_6.pth: File too large; earlier checkpoints are as they were' in text
+    assert {path.name: path.read_bytes() for path in stopped.work_dir.glob('*iter_*')} == before
+    code, text = stopped.run('--resume', 'auto')
+    assert code == 0, text[-3000:]
+    assert_equal(stopped, reference, f'iter_{iters}.pth', iters)
 
 
 @pytest.mark.full
+@pytest.mark.promise('killed-often')
 @pytest.mark.parametrize('loop', ['iteration', 'epoch'])
-def test_killed_fifteen_times(tmp_path, shapes, loop):
+def test_killed_fifteen_times(tmp_path, shapes, loop, figure):
     iters = 100
     new = make(tmp_path, shapes, loop, iters)
     last = f'iter_{iters}.pth' if loop == 'iteration' else f'epoch_{iters // 4}.pth'
@@ -102,5 +127,4 @@ def test_killed_fifteen_times(tmp_path, shapes, loop):
     code, text = killed.run('--resume', 'auto')
     assert code == 0, text[-3000:]
     assert_equal(killed, reference, last, iters)
-    print(f'loop by {loop}: killed {len(killed.log)} times; every bit as in the uninterrupted run', *killed.log,
-          sep='\n  ')
+    figure(f'by {loop}: {len(killed.log)} kills, every bit equal')

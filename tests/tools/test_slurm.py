@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.promise('slurm')
 STUBS = {
     'sbatch': 'printf "%s\\n" "$@" > "$LOG/sbatch"',
     # The command behind the options of srun; a task that gets SIGTERM leaves with 75 like the training does.
