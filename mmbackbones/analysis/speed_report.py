@@ -13,8 +13,8 @@ from mmbackbones.engine.options import config_hash, load_config
 from mmbackbones.engine.outputs import environment, task_of
 
 COLUMNS = ('config', 'part', 'step', 'size', 'batch', 'tokens', 'backend', 'attention', 'precision', 'channels_last',
-           'median_ms', 'min_ms', 'max_ms', 'images_per_s', 'times_first', 'peak_mb', 'process_peak_mb',
-           'peak_bytes_per_token', 'note')  # fmt: skip
+           'median_ms', 'min_ms', 'max_ms', 'images_per_s', 'times_first', 'scan_share', 'peak_mb',
+           'process_peak_mb', 'peak_bytes_per_token', 'note')  # fmt: skip
 
 
 def numbers(row: Row) -> dict[str, object]:
@@ -30,6 +30,7 @@ def numbers(row: Row) -> dict[str, object]:
         max_ms=1e3 * max(seconds) if seconds else None,
         images_per_s=case.batch / row.median if seconds else None,
         times_first=row.ratio,
+        scan_share=row.scan_share,
         peak_mb=row.peak and row.peak / 1e6,
         process_peak_mb=row.process_peak and row.process_peak / 1e6,
         peak_bytes_per_token=row.peak / tokens if row.peak and tokens else None,

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from mmbackbones.analysis.scan_benchmark import peak_memory, seconds_of
 from mmbackbones.engine.device import adapt_to_device
@@ -72,6 +74,7 @@ class Row:
         peak (int | None): most bytes held during a step beyond model, optimizer and images; None where unknown.
         process_peak (int | None): most bytes that the process held in all (CUDA: on the device).
         seconds (list[float]): of one step, one entry per round.
+        scan_share (float | None): share of a step's time in the operators of the scan, 0 to 1; None without a scan.
         note (str): ``'out of memory'`` where it was.
         ratio (float | None): median time over that of the first of its group.
     """
@@ -81,6 +84,7 @@ class Row:
     peak: int | None = None
     process_peak: int | None = None
     seconds: list[float] = field(default_factory=list)
+    scan_share: float | None = None
     note: str = ''
     ratio: float | None = None
 
@@ -205,6 +209,8 @@ def serve(pipe: Connection, case: Case) -> None:
         row.tokens, row.process_peak = step.tokens, _process_peak(case.device)
         if case.device == 'cuda':
             repeats = math.ceil(SAMPLE_SECONDS / seconds_of(lambda: step(images, samples), 2, 'cuda'))
+        if case.backend:
+            row.scan_share = scan_share(lambda: step(images, samples), case.device)
         pipe.send(row)
         while True:
             _give_back(case.device)
@@ -220,6 +226,26 @@ def serve(pipe: Connection, case: Case) -> None:
         if not is_out_of_memory(error):
             raise
         pipe.send(replace(Row(case), note=OUT_OF_MEMORY))
+
+
+def scan_share(call: Callable[[], None], device: str) -> float:
+    """Of the processor time of a call, or of the device's on CUDA, the share of our operators, by torch's profiler."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == 'cuda')
+    with profile(activities=activities) as record:
+        call()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+    kind = 'device' if device == 'cuda' else 'cpu'
+    events = record.events()
+    whole = sum(getattr(event, f'self_{kind}_time_total') for event in events)
+    return sum(getattr(event, f'{kind}_time_total') for event in events if _is_outermost_of_ours(event)) / whole
+
+
+def _is_outermost_of_ours(event) -> bool:
+    names = [event.name]
+    while (event := event.cpu_parent) is not None:
+        names.append(event.name)
+    return [name.startswith('mmbackbones::') for name in names] == [True] + [False] * (len(names) - 1)
 
 
 def limit_memory(case: Case) -> None:

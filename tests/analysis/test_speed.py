@@ -35,6 +35,8 @@ def test_rows_csv_and_records(tmp_path):
     assert [(row.case.size, row.tokens, row.case.backend) for row in rows] == [
         (64, 64, 'chunked'), (64, 64, 'reference'), (96, 144, 'chunked'), (96, 144, 'reference')]
     assert all(len(row.seconds) == 2 and min(row.seconds) > 0 and not row.note for row in rows)
+    assert all(0 < row.scan_share < 1 for row in rows)
+    assert rows[3].scan_share > rows[2].scan_share  # the loop takes more of the step
     assert rows[2].ratio == 1 and rows[3].ratio == rows[3].median / rows[2].median
     about = conditions(cases[0])
     write_csv(rows, tmp_path / 'speed.csv', about)
@@ -125,7 +127,8 @@ def test_arms():
 @pytest.mark.parametrize('name', PRESETS)
 def test_presets(name):
     preset = PRESETS[name]
-    assert preset.sizes[-1] == 1248 and set(preset.batch) == {'cpu', 'cuda'}
+    assert preset.sizes[0] == 224 and 1248 in preset.sizes and preset.sizes[-1] == 2048
+    assert set(preset.batch) == set(preset.precision) == {'cpu', 'cuda'}
     kinds = [(arm.backend is not None, arm.attention) for config in preset.configs
              for arm in arms(str(CONFIGS / config), case(), attention=preset.attention)]
     assert kinds == [(True, None), (False, 'fused'), (False, 'materialised')]

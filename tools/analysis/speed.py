@@ -17,7 +17,7 @@ from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SHOWN = {'size': 'size', 'tokens': 'tokens', 'backend': 'scan', 'attention': 'attention', 'median_ms': 'median ms',
-         'images_per_s': 'images/s', 'times_first': 'x first', 'peak_mb': 'peak MB',
+         'images_per_s': 'images/s', 'times_first': 'x first', 'scan_share': 'of it scan', 'peak_mb': 'peak MB',
          'process_peak_mb': 'process MB', 'peak_bytes_per_token': 'bytes/token', 'note': 'note'}  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help=f'of the scan: {", ".join(BACKENDS)} (default: the one chosen for the device)')
     parser.add_argument('--attention', nargs='+', choices=ATTENTION, default=[],
                         help='where the backbone lets one choose (default: as its config says)')
-    parser.add_argument('--precision', choices=DTYPES, default='fp32', help='bf16, fp16: by autocast (default: fp32)')
+    parser.add_argument('--precision', choices=DTYPES, help='bf16, fp16: by autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--rounds', type=int, default=3)
@@ -56,9 +56,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         args.sizes = args.sizes or list(preset.sizes)
         args.attention = args.attention or list(preset.attention)
         args.batch = preset.batch[args.device] if args.batch is None else args.batch
+        args.precision = args.precision or preset.precision[args.device]
         print(preset.claim)
     args.sizes = args.sizes or [224, 512, 1024, 1248, 2048]
     args.batch = 1 if args.batch is None else args.batch
+    args.precision = args.precision or 'fp32'
     return args
 
 

@@ -1,0 +1,43 @@
+"""Train full-size models for a few iterations on real images: tools/analysis/end_to_end.py --coco DIR --ade20k DIR."""
+
+import argparse
+from pathlib import Path
+
+from mmbackbones.analysis.end_to_end import BASIC, ROOT, train, write_csv
+from mmbackbones.engine.cli import run_command
+from mmbackbones.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description='Iterations per second, peak memory and the first and last loss of each training, from random '
+        'weights; a loss or gradient that is not finite ends it. FP16 on CUDA, FP32 on a CPU, as the recipe says.')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG',
+                        default=[str(ROOT / 'configs' / name) for name in BASIC],
+                        help='default: MambaOut, Vim and VMamba tiny in both tasks')
+    parser.add_argument('--coco', type=Path, metavar='DIR', help='in the layout of data/coco')
+    parser.add_argument('--ade20k', type=Path, metavar='DIR', help='in the layout of data/ade/ADEChallengeData2016')
+    parser.add_argument('--iterations', type=int, default=200, metavar='N', help='default: 200')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'end_to_end')
+    parser.add_argument('--csv', metavar='FILE', help='write a row per training into this file')
+    args = parser.parse_args(argv)
+    if args.iterations < 1:
+        raise InputError(f'--iterations {args.iterations}: expected 1 and more')
+    for option, folder in (('--coco', args.coco), ('--ade20k', args.ade20k)):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f'{option} {folder}: no such folder')
+    rows = []
+    for config in args.configs:
+        rows.append(train(config, args.work_dir / Path(config).stem,
+                          dict(detection=args.coco, segmentation=args.ade20k), args.iterations))
+        row = rows[-1]
+        peak = '' if row['peak_mb'] is None else f'peak {row["peak_mb"]:.0f} MB, '
+        print(f'{row["config"]}: {row["iterations"]} iterations, {row["iterations_per_s"]:.3g} per second, {peak}'
+              f'loss {row["first_loss"]:.3g} to {row["last_loss"]:.3g}, {row["precision"]}, '
+              f'scan {row["scan_backend"]}, {row["device"]}', flush=True)
+        if args.csv:
+            write_csv(args.csv, rows)
+
+
+if __name__ == '__main__':
+    run_command(main)
