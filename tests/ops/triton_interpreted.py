@@ -99,8 +99,8 @@ def test_segments_without_options(cut):
 
 def test_a_device_that_is_full_is_not_given_segments():
     cpu = torch.device('cpu')
-    assert backend.wanted_segments(6, 100, 16, cpu) == 1
-    assert backend.wanted_segments(5, 100, 16, cpu) == 3
+    assert backend.wanted_segments(3, 100, 16, cpu) == 1
+    assert backend.wanted_segments(2, 100, 16, cpu) == 4
     assert backend.wanted_segments(5, 100, 1, cpu) == 6
     assert backend.wanted_segments(1, 2, 16, cpu) == 2
 

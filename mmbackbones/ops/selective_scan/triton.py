@@ -16,8 +16,9 @@ DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cu
 FLOAT64 = False
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
-# With few states memory is the limit, and more warps hide its latency. Both by arithmetic, not yet by a GPU.
-PROGRAMS_PER_MULTIPROCESSOR = 16
+# As many as have room with 255 registers a lane, read four steps ahead and with the chains of all their states in
+# flight. With few states memory is the limit, and more warps hide its latency. By arithmetic, not yet by a GPU.
+PROGRAMS_PER_MULTIPROCESSOR = 8
 PROGRAMS_WITH_FEW_STATES = 32
 
 
@@ -38,11 +39,15 @@ def sizes(state: int) -> dict[str, int]:
     return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=steps)
 
 
+def ahead(padded: int, has_order: bool) -> int:
+    """Steps that the forward reads before it writes; looking tokens up takes registers, many states leave few."""
+    return 2 if has_order and padded >= 8 else 4
+
+
 def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
     """One warp for up to 16 states a channel. Left alone, the assembler prefers a few spills to 200 registers."""
-    if not backward:
-        return dict(num_warps=max(1, padded // 16))
-    return dict(num_warps=1 if padded <= 16 else padded // 8) | (dict(maxnreg=255) if padded >= 4 else {})
+    warps = 1 if padded <= 16 else padded // (8 if backward else 16)
+    return dict(num_warps=warps) | (dict(maxnreg=255) if padded >= 4 else {})
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
@@ -50,134 +55,72 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    from mmbackbones.ops.selective_scan import triton_kernels as kernels
-
-    (batch, dim, length), groups, state = u.shape, B.shape[1], A.shape[1]
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    (batch, dim, length), state = u.shape, A.shape[1]
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     out = u.new_empty(batch, length, dim)
     last_state = u.new_empty(batch, state, dim, dtype=torch.float32)
     saved = u.new_empty(saved_shape(batch, dim, length, state) if save else (0,), dtype=torch.float32)
-    with torch.cuda.device_of(u):
-        entry = problem.carried(kernels, problem.u, problem.B, None, backward=False) if problem.segments > 1 else saved
-        kernels.forward_kernel[problem.grid](
-            problem.u,
-            problem.delta,
-            problem.A,
-            problem.B,
-            problem.C,
-            problem.D,
-            problem.z,
-            problem.delta_bias,
-            out,
-            last_state,
-            saved,
-            entry,
-            dim,
-            groups,
-            length,
-            problem.segments,
-            problem.segment_length,
-            *_strides(problem.u),
-            *_strides(problem.delta),
-            *_strides(problem.z),
-            CHUNK=problem.sizes['CHUNK'],
-            HAS_D=D is not None,
-            SAVE=save,
-            SEGMENTED=problem.segments > 1,
-            **problem.constants,
-            num_warps=1,
-        )
+    problem.forward(out, last_state, saved if save else None)
     return out.transpose(1, 2).contiguous(), last_state.transpose(1, 2).contiguous(), saved
 
 
 def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
-    from mmbackbones.ops.selective_scan import triton_kernels as kernels
-
-    (batch, dim, length), groups, state = u.shape, B.shape[1], A.shape[1]
-    problem = _Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    dout = _channels_last(dout)
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     dlast_state = None if dlast_state is None else dlast_state.float().transpose(1, 2).contiguous()
-    padded, chunk, steps = (problem.sizes[key] for key in ('NB', 'CHUNK', 'STEPS'))
-    parts = batch * problem.segments
-    float32 = dict(dtype=torch.float32, device=u.device)
-    du, ddelta, dz = (x.new_empty(batch, length, dim) if given else x for x, given in
-                      ((u, True), (delta, True), (problem.z, z is not None)))  # fmt: skip
-    dA = torch.empty(parts, state, dim, **float32)
-    dB, dC = (torch.empty(problem.blocks, batch, groups, length, padded, **float32) for _ in range(2))
-    dD, dbias = (
-        torch.empty(parts if given else 0, dim, **float32) for given in (D is not None, delta_bias is not None)
-    )
-    scratch = torch.empty(problem.grid[0], chunk // steps + steps - 1, padded, BLOCK, **float32)
-    with torch.cuda.device_of(u):
-        entry = dlast_state
-        if problem.segments > 1:
-            entry = problem.carried(kernels, dout, problem.C, dlast_state, backward=True)
-        kernels.backward_for(padded)[problem.grid](
-            dout,
-            problem.u,
-            problem.delta,
-            problem.A,
-            problem.B,
-            problem.C,
-            problem.D,
-            problem.z,
-            problem.delta_bias,
-            saved,
-            saved if entry is None else entry,
-            scratch,
-            du,
-            ddelta,
-            dA,
-            dB,
-            dC,
-            dD,
-            dz,
-            dbias,
-            batch,
-            dim,
-            groups,
-            length,
-            problem.segments,
-            problem.segment_length,
-            *_strides(dout),
-            *_strides(problem.u),
-            *_strides(problem.delta),
-            *_strides(problem.z),
-            CHUNK=chunk,
-            STEPS=steps,
-            HAS_D=D is not None,
-            HAS_ENTRY=entry is not None,
-            **problem.constants,
-            num_warps=1,
-        )
+    du, ddelta, dz = (None if x is None else x.new_empty(problem.shape) for x in (u, delta, z))
+    dA, dB, dC, dD, dbias = problem.backward(_channels_last(dout), dlast_state, saved, du, ddelta, dz)
 
     def state_last(x, like):
-        # [blocks, B, G, L, NB] -> [B, G, N, L]
-        return x.sum(0)[..., :state].transpose(2, 3).to(like.dtype).contiguous()
+        return x.transpose(2, 3).to(like.dtype).contiguous()  # [B, G, L, N] -> [B, G, N, L]
 
-    def over_parts(x, like):
-        return u.new_empty(0) if like is None else x.sum(0).to(like.dtype)
+    def optional(x, like):
+        return u.new_empty(0) if like is None else x.to(like.dtype)
 
-    return (du.transpose(1, 2).contiguous(), ddelta.transpose(1, 2).contiguous(),
-            dA.sum(0).t().to(A.dtype).contiguous(), state_last(dB, B), state_last(dC, C), over_parts(dD, D),
-            u.new_empty(0) if z is None else dz.transpose(1, 2).contiguous(),
-            over_parts(dbias, delta_bias))  # fmt: skip
+    return (du.transpose(1, 2).contiguous(), ddelta.transpose(1, 2).contiguous(), dA.t().to(A.dtype).contiguous(),
+            state_last(dB, B), state_last(dC, C), optional(dD, D),
+            u.new_empty(0) if z is None else dz.transpose(1, 2).contiguous(), optional(dbias, delta_bias))  # fmt: skip
 
 
-class _Problem:
-    """The inputs as the kernels want them, and how the work is cut. Absent tensors are stood in for by u."""
+def _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse) -> 'Problem':
+    u, delta, z = (None if x is None else _channels_last(x) for x in (u, delta, z))
+    B, C = (states_last(x.transpose(2, 3), sizes(A.shape[1])['NB']) for x in (B, C))
+    A = A.float().t().contiguous()
+    D, delta_bias = (None if x is None else x.float().contiguous() for x in (D, delta_bias))
+    return Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
-    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-        (self.batch, self.dim, self.length), self.groups = u.shape, B.shape[1]
-        self.sizes = sizes(A.shape[1])
-        self.u, self.delta = _channels_last(u), _channels_last(delta)
-        self.z = self.u if z is None else _channels_last(z)
-        self.A = A.float().t().contiguous()
-        self.B, self.C = (_states_last(x, self.sizes['NB']) for x in (B, C))
-        self.D, self.delta_bias = (self.A if x is None else x.float().contiguous() for x in (D, delta_bias))
-        self.constants = dict(
-            N=self.sizes['N'], NB=self.sizes['NB'], BLOCK=BLOCK, HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, REVERSE=reverse)  # fmt: skip
+
+class Problem:
+    """A scan as the kernels want it, and how its work is cut.
+
+    Args:
+        u, z: (B, tokens, D) with contiguous channels.
+        delta: the same; with ``step_weight`` (B, G, tokens, R) float32, contiguous.
+        A: (N, D) float32, as all that follows; contiguous.
+        B, C: (B, G, tokens, NB), zero from N on, see :func:`states_last`.
+        D, delta_bias: (D,).
+        order: (S,) integers, the token of each slot, each token once, -1 for padding; None: the tokens as they lie.
+        step_weight: (R, D), R one of 1, 2, 4, 8 or a multiple of 16: delta is ``delta @ step_weight``.
+        conv_weight, conv_bias: (W, D) and (D,): u is the SiLU of its causal convolution along the scan.
+    """
+
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, *, order=None, step_weight=None,
+                 conv_weight=None, conv_bias=None):  # fmt: skip
+        self.u, self.delta, self.A, self.B, self.C = u, delta, A, B, C
+        self.D, self.z, self.delta_bias = D, z, delta_bias
+        self.order, self.step_weight, self.conv_weight, self.conv_bias = order, step_weight, conv_weight, conv_bias
+        self.shape, self.groups = tuple(u.shape), B.shape[1]
+        self.batch, self.tokens, self.dim = self.shape
+        self.length = self.tokens if order is None else order.numel()
+        self.sizes = sizes(len(A))
+        rank = 0 if step_weight is None else len(step_weight)
+        self.visiting = dict(
+            N=self.sizes['N'], NB=self.sizes['NB'], BLOCK=BLOCK, HAS_Z=z is not None, HAS_BIAS=delta_bias is not None,
+            SOFTPLUS=delta_softplus, REVERSE=reverse, HAS_ORDER=order is not None, PADDED=self.length != self.tokens,
+        )  # fmt: skip
+        self.reading = dict(
+            RANK=rank, TILE=min(rank or 1, 16), TAPS=0 if conv_weight is None else len(conv_weight),
+            HAS_CONV_BIAS=conv_bias is not None,
+        )  # fmt: skip
         self.blocks = -(-self.dim // self.groups // BLOCK)
         programs = self.batch * self.groups * self.blocks
         chunk = self.sizes['CHUNK']
@@ -186,31 +129,128 @@ class _Problem:
         self.segments = -(-self.length // self.segment_length)
         self.grid = (programs * self.segments,)
 
-    def carried(self, kernels, x: Tensor, weight: Tensor, last_state: Tensor | None, backward: bool) -> Tensor:
+    def forward(self, out: Tensor, last_state: Tensor, saved: Tensor | None, *, total: Tensor | None = None,
+                kept: Tensor | None = None) -> None:  # fmt: skip
+        """Write the output (B, tokens, D), the last state (B, N, D) and, if wanted, the states before every chunk.
+
+        ``total``, float32, is added to the output; ``kept`` receives the sum before its gate.
+        """
+        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+
+        with torch.cuda.device_of(self.u):
+            entry = None
+            if self.segments > 1:
+                entry = self.carried(self.u, self.B, None, backward=False)
+            kernels.forward_kernel[self.grid](
+                self.u,
+                self.delta,
+                *self._or_u(self.step_weight),
+                self.A,
+                self.B,
+                self.C,
+                *self._or_u(self.D, self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order, total, kept),
+                out,
+                last_state,
+                *self._or_u(saved, entry),
+                *self._extents(),
+                *_strides(self.u),
+                *_strides(self.delta),
+                *_strides(self.u if self.z is None else self.z),
+                CHUNK=self.sizes['CHUNK'],
+                AHEAD=ahead(self.sizes['NB'], self.order is not None),
+                HAS_D=self.D is not None,
+                ADD=total is not None,
+                KEEP=kept is not None,
+                SAVE=saved is not None,
+                SEGMENTED=entry is not None,
+                **self.visiting,
+                **self.reading,
+                **launch_options(self.sizes['NB']),
+            )
+
+    def backward(self, dout: Tensor, dlast_state: Tensor | None, saved: Tensor, du: Tensor, ddelta: Tensor,
+                 dz: Tensor | None, *, kept: Tensor | None = None, add: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
+        """Write du, ddelta and, if wanted, dz, all (B, tokens, D), and return the float32 gradients of A (N, D), B and
+        C (B, G, tokens, N), D and delta_bias.
+
+        ``kept`` is what the forward pass left; without it dz comes from recomputed states. ``add``: du is added to.
+        """
+        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+
+        assert self.reading['RANK'] == self.reading['TAPS'] == 0
+        state, padded, chunk, steps = (self.sizes[key] for key in ('N', 'NB', 'CHUNK', 'STEPS'))
+        parts = self.batch * self.segments
+        float32 = dict(dtype=torch.float32, device=self.u.device)
+        dA = torch.empty(parts, state, self.dim, **float32)
+        dB, dC = (torch.empty(self.blocks, *self.B.shape, **float32) for _ in range(2))
+        dD, dbias = (
+            torch.empty(parts if given is not None else 0, self.dim, **float32) for given in (self.D, self.delta_bias)
+        )
+        scratch = torch.empty(self.grid[0], chunk // steps + steps - 1, padded, BLOCK, **float32)
+        with torch.cuda.device_of(self.u):
+            entry = dlast_state
+            if self.segments > 1:
+                entry = self.carried(dout, self.C, dlast_state, backward=True)
+            kernels.backward_for(padded)[self.grid](
+                dout,
+                self.u,
+                self.delta,
+                self.A,
+                self.B,
+                self.C,
+                *self._or_u(self.D, self.z, self.delta_bias, self.order, kept),
+                saved,
+                *self._or_u(entry),
+                scratch,
+                du,
+                ddelta,
+                dA,
+                dB,
+                dC,
+                dD,
+                *self._or_u(dz),
+                dbias,
+                self.batch,
+                *self._extents(),
+                *_strides(dout),
+                *_strides(self.u),
+                *_strides(self.delta),
+                *_strides(self.u if self.z is None else self.z),
+                CHUNK=chunk,
+                STEPS=steps,
+                HAS_D=self.D is not None,
+                DZ='none' if dz is None else 'states' if kept is None else 'kept',
+                ADD=add,
+                HAS_ENTRY=entry is not None,
+                **self.visiting,
+                **launch_options(padded, backward=True),
+            )
+        return dA.sum(0), dB.sum(0)[..., :state], dC.sum(0)[..., :state], dD.sum(0), dbias.sum(0)
+
+    def carried(self, x: Tensor, weight: Tensor, last_state: Tensor | None, backward: bool) -> Tensor:
         """What enters every segment, (B, segments, N, D): the state, or backwards the gradient of the state."""
-        state, constants = self.sizes['N'], self.constants
+        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+
+        state = self.sizes['N']
         local = x.new_empty(self.batch, self.segments, state, self.dim, dtype=torch.float32)
         total_step = x.new_empty(self.batch, self.segments, self.dim, dtype=torch.float32)
         kernels.segment_kernel[self.grid](
             x,
             self.delta,
+            *self._or_u(self.step_weight),
             self.A,
             weight,
-            self.z,
-            self.delta_bias,
+            *self._or_u(self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order),
             local,
             total_step,
-            self.dim,
-            self.groups,
-            self.length,
-            self.segments,
-            self.segment_length,
+            *self._extents(),
             *_strides(x),
             *_strides(self.delta),
-            *_strides(self.z),
+            *_strides(self.u if self.z is None else self.z),
             BACKWARD=backward,
-            **constants,
-            num_warps=1,
+            **self.visiting,
+            **self.reading,
+            **launch_options(self.sizes['NB']),
         )
         entry = torch.empty_like(local)
         elements = state * self.dim
@@ -228,6 +268,13 @@ class _Problem:
             num_warps=4,
         )
         return entry
+
+    def _extents(self) -> tuple[int, ...]:
+        return self.dim, self.groups, self.length, self.tokens, self.segments, self.segment_length
+
+    def _or_u(self, *tensors: Tensor | None) -> list[Tensor]:
+        """Absent tensors are stood in for by u, which is never read as them."""
+        return [self.u if x is None else x for x in tensors]
 
 
 def wanted_segments(programs: int, chunks: int, padded: int, device: torch.device) -> int:
@@ -247,12 +294,11 @@ def _channels_last(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _states_last(x: Tensor, padded: int) -> Tensor:
-    """[B, G, N, L] -> [B, G, L, NB] float32, zeros from N on."""
-    batch, groups, state, length = x.shape
-    make = torch.empty if state == padded else torch.zeros
-    result = make(batch, groups, length, padded, dtype=torch.float32, device=x.device)
-    result[..., :state].copy_(x.transpose(2, 3))  # converts and transposes in one pass
+def states_last(x: Tensor, padded: int) -> Tensor:
+    """[..., N] -> [..., padded] float32, contiguous, zeros from N on."""
+    make = torch.empty if x.shape[-1] == padded else torch.zeros
+    result = make(*x.shape[:-1], padded, dtype=torch.float32, device=x.device)
+    result[..., :x.shape[-1]].copy_(x)  # converts and transposes in one pass
     return result
 
 
