@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from mmbackbones.engine.numerics import NumericsHook
 from mmbackbones.errors import InputError, NumericalTrouble
 from tests.engine.test_runner import Net, make
+from tests.reliability.harness import same_bits
 
 pytestmark = pytest.mark.promise('numerics')
 
@@ -51,11 +52,11 @@ def dataset():
             for i in range(8)]
 
 
-def train(folder, kind, iters=12, clip=None, wrapper=None, **hook):
+def train(folder, kind, iters=12, clip=None, wrapper=None, load_from=None, **hook):
     torch.manual_seed(0)
     optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3), **({'clip_grad': dict(max_norm=1.)} if clip else {}))
     runner = make(folder, model=Broken(kind), iters=iters, dataset=dataset(),
-                  collate='pseudo_collate', randomness=dict(seed=0),
+                  collate='pseudo_collate', randomness=dict(seed=0), load_from=load_from, resume=load_from is not None,
                   optim_wrapper=dict(optim_wrapper, **(wrapper or {})),
                   hooks=dict(numerics=dict(type='mmbackbones.NumericsHook', **hook),
                              checkpoint=dict(type='mmbackbones.CheckpointHook', by_epoch=False, interval=1)))
@@ -163,6 +164,18 @@ def test_nan_loss_under_amp(tmp_path, amp_wrapper):
         train(tmp_path, 'loss', wrapper=amp_wrapper).train()
     report, = reports(tmp_path).values()
     assert report['amp_scale'] == 8.
+
+
+def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path, amp_wrapper):
+    for name in ('whole', 'parts'):
+        (tmp_path / name).mkdir()
+    train(tmp_path / 'whole', 'gradient', wrapper=amp_wrapper).train()
+    train(tmp_path / 'parts', 'gradient', wrapper=amp_wrapper, iters=10).train()
+    train(tmp_path / 'parts', 'gradient', wrapper=amp_wrapper, load_from=str(tmp_path / 'parts/iter_10.pth')).train()
+    whole, parts = (torch.load(tmp_path / name / 'iter_12.pth', weights_only=True) for name in ('whole', 'parts'))
+    assert whole['optimizer']['loss_scaler']['scale'] == 2.
+    for key in ('state_dict', 'optimizer'):
+        assert not same_bits(whole[key], parts[key], key)
 
 
 def test_options_out_of_range():

@@ -1,5 +1,6 @@
 """One process among several that goes wrong within a training step, for configs with these in ``custom_imports``."""
 
+import signal
 import threading
 
 import torch
@@ -17,6 +18,15 @@ class HangingRank(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if get_rank() == 1 and runner.iter == 1:
             threading.Event().wait()
+
+
+@HOOKS.register_module()
+class TerminatedRank(Hook):
+    """Process 1 alone gets SIGTERM, in the second step."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if get_rank() == 1 and runner.iter == 1:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @HOOKS.register_module()

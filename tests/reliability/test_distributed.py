@@ -111,6 +111,21 @@ def trained(request, tmp_path_factory, shapes) -> tuple[str, Path]:
     return request.param, work_dir
 
 
+@pytest.fixture(scope='module')
+def by_two(tmp_path_factory, shapes) -> Path:
+    """Work dir of four iterations of two processes."""
+    work_dir = tmp_path_factory.mktemp('by_two')
+    by(2, 'train', SEGMENTOR, '--work-dir', work_dir, *options(shapes, SEGMENTOR), 'train_cfg.max_iters=4')
+    return work_dir
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Every bit of weights, optimizer, schedule and the random states of all processes."""
+    one, other = (torch.load(path, weights_only=True) for path in (one, other))
+    for key in ('state_dict', 'optimizer', 'param_schedulers', 'progress'):
+        assert not same_bits(one[key], other[key], key)
+
+
 @pytest.mark.slow
 @pytest.mark.promise('processes-scores')
 @pytest.mark.parametrize('processes', [2, 4])
@@ -149,6 +164,7 @@ def test_resume_with_another_number_of_processes(trained, shapes, tmp_path):
     assert record(tmp_path / 'final')['world_size'] == 2
     text = by(4, 'train', config, '--work-dir', tmp_path, '--resume', *common, 'train_cfg.max_iters=8')
     assert 'iter_6.pth' in text and re.findall(r'Iter\(train\) \[ *(\d+)/8\]', text) == ['7', '8']
+    assert 'resumed with another number of processes: the random states begin anew' in text
     last = torch.load(tmp_path / 'iter_8.pth', weights_only=True)
     assert {int(state['step']) for state in last['optimizer']['state'].values()} == {8}
     done = record(tmp_path / 'final')
@@ -219,6 +235,20 @@ def test_a_process_that_hangs_ends_both(shapes, tmp_path, figure):
     where = {'hang_rank0.txt': 'backward', 'hang_rank1.txt': 'faulty_rank.py'}
     assert all(where[name] in stack for name, stack in stacks.items()), stacks
     figure(f'2 processes: ended with code 4, {" and ".join(sorted(stacks))} written')
+
+
+@pytest.mark.slow
+@pytest.mark.promise('sigterm')
+def test_sigterm_to_one_of_two_processes(by_two, shapes, tmp_path, figure):
+    """In the second step; they agree after the third, save, and stop. Resumed, it is the uninterrupted run."""
+    config = faulty(tmp_path, 'TerminatedRank', preemption=dict(agree_every=3))
+    common = ['--work-dir', tmp_path / 'w', *options(shapes, SEGMENTOR), 'train_cfg.max_iters=4']
+    text = end(start('tools/dist_train.sh', config, 2, *common, PORT=free_port(), PYTHONPATH=str(ROOT)))
+    assert 'SIGTERM: stopped at iteration 3; the newest checkpoint is iter_3.pth' in text, text[-3000:]
+    assert re.search(r'exitcode *: 75 ', text), text[-3000:]
+    by(2, 'train', SEGMENTOR, '--resume', 'auto', *common)
+    assert_same_training(by_two / 'iter_4.pth', tmp_path / 'w/iter_4.pth')
+    figure('2 processes: every bit equal')
 
 
 def until_third_step(process: subprocess.Popen) -> str:
@@ -296,20 +326,17 @@ def test_two_machines_test_as_one_process(trained, machines, shapes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.promise('machines')
-def test_two_machines_train_as_one(machines, shapes, tmp_path, figure):
+def test_two_machines_train_as_one(machines, by_two, shapes, tmp_path, figure):
     """A process on each gives what two on one machine give, bit for bit. What they began, one machine ends: two
     processes as if nothing had happened, one with random states of its own."""
     common = [*options(shapes, SEGMENTOR), 'train_cfg.max_iters=4']
-    by(2, 'train', SEGMENTOR, '--work-dir', tmp_path / 'one', *common)
     for run in start_on(machines, 'tools/dist_train.sh', SEGMENTOR, 1, '--work-dir', tmp_path / 'two', *common):
         finish(run)
     by(2, 'train', SEGMENTOR, '--work-dir', tmp_path / 'ended', '--resume', tmp_path / 'two/iter_2.pth', *common)
-    one, *others = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=True) for name in ('one', 'two', 'ended'))
-    for other in others:
-        for key in ('state_dict', 'optimizer', 'param_schedulers', 'progress'):
-            assert not same_bits(one[key], other[key], key)
+    for name in ('two', 'ended'):
+        assert_same_training(by_two / 'iter_4.pth', tmp_path / name / 'iter_4.pth')
     figure('trained on two machines, and ended by two processes on one: every bit equal')
-    assert record(tmp_path / 'two/final')['metrics'] == record(tmp_path / 'one/final')['metrics']
+    assert record(tmp_path / 'two/final')['metrics'] == record(by_two / 'final')['metrics']
     text = by(1, 'train', SEGMENTOR, '--work-dir', tmp_path / 'two', '--resume', *common[:-1], 'train_cfg.max_iters=6')
     assert 'iter_4.pth' in text and re.findall(r'Iter\(train\) \[ *(\d+)/6\]', text) == ['5', '6']
     last = torch.load(tmp_path / 'two/iter_6.pth', weights_only=True)
