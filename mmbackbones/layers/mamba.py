@@ -4,7 +4,8 @@ Papers: "Mamba" (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, section 3.4) a
 2024, https://arxiv.org/abs/2401.09417, algorithm 1 and the ablation in section 4.4). Parameters bear the names of
 state-spaces/mamba, those of the backward direction the suffix ``_b`` of hustvl/Vim, so that published weights fit.
 
-Unlike the originals, nothing is flipped: the backward direction scans by index, and its convolution looks ahead.
+Unlike the originals, nothing is flipped: the backward direction scans by index, and its convolution looks ahead. Where
+the scan's backend is Triton, all between the first and the last projection is one operator.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
 from mmbackbones.ops.selective_scan import selective_scan
 
 STEP_RANGE = (1e-3, 1e-1)
@@ -82,6 +84,8 @@ class MambaMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, C] -> [B, L, C]."""
+        if directional_scan_is_fused(x):
+            return self.out_proj(self._fused_scans(*self.in_proj(x).chunk(2, dim=2)))
         x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
         y = self._scan(x, z, reverse=self.direction == 'backward')
         if self.direction == 'ssm_conv':
@@ -89,6 +93,32 @@ class MambaMixer(nn.Module):
         if self.divide_out:
             y = y / 2
         return self.out_proj(y.transpose(1, 2))  # [B, D, L] -> [B, L, C]
+
+    def _fused_scans(self, x: Tensor, z: Tensor) -> Tensor:
+        """All directions of x, gated by z, all [B, L, D]."""
+        suffixes = {'ssm': ('', ''), 'ssm_conv': ('', '_b')}.get(self.direction, ('',))
+        convs, x_projs, dt_projs, Ds = ([getattr(self, name + suffix) for suffix in suffixes]
+                                        for name in ('conv1d', 'x_proj', 'dt_proj', 'D'))
+        A_logs = [getattr(self, name) for name in ('A_log', 'A_b_log')[:len(suffixes)]]
+        proj_weight = torch.stack([linear.weight for linear in x_projs])
+        D = torch.stack(Ds)
+        if self.divide_out:
+            # Half of C and D makes half of the sum, without a pass over it.
+            rest, C = proj_weight.split([self.dt_rank + self.d_state, self.d_state], dim=1)
+            proj_weight, D = torch.cat([rest, C / 2], dim=1), D / 2
+        conv_weight = conv_bias = None
+        if self.direction == 'ssm':
+            # Both ways over what one convolution leaves, which in both sees only what came before.
+            x = F.silu(_one_sided_conv(x.transpose(1, 2), self.conv1d, reverse=False)).transpose(1, 2)
+        else:
+            conv_weight = torch.stack([conv.weight[:, 0] for conv in convs])
+            if self.conv1d.bias is not None:
+                conv_bias = torch.stack([conv.bias for conv in convs])
+        return directional_scan(
+            x, proj_weight, torch.stack([linear.weight for linear in dt_projs]),
+            torch.stack([linear.bias for linear in dt_projs]), -torch.exp(torch.stack(A_logs).float()), D, z,
+            conv_weight, conv_bias, orders=[None] * len(suffixes),
+            reverse=[self.direction == 'backward', True][:len(suffixes)])
 
     def _scan(self, x: Tensor, z: Tensor, suffix: str = '', reverse: bool = False) -> Tensor:
         """One branch: convolution, projections and scan of x, gated by z, all [B, D, L]."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.ops.scan_orders import cross_merge, cross_scan
+from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
+from mmbackbones.ops.scan_orders import ScanOrder, cross_merge, cross_scan, scan_order
 from mmbackbones.ops.selective_scan import selective_scan
 
 DIRECTIONS = 4
@@ -45,11 +46,22 @@ class DirectionalScans(nn.Module):
     def scan(self, x: Tensor) -> Tensor:
         """Rows, columns, and both from their ends: [B, D, H, W] -> [B, D, H*W], the sum of the four."""
         height, width = x.shape[-2:]
+        if directional_scan_is_fused(x):
+            columns = scan_order('v', height, width, x.device)
+            return self.fused_scans(x, [None, columns, None, columns], [False, False, True, True])
         xs = cross_scan(x, directions=2)
         u = in_float32(xs)
         # Directions 2 and 3 are 0 and 1 read from the end: an index order, not a flipped copy.
         y = self.scan_sequences(xs, u, slice(0, 2)) + self.scan_sequences(xs, u, slice(2, 4), reverse=True)
         return cross_merge(y, height, width)
+
+    def fused_scans(self, x: Tensor, orders: list[ScanOrder | None], reverse: list[bool]) -> Tensor:
+        """All directions of a map in one operator: [B, D, H, W] -> [B, D, H*W], the sum, a view of [B, H*W, D]."""
+        shape = self.dt_projs_bias.shape
+        return directional_scan(
+            x.flatten(2).transpose(1, 2), self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias,
+            -torch.exp(in_float32(self.A_logs)).unflatten(0, shape), self.Ds.unflatten(0, shape), orders=orders,
+            reverse=reverse, out_dtype=torch.promote_types(x.dtype, torch.float32)).transpose(1, 2)
 
     def scan_sequences(self, xs: Tensor, u: Tensor, directions: slice, reverse: bool = False) -> Tensor:
         """Scan K sequences with the weights of K directions.

@@ -169,7 +169,8 @@ class Problem:
             )
 
     def backward(self, dout: Tensor, dlast_state: Tensor | None, saved: Tensor, du: Tensor, ddelta: Tensor,
-                 dz: Tensor | None, *, kept: Tensor | None = None, add: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
+                 dz: Tensor | None, *, kept: Tensor | None = None, add: bool = False
+                 ) -> tuple[Tensor, ...]:  # fmt: skip
         """Write du, ddelta and, if wanted, dz, all (B, tokens, D), and return the float32 gradients of A (N, D), B and
         C (B, G, tokens, N), D and delta_bias.
 

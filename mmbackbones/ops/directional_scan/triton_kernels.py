@@ -1,0 +1,93 @@
+"""Triton kernels for the short convolution before a scan; the scan's own are those of the selective scan.
+
+The convolution is depthwise and causal along the scan, whose step ``i`` finds its token as the scan's kernels do.
+Programs take TIME steps of BLOCK channels; every tap reads its shifted tile again, from the first-level cache.
+"""
+
+import triton
+import triton.language as tl
+
+from mmbackbones.ops.selective_scan.triton_kernels import position
+
+VARYING = ['length', 'tokens']
+
+
+@triton.jit
+def place(dim, length, TIME: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0)
+    blocks, tiles = tl.cdiv(dim, BLOCK), tl.cdiv(length, TIME)
+    d = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    tile = program // blocks % tiles
+    batch = (program // (blocks * tiles)).to(tl.int64)
+    return batch, tile, d, d < dim, tile * TIME + tl.arange(0, TIME)
+
+
+@triton.jit
+def find(i, length, order, HAS_ORDER: tl.constexpr, REVERSE: tl.constexpr):
+    """The tokens of steps ``i``, negative outside the sequence and in padding."""
+    t = position(i, length, REVERSE)
+    inside = (i >= 0) & (i < length)
+    if HAS_ORDER:
+        return tl.load(order + t, mask=inside, other=-1).to(tl.int64)
+    return tl.where(inside, t, -1)
+
+
+@triton.jit
+def read(x, row, time, t, d, in_range):
+    mask = (t >= 0)[:, None] & in_range[None, :]
+    return tl.load(x + (row + t * time)[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def conv_kernel(
+    x, weight, bias, order, out, dim, length, tokens, x_batch, x_time,
+    TIME: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr, ACTIVATE: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """The convolution, with ACTIVATE its SiLU. With REVERSE turned round and without ACTIVATE it is the transposed one,
+    which brings gradients back; ADD adds it to what stands in ``out``."""
+    batch, _, d, in_range, i = place(dim, length, TIME, BLOCK)
+    y = tl.zeros((TIME, BLOCK), tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias + d, mask=in_range, other=0.0)[None, :]
+    for w in tl.static_range(TAPS):
+        tap = tl.load(weight + w * dim + d, mask=in_range, other=0.0)[None, :]
+        y += tap * read(x, batch * x_batch, x_time, find(i - (TAPS - 1) + w, length, order, HAS_ORDER, REVERSE), d,
+                        in_range)  # fmt: skip
+    if ACTIVATE:
+        y *= tl.sigmoid(y)
+    t = find(i, length, order, HAS_ORDER, REVERSE)
+    at = ((batch * tokens + t) * dim)[:, None] + d[None, :]
+    mask = (t >= 0)[:, None] & in_range[None, :]
+    if ADD:
+        y += tl.load(out + at, mask=mask, other=0.0)
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def conv_backward_kernel(
+    x, du, weight, bias, order, dweight, dbias, dim, length, tokens, x_batch, x_time,
+    TIME: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Through the SiLU: ``du`` becomes the gradient of what went into it. Those of weight and bias are left for each
+    program: (programs over batch and time, W, D) and (the same, D)."""
+    batch, tile, d, in_range, i = place(dim, length, TIME, BLOCK)
+    y = tl.zeros((TIME, BLOCK), tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias + d, mask=in_range, other=0.0)[None, :]
+    for w in tl.static_range(TAPS):
+        tap = tl.load(weight + w * dim + d, mask=in_range, other=0.0)[None, :]
+        y += tap * read(x, batch * x_batch, x_time, find(i - (TAPS - 1) + w, length, order, HAS_ORDER, REVERSE), d,
+                        in_range)  # fmt: skip
+    t = find(i, length, order, HAS_ORDER, REVERSE)
+    sigmoid = tl.sigmoid(y)
+    dy = read(du, batch * tokens * dim, dim, t, d, in_range) * sigmoid * (1.0 + y * (1.0 - sigmoid))
+    at = ((batch * tokens + t) * dim)[:, None] + d[None, :]
+    tl.store(du + at, dy.to(du.dtype.element_ty), mask=(t >= 0)[:, None] & in_range[None, :])
+    part = batch * tl.cdiv(length, TIME) + tile
+    for w in tl.static_range(TAPS):
+        shifted = read(x, batch * x_batch, x_time, find(i - (TAPS - 1) + w, length, order, HAS_ORDER, REVERSE), d,
+                       in_range)  # fmt: skip
+        tl.store(dweight + (part * TAPS + w) * dim + d, tl.sum(dy * shifted, 0), mask=in_range)
+    tl.store(dbias + part * dim + d, tl.sum(dy, 0), mask=in_range)
