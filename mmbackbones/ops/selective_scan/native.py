@@ -5,6 +5,7 @@ The package's install builds the library for several instruction sets; the best 
 
 import ctypes
 import functools
+import struct
 from pathlib import Path
 
 import torch
@@ -18,8 +19,11 @@ CHUNK, REST = 64, 16
 LIBRARIES = {'AVX512': '_scan_avx512', 'AVX2': '_scan_avx2', 'baseline': '_scan_baseline'}
 
 
-# The fields of ScanProblem in scan.cpp: integers and addresses of 64 bits.
-Problem = ctypes.c_int64 * 42
+# The fields of ScanProblem in scan.cpp: integers and addresses of 64 bits. Packed, since an array of ctypes takes ten
+# times as long to fill.
+PROBLEM = struct.Struct('42q')
+
+ALL_FLOAT32 = [torch.float32] * 8
 
 
 @functools.cache
@@ -29,7 +33,7 @@ def load(isa: str) -> ctypes.CDLL | None:
         if path.suffix in ('.so', '.dylib'):
             library = ctypes.CDLL(str(path))
             for name in ('scan_forward', 'scan_backward'):
-                getattr(library, name).argtypes = [Problem]
+                getattr(library, name).argtypes = [ctypes.c_char_p]
             for name in ('scan_exponentials_table', 'scan_exponentials_polynomial'):
                 getattr(library, name).argtypes = [ctypes.c_int64]
                 getattr(library, name).restype = ctypes.c_float
@@ -58,8 +62,7 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    dtype = u.dtype
-    (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
+    dtype, (batch, dim, length), state, (splits, threads) = u.dtype, u.shape, A.shape[1], _shares(u, B)
     u, delta, z = _sequence(u), _sequence(delta), _sequence(z)
     A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
     out, last_state = u.new_empty(batch, dim, length), u.new_empty(batch, dim, state)
@@ -69,20 +72,23 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
         *_view(u), *_view(delta), *_view(z), *_view(None),
         _at(A), _at(B), _at(C), _at(D), _at(delta_bias),
         _at(out), _at(last_state), _at(saved if save else None),
+        0, 0, 0, 0, 0, 0, 0, 0, 0,
     )  # fmt: skip
     return out if dtype == torch.float32 else out.to(dtype), last_state, saved
 
 
 def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    dtypes = [None if x is None else x.dtype for x in (u, delta, A, B, C, D, z, delta_bias)]
     (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
     dout, u, delta, z = _sequence(dout), _sequence(u), _sequence(delta), _sequence(z)
     A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
     dlast_state = _small(dlast_state)
     du, ddelta = u.new_empty(batch, dim, length), u.new_empty(batch, dim, length)
     dz = None if z is None else u.new_empty(batch, dim, length)
-    dA, dB, dC = u.new_empty(batch, dim, state), u.new_empty(splits, *B.shape), u.new_empty(splits, *B.shape)
-    dD, ddelta_bias = (None if x is None else u.new_empty(batch, dim) for x in (D, delta_bias))
+    # Parts, one per batch item or share; where there is but one it is the result.
+    items, shares = (batch,) if batch > 1 else (), (splits,) if splits > 1 else ()
+    dA, dB, dC = u.new_empty(*items, dim, state), u.new_empty(*shares, *B.shape), u.new_empty(*shares, *B.shape)
+    dD, ddelta_bias = (None if x is None else u.new_empty(*items, dim) for x in (D, delta_bias))
     _call('scan_backward',
         batch, dim, length, state, B.shape[1], delta_softplus, reverse, splits, threads,
         *_view(u), *_view(delta), *_view(z), *_view(dout),
@@ -90,10 +96,16 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
         0, 0, _at(saved), _at(dlast_state),
         _at(du), _at(ddelta), _at(dz), _at(dA), _at(dD), _at(ddelta_bias), _at(dB), _at(dC),
     )  # fmt: skip
-    gradients = (du, ddelta, _total(dA), _total(dB), _total(dC), _total(dD), dz, _total(ddelta_bias))
+    if items:
+        dA, dD, ddelta_bias = (None if x is None else x.sum(0) for x in (dA, dD, ddelta_bias))
+    if shares:
+        dB, dC = dB.sum(0), dC.sum(0)
+    gradients = du, ddelta, dA, dB, dC, dD, dz, ddelta_bias
+    if dtypes == ALL_FLOAT32:
+        return gradients
     return tuple(
-        u.new_empty(0) if x is None else g if x.dtype == torch.float32 else g.to(x.dtype)
-        for x, g in zip(inputs, gradients)
+        u.new_empty(0) if dtype is None else x if dtype == torch.float32 else x.to(dtype)
+        for dtype, x in zip(dtypes, gradients)
     )
 
 
@@ -101,24 +113,23 @@ def _sequence(x: Tensor | None) -> Tensor | None:
     """(B, D, L) as the kernel reads it: float32, steps or channels next to each other."""
     if x is None:
         return None
-    x = x.float()
+    if x.dtype != torch.float32:
+        x = x.float()
     return x if 1 in x.stride()[1:] else x.contiguous()
 
 
 def _small(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
-
-
-def _total(parts: Tensor | None) -> Tensor | None:
-    """The sum over the first dimension; one part becomes a tensor of its own memory without a copy."""
-    if parts is None:
-        return None
-    return parts.squeeze(0) if parts.shape[0] == 1 else parts.sum(0)
+    if x is None or (x.dtype == torch.float32 and x.is_contiguous()):
+        return x
+    return x.float().contiguous()
 
 
 def _shares(u: Tensor, B: Tensor) -> tuple[int, int]:
     """Into how many shares the channels of a group are cut, for every thread to have one; and the threads."""
-    (batch, groups), threads = B.shape[:2], torch.get_num_threads()
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return 1, 1
+    batch, groups = B.shape[:2]
     return min(-(-threads // (batch * groups)), -(-u.shape[1] // (16 * groups))), threads
 
 
@@ -131,5 +142,5 @@ def _at(x: Tensor | None) -> int:
 
 
 def _call(function: str, *fields: int) -> None:
-    if getattr(load(isa()), function)(Problem(*fields)):
+    if getattr(load(isa()), function)(PROBLEM.pack(*fields)):
         raise MemoryError('selective scan: no memory for the working buffers of a thread')

@@ -71,19 +71,28 @@ class Scan(torch.autograd.Function):
         return out, last_state, saved
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dout, dlast_state, _):
+        # Nearly always no second derivative is asked for, and then there is nothing to guard against it.
+        backward = Scan.once if torch.is_grad_enabled() else Scan.gradients
+        return backward(ctx, dout, dlast_state)
+
+    @staticmethod
+    def gradients(ctx, dout, dlast_state):
         *inputs, saved = ctx.saved_tensors
         if dout is None:
             dout = torch.zeros_like(inputs[0])
         gradients = backward_op(dout, dlast_state, *inputs, saved, *ctx.options)
-        return *(g if x is not None else None for g, x in zip(gradients, inputs)), None, None, None, None
+        return *[None if x is None else g for g, x in zip(gradients, inputs)], None, None, None, None
+
+    once = staticmethod(once_differentiable(gradients))
 
 
 @torch.library.impl(LIBRARY, 'selective_scan', 'Autograd')
 def scan_autograd(*inputs):
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:8]):
-        return Scan.apply(*inputs)
+    if torch.is_grad_enabled():
+        for x in inputs[:8]:
+            if x is not None and x.requires_grad:
+                return Scan.apply(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return scan_op(*inputs)
 
@@ -149,12 +158,18 @@ def selective_scan(
     Raises:
         InputError: a tensor has the wrong shape, dtype or device, or the backend is unknown or can't be used.
     """
-    _check(u, delta, A, B, C, D, z, delta_bias)
-    tensors = [x for x in (u, delta, A, B, C, D, z, delta_bias) if x is not None]
-    name = _choose(u.device.type, any(x.dtype == torch.float64 for x in tensors), backend)
+    double = needs_grad = False
+    device = u.device if isinstance(u, Tensor) else None
+    for x in (u, delta, A, B, C, *[x for x in (D, z, delta_bias) if x is not None]):
+        if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided or x.device != device:
+            _refuse_tensor(u, delta, A, B, C, D, z, delta_bias)
+        double = double or x.dtype == torch.float64
+        needs_grad = needs_grad or x.requires_grad
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    name = _choose(device.type, double, backend)
     if B.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    save = needs_grad and torch.is_grad_enabled()
     out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, name)
     return (out, last_state) if return_last_state else out
 
@@ -166,7 +181,8 @@ def _choose(device: str, float64: bool, backend: str) -> str:
     return choice.name
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
+def _refuse_tensor(u, delta, A, B, C, D, z, delta_bias) -> None:
+    """Say which tensor is none that a scan takes, and why."""
     for name, x in dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias).items():
         if x is None and name in ('D', 'z', 'delta_bias'):
             continue
@@ -180,26 +196,30 @@ def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
             raise InputError(f'selective_scan: {name} {tuple(x.shape)} is {x.dtype}, expected a float of 16 to 64 bits')
         if x.device != u.device:
             raise InputError(f'selective_scan: {name} {tuple(x.shape)} is on {x.device}, expected {u.device} as u')
-    if u.dim() != 3:
-        raise InputError(f'selective_scan: u has shape {tuple(u.shape)}, expected (B, D, L)')
-    batch, dim, length = u.shape
+
+
+def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
+    shape = u.shape
+    if len(shape) != 3:
+        raise InputError(f'selective_scan: u has shape {tuple(shape)}, expected (B, D, L)')
+    batch, dim, length = shape
     if A.dim() != 2 or A.shape[0] != dim or A.shape[1] == 0:
         raise InputError(f'selective_scan: A has shape {tuple(A.shape)}, expected (D, N) = ({dim}, N >= 1)')
-    for name, x, shape in (
+    for name, x, expected in (
         ('delta', delta, (batch, dim, length)),
         ('z', z, (batch, dim, length)),
         ('D', D, (dim,)),
         ('delta_bias', delta_bias, (dim,)),
     ):
-        if x is not None and x.shape != shape:
-            raise InputError(f'selective_scan: {name} has shape {tuple(x.shape)}, expected {shape} after u')
-    state = A.shape[1]
-    if B.dim() not in (3, 4) or B.shape[0] != batch or B.shape[-2] != state or B.shape[-1] != length:
+        if x is not None and x.shape != expected:
+            raise InputError(f'selective_scan: {name} has shape {tuple(x.shape)}, expected {expected} after u')
+    state, maps = A.shape[1], B.shape
+    if len(maps) not in (3, 4) or maps[0] != batch or maps[-2] != state or maps[-1] != length:
         raise InputError(
-            f'selective_scan: B has shape {tuple(B.shape)}, expected '
+            f'selective_scan: B has shape {tuple(maps)}, expected '
             f'(B, N, L) = {(batch, state, length)} or (B, G, N, L)'
         )
-    if B.dim() == 4 and (B.shape[1] == 0 or dim % B.shape[1]):
-        raise InputError(f'selective_scan: B {tuple(B.shape)} has {B.shape[1]} groups, expected a divisor of D = {dim}')
-    if C.shape != B.shape:
-        raise InputError(f'selective_scan: C has shape {tuple(C.shape)}, expected {tuple(B.shape)} as B')
+    if len(maps) == 4 and (maps[1] == 0 or dim % maps[1]):
+        raise InputError(f'selective_scan: B {tuple(maps)} has {maps[1]} groups, expected a divisor of D = {dim}')
+    if C.shape != maps:
+        raise InputError(f'selective_scan: C has shape {tuple(C.shape)}, expected {tuple(maps)} as B')

@@ -144,12 +144,12 @@ struct Exp2 {
   }
 
   inline Vec operator()(Vec x) const { return units<true>(x * LOG2E_UNITS); }
+  inline Vec of_minus(Vec x) const { return units<true>(x * -LOG2E_UNITS); }
 };
 
 // The step size and the derivative of softplus, from e = exp(-|x|): log(1 + e) = 2 atanh(e / (2 + e)).
 inline Vec softplus(const Exp2& exp, Vec x, Vec* derivative) {
-  Vec magnitude = x < 0 ? -x : x;
-  Vec e = exp(-magnitude);
+  Vec e = exp.of_minus((Vec)((VecInt)x & 0x7fffffff));
   Vec s;
   if (derivative) {
     Vec r = 1 / ((1 + e) * (2 + e));
@@ -226,17 +226,18 @@ inline void fold(Vec* x) {
   }
 }
 
+// Value k of LANES folded sums at a time, which were transposed: row i of vector v is rows[v * LANES + i].
 template <int COUNT>
-inline float folded(const Vec* x, int k) {
-  constexpr int LEFT = vectors_left(COUNT);
+inline Vec folded(const Vec* rows, int k) {
   int mask = 0, lane_k = 0, level = 0;
   for (int count = COUNT; count > 1 && 1 << level < LANES; count /= 2, level++) {
     mask |= fold_bit(level);
     if (k & count / 2) lane_k |= fold_bit(level);
   }
-  float sum = 0;
+  Vec sum{};
+#pragma GCC unroll 16
   for (int lane = 0; lane < LANES; lane++)
-    if ((lane & mask) == lane_k) sum += x[k % LEFT][lane];
+    if ((lane & mask) == lane_k) sum += rows[k % vectors_left(COUNT) * LANES + lane];
   return sum;
 }
 
@@ -407,11 +408,20 @@ struct Share {
   // B and C of a chunk: [N, steps] each -> [steps, 2 N].
   void unpack(float* maps, int64_t chunk) const {
     int64_t N = p.state, offset = (b * p.groups + g) * N * p.length + chunk * CHUNK;
-    for (int64_t n = 0; n < N; n++)
-      for (int t = 0; t < steps(chunk); t++) {
-        maps[t * 2 * N + n] = p.B[offset + n * p.length + t];
-        maps[t * 2 * N + N + n] = p.C[offset + n * p.length + t];
+    for (const float* source : {p.B + offset, p.C + offset}) {
+      for (int64_t n = 0; n < N; n += LANES) {
+        int lanes = N - n < LANES ? N - n : LANES;
+        if (4 * lanes >= LANES) {
+          Vec tile[MOST_STEPS];
+          load_tile(tile, source + n * p.length, p.length, 1, lanes, steps(chunk));
+          for (int t = 0; t < steps(chunk); t++) store_lanes(maps + t * 2 * N + n, tile[t], lanes);
+        } else {  // too few to be worth a transposition
+          for (int i = 0; i < lanes; i++)
+            for (int t = 0; t < steps(chunk); t++) maps[t * 2 * N + n + i] = source[(n + i) * p.length + t];
+        }
       }
+      maps += N;
+    }
   }
 };
 
@@ -503,7 +513,7 @@ bool forward_share(const ScanProblem& p, int64_t index) {
       });
       if (p.z.data) {
         share.load_view(x, p.z, block, chunk);
-        for (int t = 0; t < steps; t++) y[t] *= x[t] / (1 + exp(-x[t]));
+        for (int t = 0; t < steps; t++) y[t] *= x[t] / (1 + exp.of_minus(x[t]));
       }
       store_tile(p.out + share.row(block, chunk), y, p.length, lanes, steps);
     }
@@ -585,10 +595,20 @@ inline void retreat(Tiles& tiles, const float* maps, Vec* dmaps, int64_t slots, 
 // dB and dC of COUNT states of a chunk: folded in dmaps [steps, slots] -> rows of L steps.
 template <int COUNT>
 inline void unfold(const ScanProblem& p, const Share& share, const Vec* dmaps, int64_t slots, int64_t chunk, int64_t n) {
+  constexpr int LEFT = vectors_left(2 * COUNT);
   int64_t row = ((share.split * p.batch + share.b) * p.groups + share.g) * p.state + n;
-  for (int k = 0; k < 2 * COUNT; k++) {
-    float* target = (k < COUNT ? p.dB : p.dC) + (row + k % COUNT) * p.length + chunk * CHUNK;
-    for (int t = 0; t < share.steps(chunk); t++) target[t] = folded<2 * COUNT>(dmaps + t * slots, k);
+  int steps = share.steps(chunk);
+  for (int t = 0; t < steps; t += LANES) {
+    Vec rows[LEFT * LANES];
+    for (int v = 0; v < LEFT; v++) {
+      for (int i = 0; i < LANES; i++) rows[v * LANES + i] = dmaps[(t + i) * slots + v];
+      transpose<LANES / 2>(rows + v * LANES);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < 2 * COUNT; k++) {
+      float* target = (k < COUNT ? p.dB : p.dC) + (row + k % COUNT) * p.length + chunk * CHUNK + t;
+      store_lanes(target, folded<2 * COUNT>(rows, k), steps - t < LANES ? steps - t : LANES);
+    }
   }
 }
 
@@ -627,7 +647,7 @@ bool backward_share(const ScanProblem& p, int64_t index) {
       if (p.z.data) {
         share.load_view(gate, p.z, block, chunk);
         for (int t = 0; t < steps; t++) {
-          Vec sigmoid = 1 / (1 + exp(-gate[t])), silu = gate[t] * sigmoid;
+          Vec sigmoid = 1 / (1 + exp.of_minus(gate[t])), silu = gate[t] * sigmoid;
           gate[t] = dy[t] * (sigmoid + silu * (1 - sigmoid));
           dy[t] *= silu;
         }
