@@ -27,8 +27,8 @@ from torch import Tensor
 from mmbackbones.errors import InputError
 
 __all__ = [
-    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'localmamba_unscan_order', 'move_codes', 'scan_order',
-    'to_map', 'to_sequence',
+    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'inverse_order', 'localmamba_unscan_order', 'move_codes',
+    'scan_order', 'to_map', 'to_sequence',
 ]  # fmt: skip
 
 _NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
@@ -64,7 +64,7 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
         order = _slots(name.removesuffix('_flip'), height, width, device)
         if name.endswith('_flip'):
             order = order.flip(0)
-        return ScanOrder(order, _invert(order, height * width))
+        return ScanOrder(order, inverse_order(order, height * width))
 
 
 def forget_orders() -> None:
@@ -93,7 +93,8 @@ def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:
     return grid.flatten()
 
 
-def _invert(order: Tensor, num_pixels: int) -> Tensor:
+def inverse_order(order: Tensor, num_pixels: int) -> Tensor:
+    """The slot of each pixel, if each has one."""
     slots = torch.arange(order.numel(), device=order.device)
     # Padding slots all land in one extra cell that is cut off again.
     inverse = slots.new_zeros(num_pixels + 1).scatter_(0, order.remainder(num_pixels + 1), slots)

@@ -76,12 +76,19 @@ def specification(
     dlast_state: Tensor | None = None,
     delta_softplus: bool = False,
     reverse: bool = False,
+    order: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What :func:`run` returns, by autograd through the reference loop in float64."""
+    """What :func:`run` returns, by autograd through the reference loop in float64; by an order of a gathered copy."""
     leaves = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
-    full = [leaves.get(name) for name in INPUTS]
-    full[3:5] = [x.unsqueeze(1) if x.dim() == 3 else x for x in full[3:5]]
-    out, last_state = frame_forward(reference.recurrence, *full, delta_softplus, reverse)
+    full = dict.fromkeys(INPUTS) | leaves
+    full |= {name: full[name].unsqueeze(1) for name in ('B', 'C') if full[name].dim() == 3}
+    if order is not None:
+        filled = order >= 0
+        full |= {name: torch.where(filled, full[name][..., order.clamp(min=0)], 0)
+                 for name in ('u', 'delta', 'B', 'C', 'z') if full[name] is not None}  # fmt: skip
+    out, last_state = frame_forward(reference.recurrence, *full.values(), delta_softplus, reverse)
+    if order is not None:
+        out = torch.full_like(leaves['u'], torch.nan).index_copy(-1, order[filled], out[..., filled])
     total = (out * dout).sum() + (0 if dlast_state is None else (last_state * dlast_state).sum())
     gradients = torch.autograd.grad(total, list(leaves.values()))
     return dict(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.scan_orders import scan_order
 from mmbackbones.ops.selective_scan import native, selective_scan, selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import get_backend
 from tests.conftest import golden
@@ -170,6 +171,110 @@ def test_reverse_is_the_flipped_scan():
     expected, expected_last = selective_scan(**flipped, return_last_state=True, backend='reference')
     torch.testing.assert_close(y, expected.flip(-1), rtol=0, atol=0)
     torch.testing.assert_close(last, expected_last, rtol=0, atol=0)
+
+
+ORDERS = [
+    ('w7', 9, 13), ('w2v', 7, 5), ('s2', 5, 7), ('snake_h', 6, 4), ('snake_v_flip', 5, 11), ('v', 3, 25), ('h', 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('dim, state, groups', [(34, 16, 2), (5, 1, 0), (12, 3, 4)])
+@pytest.mark.parametrize('name, height, width', ORDERS)
+def test_order_scans_a_gathered_copy(backend, name, height, width, dim, state, groups, reverse):
+    order = scan_order(name, height, width).order
+    inputs = random_inputs(2, dim, height * width, state, groups, dtype=torch.float32)
+    dout, dlast_state = torch.randn_like(inputs['u']), torch.randn(2, dim, state)
+    options = dict(delta_softplus=True, reverse=reverse, order=order)
+    assert_equal_scans(
+        run(inputs, dout, dlast_state, backend=backend, **options),
+        specification(inputs, dout, dlast_state, **options),
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
+@pytest.mark.parametrize('absent', [(), ('D',), ('z',), ('delta_bias',), ('D', 'z', 'delta_bias')], ids=str)
+def test_order_options(backend, absent, delta_softplus):
+    order = scan_order('w7', 9, 10).order
+    inputs = random_inputs(2, 20, 90, 4, 2, absent=absent, dtype=torch.float32)
+    if not delta_softplus:
+        inputs |= {name: inputs[name].abs() for name in ('delta', 'delta_bias') if name in inputs}
+    dout = torch.randn_like(inputs['u'])
+    options = dict(delta_softplus=delta_softplus, order=order)
+    assert_equal_scans(run(inputs, dout, backend=backend, **options), specification(inputs, dout, **options), FLOAT32)
+
+
+def test_order_takes_any_strides_and_returns_channels_last(backend):
+    order = scan_order('w7', 9, 10).order
+    inputs = random_inputs(2, 18, 90, 4, 2, dtype=torch.float32)
+    dout = torch.randn(2, 18, 90)
+    expected = run(inputs, dout, delta_softplus=True, order=order, backend=backend)
+    for name in ('u', 'delta', 'z', 'B', 'C', 'A'):
+        inputs[name] = inputs[name].transpose(-1, -2).contiguous().transpose(-1, -2)
+    # Parts of wider rows, as projections leave them.
+    inputs['C'] = torch.cat([inputs['B'], inputs['C']], dim=2)[:, :, 4:]
+    order = torch.stack([order, order], dim=1)[:, 0]
+    actual = run(inputs, dout.mT.contiguous().mT, delta_softplus=True, order=order, backend=backend)
+    assert_equal_scans(actual, {name: x.double() for name, x in expected.items()}, 1e-6)
+    for name in ('out', 'grad_u', 'grad_delta', 'grad_z'):
+        assert expected[name].mT.is_contiguous() and actual[name].mT.is_contiguous(), name
+
+
+def test_order_in_low_precision(backend):
+    order = scan_order('w7', 9, 10).order
+    inputs = random_inputs(2, 20, 90, 4, 2, dtype=torch.bfloat16)
+    dout = torch.randn(2, 20, 90).bfloat16()
+    expected = specification(inputs, dout, delta_softplus=True, order=order)
+    for name, x in run(inputs, dout, delta_softplus=True, order=order, backend=backend).items():
+        assert x.dtype == (torch.float32 if name == 'last_state' else torch.bfloat16), name
+        tolerance = 2 * torch.finfo(x.dtype).eps * expected[name].abs() + FLOAT32 * expected[name].abs().max()
+        assert ((x.double() - expected[name]).abs() <= tolerance).all(), name
+
+
+def test_order_of_an_empty_batch(backend):
+    inputs = random_inputs(0, 6, 6, 4, dtype=torch.float32)
+    order = scan_order('w7', 2, 3).order
+    actual = run(inputs, torch.zeros(0, 6, 6), torch.zeros(0, 6, 4), order=order, backend=backend)
+    assert actual['out'].shape == (0, 6, 6) and not actual['grad_A'].any()
+
+
+def test_order_twice_the_same_bits(backend):
+    inputs = random_inputs(3, 34, 150, 5, 2, dtype=torch.float32)
+    dout, order = torch.randn(3, 34, 150), scan_order('w7', 10, 15).order
+    first, second = (run(inputs, dout, delta_softplus=True, order=order, backend=backend) for _ in range(2))
+    for name, x in first.items():
+        assert torch.equal(x, second[name]), name
+
+
+@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_order_gradcheck(backend, reverse):
+    inputs = random_inputs(2, 4, 6, 3, 2)
+    tensors = [inputs[name].requires_grad_() for name in INPUTS]
+    options = dict(delta_softplus=True, reverse=reverse, order=scan_order('w2', 2, 3).order, return_last_state=True)
+    assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, backend=backend, **options), tensors)
+
+
+@pytest.mark.parametrize(
+    'order, message',
+    [
+        (list(range(7)), 'order is list, expected a tensor'),
+        (torch.arange(7).int(), r'order \(7,\) is torch.int32, expected a dense torch.int64'),
+        (torch.arange(7, device='meta'), r'order \(7,\) is on meta, expected cpu as u'),
+        (torch.arange(7)[None], r'order has shape \(1, 7\), expected \(S,\) with S >= L = 7'),
+        (torch.arange(6), r'order has shape \(6,\), expected \(S,\) with S >= L = 7'),
+        (torch.arange(8), 'order of 8 slots does not have every position from 0 to 6 once and else -1'),
+        (torch.arange(-2, 7), 'order of 9 slots does not have every position'),
+        (torch.tensor([0, 1, 2, 3, 4, 5, 5]), 'order of 7 slots does not have every position'),
+        (torch.tensor([0, 1, 2, 3, 4, 5, -1]), 'order of 7 slots does not have every position'),
+        (torch.tensor([0, 1, 2, 3, 4, 5, 1 << 62]), 'order of 7 slots does not have every position'),
+    ],
+)
+def test_bad_order_is_named(backend, order, message):
+    with pytest.raises(InputError, match=message) as error:
+        selective_scan(**inputs_with(), order=order, backend=backend)
+    assert '\n' not in str(error.value)
 
 
 def inputs_with(**changes):

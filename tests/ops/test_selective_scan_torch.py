@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmbackbones.ops.scan_orders import scan_order
 from mmbackbones.ops.selective_scan import native, selective_scan
 from tests.ops.scan_cases import INPUTS, random_inputs, run
 
@@ -30,16 +31,17 @@ def leaves(absent=(), **options):
 
 
 @pytest.mark.parametrize('absent', [(), ('D', 'z', 'delta_bias')], ids=['all', 'least'])
+@pytest.mark.parametrize('order', [(), (scan_order('w7', 7, 10).order,)], ids=['', 'order'])
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_opcheck(backend, absent):
+def test_opcheck(backend, order, absent):
     inputs = leaves(absent)
-    torch.library.opcheck(torch.ops.mmbackbones.selective_scan.default, (*inputs, True, True, True, backend))
+    torch.library.opcheck(torch.ops.mmbackbones.selective_scan.default, (*inputs, True, True, True, backend, *order))
     inputs = [x if x is None else x.detach() for x in inputs]
-    out, last_state, saved = torch.ops.mmbackbones.selective_scan(*inputs, True, True, True, backend)
+    out, last_state, saved = torch.ops.mmbackbones.selective_scan(*inputs, True, True, True, backend, *order)
     for dlast_state in (None, last_state):
         torch.library.opcheck(
             torch.ops.mmbackbones.selective_scan_backward.default,
-            (out, dlast_state, *inputs, saved, True, True, backend),
+            (out, dlast_state, *inputs, saved, True, True, backend, *order),
         )
 
 
@@ -58,15 +60,36 @@ def test_compiles_whole_and_equals_eager(dynamic):
             torch.testing.assert_close(x, y)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('dynamic', [False, True], ids=['static', 'dynamic'])
+def test_compiles_whole_with_an_order(dynamic, backend):
+    def scan(order, *inputs):
+        out, last_state = selective_scan(*inputs, True, order=order, return_last_state=True, backend=backend)
+        return out.sin().sum() + last_state.sum()
+
+    compiled = torch.compile(scan, fullgraph=True, dynamic=dynamic, backend='aot_eager')
+    for height in (7, 13):
+        order = scan_order('w7', height, 10).order
+        inputs = [x.requires_grad_() for x in random_inputs(2, 6, height * 10, 4, dtype=torch.float32).values()]
+        value, expected = compiled(order, *inputs), scan(order, *inputs)
+        torch.testing.assert_close(value, expected)
+        for x, y in zip(torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs)):
+            torch.testing.assert_close(x, y)
+
+
 @pytest.mark.slow
 def test_compiles_with_inductor(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))  # no code compiled for another version of the operator
     inputs = leaves()
-    compiled = torch.compile(lambda *x: selective_scan(*x, True).sin().sum(), fullgraph=True)
-    gradients = torch.autograd.grad(compiled(*inputs), inputs)
-    expected = torch.autograd.grad(selective_scan(*inputs, True).sin().sum(), inputs)
-    for x, y in zip(gradients, expected):
-        torch.testing.assert_close(x, y)
+    for order in (None, scan_order('w7', 7, 10).order):
+
+        def scan(*x, order=order):
+            return selective_scan(*x, True, order=order).sin().sum()
+
+        gradients = torch.autograd.grad(torch.compile(scan, fullgraph=True)(*inputs), inputs)
+        expected = torch.autograd.grad(scan(*inputs), inputs)
+        for x, y in zip(gradients, expected):
+            torch.testing.assert_close(x, y)
 
 
 def test_meta_tensors_and_flops():
@@ -78,6 +101,15 @@ def test_meta_tensors_and_flops():
     assert [x.grad.shape for x in inputs] == [x.shape for x in inputs]
     forward = 2 * 6 * 70 * (9 * 4 + 1)
     assert counter.get_total_flops() == forward + 2 * forward
+
+
+def test_meta_tensors_and_flops_of_an_order():
+    inputs, order = [x.detach().to('meta').requires_grad_() for x in leaves()], scan_order('w7', 7, 10, 'meta').order
+    with FlopCounterMode(display=False) as counter:
+        out = selective_scan(*inputs, order=order)
+        out.sum().backward()
+    assert out.mT.is_contiguous() and inputs[0].grad.shape == inputs[0].shape
+    assert counter.get_total_flops() == 3 * 2 * 6 * 98 * (9 * 4 + 1)
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -150,15 +182,17 @@ def test_ddp():
 
 
 @pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
+@pytest.mark.parametrize('order', [None, scan_order('w7', 10, 13).order], ids=['', 'order'])
 @pytest.mark.parametrize('threads', [2, 3, 8])
-def test_native_threads_share_the_channels(threads):
+def test_native_threads_share_the_channels(threads, order):
     inputs = random_inputs(1, 100, 130, 5, 2, dtype=torch.float32)
     dout = torch.randn(1, 100, 130)
-    expected = run(inputs, dout, delta_softplus=True, backend='native')
+    options = dict(delta_softplus=True, order=order, backend='native')
+    expected = run(inputs, dout, **options)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        first, second = (run(inputs, dout, delta_softplus=True, backend='native') for _ in range(2))
+        first, second = (run(inputs, dout, **options) for _ in range(2))
     finally:
         torch.set_num_threads(before)
     for name, x in expected.items():

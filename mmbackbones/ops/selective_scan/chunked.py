@@ -16,6 +16,7 @@ from mmbackbones.ops.selective_scan.frame import frame_backward, frame_forward
 
 DEVICES = None
 FLOAT64 = True
+INDEXED = False
 
 BLOCK_ELEMENTS = 1 << 20  # of (B, D, L, N) at a time on the CPU: 4 MB per product
 BLOCK_ELEMENTS_ELSEWHERE = 1 << 26  # an accelerator wants few, large operations

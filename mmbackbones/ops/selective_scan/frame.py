@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbackbones.errors import InputError
+
 
 def upcast(*tensors: Tensor | None) -> list[Tensor | None]:
     """All in the dtype of state and step: float64 if a tensor is, else float32."""
@@ -72,4 +74,17 @@ def frame_backward(
     return tuple(
         u.new_empty(0) if x is None else g.to(x.dtype).contiguous()
         for x, g in zip(inputs, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
+    )
+
+
+def check_order(order: Tensor, length: int) -> None:
+    """Refuse an order on the CPU in which a position has no slot or two, or a slot is no position."""
+    positions, _ = order[order != -1].sort()
+    if not torch.equal(positions, torch.arange(length)):
+        raise bad_order(length, len(order))
+
+
+def bad_order(length: int, slots: int) -> InputError:
+    return InputError(
+        f'selective_scan: order of {slots} slots does not have every position from 0 to {length - 1} once and else -1'
     )

@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmbackbones.ops.selective_scan.frame import bad_order
+
 DEVICES = ('cpu',)
 FLOAT64 = False
+INDEXED = True
 
 CHUNK, REST = 64, 16
 # Best first, by torch's name of the capability.
@@ -21,7 +24,7 @@ LIBRARIES = {'AVX512': '_scan_avx512', 'AVX2': '_scan_avx2', 'baseline': '_scan_
 
 # The fields of ScanProblem in scan.cpp: integers and addresses of 64 bits. Packed, since an array of ctypes takes ten
 # times as long to fill.
-PROBLEM = struct.Struct('42q')
+PROBLEM = struct.Struct('52q')
 
 ALL_FLOAT32 = [torch.float32] * 8
 
@@ -61,40 +64,42 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return batch, torch.sym_max(1, (length + CHUNK - REST) // CHUNK), state, dim
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, order=None):
     dtype, (batch, dim, length), state, (splits, threads) = u.dtype, u.shape, A.shape[1], _shares(u, B)
-    u, delta, z = _sequence(u), _sequence(delta), _sequence(z)
-    A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
-    out, last_state = u.new_empty(batch, dim, length), u.new_empty(batch, dim, state)
-    saved = u.new_empty(saved_shape(batch, dim, length, state) if save else 0)
+    sequence, maps, slots = (_sequence, _small, length) if order is None else (_rows, _float32, len(order))
+    order = None if order is None else order.contiguous()
+    u, delta, z, B, C = sequence(u), sequence(delta), sequence(z), maps(B), maps(C)
+    A, D, delta_bias = _small(A), _small(D), _small(delta_bias)
+    out, last_state = _like(u, order), u.new_empty(batch, dim, state)
+    saved = u.new_empty(saved_shape(batch, dim, slots, state) if save else 0)
     _call('scan_forward',
-        batch, dim, length, state, B.shape[1], delta_softplus, reverse, splits, threads,
+        batch, dim, length, state, B.shape[1], slots, _at(order), delta_softplus, reverse, splits, threads,
         *_view(u), *_view(delta), *_view(z), *_view(None),
-        _at(A), _at(B), _at(C), _at(D), _at(delta_bias),
-        _at(out), _at(last_state), _at(saved if save else None),
+        B.data_ptr(), *B.stride(), C.data_ptr(), *C.stride(), A.data_ptr(), _at(D), _at(delta_bias),
+        out.data_ptr(), last_state.data_ptr(), saved.data_ptr() if save else 0,
         0, 0, 0, 0, 0, 0, 0, 0, 0,
     )  # fmt: skip
     return out if dtype == torch.float32 else out.to(dtype), last_state, saved
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
+def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, order=None):
     dtypes = [None if x is None else x.dtype for x in (u, delta, A, B, C, D, z, delta_bias)]
     (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
-    dout, u, delta, z = _sequence(dout), _sequence(u), _sequence(delta), _sequence(z)
-    A, B, C, D, delta_bias = _small(A), _small(B), _small(C), _small(D), _small(delta_bias)
-    dlast_state = _small(dlast_state)
-    du, ddelta = u.new_empty(batch, dim, length), u.new_empty(batch, dim, length)
-    dz = None if z is None else u.new_empty(batch, dim, length)
+    sequence, maps, slots = (_sequence, _small, length) if order is None else (_rows, _float32, len(order))
+    order = None if order is None else order.contiguous()
+    dout, u, delta, z, B, C = sequence(dout), sequence(u), sequence(delta), sequence(z), maps(B), maps(C)
+    A, D, delta_bias, dlast_state = _small(A), _small(D), _small(delta_bias), _small(dlast_state)
+    du, ddelta, dz = _like(u, order), _like(u, order), None if z is None else _like(u, order)
     # Parts, one per batch item or share; where there is but one it is the result.
     items, shares = (batch,) if batch > 1 else (), (splits,) if splits > 1 else ()
     dA, dB, dC = u.new_empty(*items, dim, state), u.new_empty(*shares, *B.shape), u.new_empty(*shares, *B.shape)
     dD, ddelta_bias = (None if x is None else u.new_empty(*items, dim) for x in (D, delta_bias))
     _call('scan_backward',
-        batch, dim, length, state, B.shape[1], delta_softplus, reverse, splits, threads,
+        batch, dim, length, state, B.shape[1], slots, _at(order), delta_softplus, reverse, splits, threads,
         *_view(u), *_view(delta), *_view(z), *_view(dout),
-        _at(A), _at(B), _at(C), _at(D), _at(delta_bias),
-        0, 0, _at(saved), _at(dlast_state),
-        _at(du), _at(ddelta), _at(dz), _at(dA), _at(dD), _at(ddelta_bias), _at(dB), _at(dC),
+        B.data_ptr(), *B.stride(), C.data_ptr(), *C.stride(), A.data_ptr(), _at(D), _at(delta_bias),
+        0, 0, saved.data_ptr(), _at(dlast_state), du.data_ptr(), ddelta.data_ptr(), _at(dz),
+        dA.data_ptr(), _at(dD), _at(ddelta_bias), dB.data_ptr(), dC.data_ptr(),
     )  # fmt: skip
     if items:
         dA, dD, ddelta_bias = (None if x is None else x.sum(0) for x in (dA, dD, ddelta_bias))
@@ -113,9 +118,26 @@ def _sequence(x: Tensor | None) -> Tensor | None:
     """(B, D, L) as the kernel reads it: float32, steps or channels next to each other."""
     if x is None:
         return None
-    if x.dtype != torch.float32:
-        x = x.float()
+    x = _float32(x)
     return x if 1 in x.stride()[1:] else x.contiguous()
+
+
+def _rows(x: Tensor | None) -> Tensor | None:
+    """(B, D, L) as the kernel reads it by an order: float32, channels next to each other."""
+    if x is None:
+        return None
+    x = _float32(x)
+    return x if x.stride(1) == 1 else x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float32 else x.float()
+
+
+def _like(u: Tensor, order: Tensor | None) -> Tensor:
+    """A new (B, D, L), steps next to each other, with an order channels."""
+    batch, dim, length = u.shape
+    return u.new_empty(batch, dim, length) if order is None else u.new_empty(batch, length, dim).transpose(1, 2)
 
 
 def _small(x: Tensor | None) -> Tensor | None:
@@ -142,5 +164,8 @@ def _at(x: Tensor | None) -> int:
 
 
 def _call(function: str, *fields: int) -> None:
-    if getattr(load(isa()), function)(PROBLEM.pack(*fields)):
+    fault = getattr(load(isa()), function)(PROBLEM.pack(*fields))
+    if fault == 1:
         raise MemoryError('selective scan: no memory for the working buffers of a thread')
+    if fault:
+        raise bad_order(length=fields[2], slots=fields[5])

@@ -17,6 +17,7 @@ from mmbackbones.errors import InputError
 
 DEVICES = ('cuda',)
 FLOAT64 = False
+INDEXED = False
 
 MOST_PADDING = 1.25
 NO_STEP = -1e4  # within float16; its softplus is exactly 0

@@ -6,7 +6,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.scan_orders import ScanOrder, inverse_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan.dispatch import choose, get_backend, log_once
+from mmbackbones.ops.selective_scan.frame import check_order
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -15,9 +17,10 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')
 INPUTS = 'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias'
 for schema in (
-    f'selective_scan({INPUTS}, bool delta_softplus, bool reverse, bool save, str backend) -> (Tensor, Tensor, Tensor)',
+    f'selective_scan({INPUTS}, bool delta_softplus, bool reverse, bool save, str backend, '
+    'Tensor? order=None) -> (Tensor, Tensor, Tensor)',
     f'selective_scan_backward(Tensor dout, Tensor? dlast_state, {INPUTS}, Tensor saved, bool delta_softplus, '
-    f'bool reverse, str backend) -> ({", ".join(["Tensor"] * 8)})',
+    f'bool reverse, str backend, Tensor? order=None) -> ({", ".join(["Tensor"] * 8)})',
 ):
     LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
 scan_op = torch.ops.mmbackbones.selective_scan.default
@@ -25,38 +28,77 @@ backward_op = torch.ops.mmbackbones.selective_scan_backward.default
 
 
 @torch.library.impl(LIBRARY, 'selective_scan', 'CompositeExplicitAutograd')
-def scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
+def scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
+    inputs = u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
     if u.numel() == 0:
-        out, last_state, saved = scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend)
+        out, last_state, saved = scan_fake(*inputs, backend, order)
         return out, last_state.zero_(), saved
-    return get_backend(backend).forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save)
+    module = get_backend(backend)
+    if module.INDEXED:
+        return module.forward(*inputs, order)
+    if order is None:
+        return module.forward(*inputs)
+    order = _whole_order(order, u.shape[2])
+    u, delta, B, C, z = (None if x is None else to_sequence(x, order) for x in (u, delta, B, C, z))
+    out, *rest = module.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save)
+    return _channels_last(to_map(out, order)), *rest
 
 
 @torch.library.register_fake('mmbackbones::selective_scan', lib=LIBRARY)
-def scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend):
+def scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
     (batch, dim, length), state = u.shape, A.shape[1]
     double = any(x is not None and x.dtype == torch.float64 for x in (u, delta, A, B, C, D, z, delta_bias))
-    saved_shape = get_backend(backend).saved_shape(batch, dim, length, state) if save else (0,)
+    slots = length if order is None else order.shape[0]
+    saved_shape = get_backend(backend).saved_shape(batch, dim, slots, state) if save else (0,)
     return (
-        u.new_empty(batch, dim, length),
+        _new_like(u, order),
         u.new_empty(batch, dim, state, dtype=torch.float64 if double else torch.float32),
         u.new_empty(saved_shape, dtype=torch.float32),
     )
 
 
 @torch.library.impl(LIBRARY, 'selective_scan_backward', 'CompositeExplicitAutograd')
-def backward_kernel(*inputs):
-    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend = inputs
+def backward_kernel(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend,
+                    order=None):  # fmt: skip
+    inputs = dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse
     if u.numel() == 0:
-        return tuple(x.zero_() for x in backward_fake(*inputs))
-    return get_backend(backend).backward(
+        return tuple(x.zero_() for x in backward_fake(*inputs, backend, order))
+    module = get_backend(backend)
+    if module.INDEXED:
+        return module.backward(*inputs, order)
+    if order is None:
+        return module.backward(*inputs)
+    order = _whole_order(order, u.shape[2])
+    dout, u, delta, B, C, z = (None if x is None else to_sequence(x, order) for x in (dout, u, delta, B, C, z))
+    du, ddelta, dA, dB, dC, dD, dz, ddelta_bias = module.backward(
         dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse
     )
+    du, ddelta, dz = (g if x is None else _channels_last(to_map(g, order)) for g, x in ((du, u), (ddelta, u), (dz, z)))
+    return du, ddelta, dA, to_map(dB, order), to_map(dC, order), dD, dz, ddelta_bias
 
 
 @torch.library.register_fake('mmbackbones::selective_scan_backward', lib=LIBRARY)
-def backward_fake(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend):
-    return tuple(u.new_empty(0) if x is None else x.new_empty(x.shape) for x in (u, delta, A, B, C, D, z, delta_bias))
+def backward_fake(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend,
+                  order=None):  # fmt: skip
+    du, ddelta, dz = (u.new_empty(0) if x is None else _new_like(x, order) for x in (u, delta, z))
+    dA, dB, dC, dD, dbias = (u.new_empty(0) if x is None else x.new_empty(x.shape) for x in (A, B, C, D, delta_bias))
+    return du, ddelta, dA, dB, dC, dD, dz, dbias
+
+
+def _new_like(x: Tensor, order: Tensor | None) -> Tensor:
+    """A new (B, D, L); with an order channels lie next to each other."""
+    batch, dim, length = x.shape
+    return x.new_empty(batch, dim, length) if order is None else x.new_empty(batch, length, dim).transpose(1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2).copy_(x)
+
+
+def _whole_order(order: Tensor, length: int) -> ScanOrder:
+    if order.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
+        check_order(order, length)
+    return ScanOrder(order, inverse_order(order, length))
 
 
 class Scan(torch.autograd.Function):
@@ -64,7 +106,7 @@ class Scan(torch.autograd.Function):
     def forward(ctx, *inputs):
         with torch._C._AutoDispatchBelowAutograd():
             out, last_state, saved = scan_op(*inputs)
-        ctx.save_for_backward(*inputs[:8], saved)
+        ctx.save_for_backward(*inputs[:8], saved, inputs[12])
         ctx.options = inputs[8], inputs[9], inputs[11]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(saved)
@@ -78,17 +120,18 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx, dout, dlast_state):
-        *inputs, saved = ctx.saved_tensors
+        *inputs, saved, order = ctx.saved_tensors
         if dout is None:
             dout = torch.zeros_like(inputs[0])
-        gradients = backward_op(dout, dlast_state, *inputs, saved, *ctx.options)
-        return *[None if x is None else g for g, x in zip(gradients, inputs)], None, None, None, None
+        gradients = backward_op(dout, dlast_state, *inputs, saved, *ctx.options, order)
+        return *[None if x is None else g for g, x in zip(gradients, inputs)], None, None, None, None, None
 
     once = staticmethod(once_differentiable(gradients))
 
 
 @torch.library.impl(LIBRARY, 'selective_scan', 'Autograd')
-def scan_autograd(*inputs):
+def scan_autograd(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
+    inputs = u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order
     if torch.is_grad_enabled():
         for x in inputs[:8]:
             if x is not None and x.requires_grad:
@@ -98,17 +141,20 @@ def scan_autograd(*inputs):
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan)
-def scan_flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """9 B D L N + B D L, VMamba's count of floating-point operations, a multiply and an add counted apart."""
+def scan_flops(u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape, delta_bias_shape, delta_softplus,
+               reverse, save, backend, order_shape=None, *, out_shape=None, **kwargs) -> int:  # fmt: skip
+    """9 B D S N + B D S over S slots, VMamba's count of floating-point operations: a multiply-add is two."""
     batch, dim, length = u_shape
-    return batch * dim * length * (9 * A_shape[1] + 1)
+    slots = length if order_shape is None else order_shape[0]
+    return batch * dim * slots * (9 * A_shape[1] + 1)
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan_backward)
-def backward_flops(
-    dout_shape, dlast_state_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs
-) -> int:
-    return 2 * scan_flops(u_shape, delta_shape, A_shape)
+def backward_flops(dout_shape, dlast_state_shape, u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape,
+                   delta_bias_shape, saved_shape, delta_softplus, reverse, backend, order_shape=None, *,
+                   out_shape=None, **kwargs) -> int:  # fmt: skip
+    return 2 * scan_flops(u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape, delta_bias_shape,
+                          delta_softplus, reverse, True, backend, order_shape)  # fmt: skip
 
 
 def selective_scan(
@@ -123,6 +169,7 @@ def selective_scan(
     delta_softplus: bool = False,
     *,
     reverse: bool = False,
+    order: Tensor | None = None,
     return_last_state: bool = False,
     backend: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -132,6 +179,11 @@ def selective_scan(
 
         h = exp(step[t] * A) * h + step[t] * B[t] * u[t]
         y[t] = (sum_n C[t, n] * h[n] + D * u[t]) * silu(z[t])
+
+    With ``order`` the scan visits S >= L slots. Slot s is position ``order[s]`` of u, delta, B, C, z and y. Where
+    ``order[s]`` is -1 the slot is padding: it reads zeros from all five, so that its step is that of delta_bias alone
+    and the state only decays, and writes nothing. That is the scan of a sequence gathered by the order, brought back by
+    its inverse. Best given (B, D, L) views with contiguous channels, as y and the gradients of u, delta and z then are.
 
     Tensors may be float32, float16 or bfloat16, in any mixture; float64 where the backend has it. State and step are
     float32 whatever the inputs (float64 if one of them is). Channel d reads group d // (D / G) of B and C.
@@ -146,7 +198,9 @@ def selective_scan(
         z: (B, D, L), the gate, before its SiLU.
         delta_bias: (D,), added to delta.
         delta_softplus: whether the step goes through softplus (linear above 20, as in torch).
-        reverse: scan from t = L - 1 to 0, by index, without a flipped copy.
+        reverse: scan from t = L - 1 to 0, or from the last slot, by index, without a flipped copy.
+        order: (S,) int64 on u's device, every position from 0 to L - 1 in exactly one slot, -1 in the others. Values
+            are checked on the CPU alone; elsewhere that would mean to wait for the device.
         return_last_state: also return the state after the last step, that of t = 0 under ``reverse``.
         backend: ``'auto'`` (by device, see :func:`selective_scan_backend`; the environment variable
             ``MMBACKBONES_SCAN_BACKEND`` replaces it) or ``'reference'``, ``'chunked'``, ``'native'``, ``'triton'``,
@@ -156,7 +210,8 @@ def selective_scan(
         y (B, D, L) in the dtype of u; with ``return_last_state`` also h (B, D, N), float32 or float64.
 
     Raises:
-        InputError: a tensor has the wrong shape, dtype or device, or the backend is unknown or can't be used.
+        InputError: a tensor has the wrong shape, dtype or device, the order lacks a position or has one twice, or the
+            backend is unknown or can't be used.
     """
     double = needs_grad = False
     device = u.device if isinstance(u, Tensor) else None
@@ -166,11 +221,13 @@ def selective_scan(
         double = double or x.dtype == torch.float64
         needs_grad = needs_grad or x.requires_grad
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    if order is not None:
+        _check_order(order, u)
     name = _choose(device.type, double, backend)
     if B.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
     save = needs_grad and torch.is_grad_enabled()
-    out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, name)
+    out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, name, order)
     return (out, last_state) if return_last_state else out
 
 
@@ -223,3 +280,16 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
         raise InputError(f'selective_scan: B {tuple(maps)} has {maps[1]} groups, expected a divisor of D = {dim}')
     if C.shape != maps:
         raise InputError(f'selective_scan: C has shape {tuple(C.shape)}, expected {tuple(maps)} as B')
+
+
+def _check_order(order, u) -> None:
+    if not isinstance(order, Tensor):
+        raise InputError(f'selective_scan: order is {type(order).__name__}, expected a tensor')
+    if order.dtype != torch.int64 or order.layout != torch.strided:
+        raise InputError(f'selective_scan: order {tuple(order.shape)} is {order.dtype}, expected a dense torch.int64')
+    if order.device != u.device:
+        raise InputError(f'selective_scan: order {tuple(order.shape)} is on {order.device}, expected {u.device} as u')
+    if order.dim() != 1 or order.shape[0] < u.shape[2]:
+        raise InputError(
+            f'selective_scan: order has shape {tuple(order.shape)}, expected (S,) with S >= L = {u.shape[2]} slots'
+        )

@@ -7,6 +7,7 @@ from mmbackbones.ops.selective_scan.frame import frame_backward, frame_forward
 
 DEVICES = None
 FLOAT64 = True
+INDEXED = False
 
 
 def recurrence(step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:

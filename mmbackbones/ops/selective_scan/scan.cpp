@@ -13,6 +13,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <type_traits>
+#include <vector>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -25,11 +26,21 @@ struct View {  // (B, D, L); strides in elements, that of the channel or that of
   int64_t batch, channel, step;
 };
 
-struct ScanProblem {  // native.py mirrors the fields; all but the views are contiguous
-  int64_t batch, dim, length, state, groups;
+struct Maps {  // (B, G, N, L); strides in elements, without an order that of the step is 1
+  const float* data;
+  int64_t batch, group, state, step;
+};
+
+// A scan visits `slots` slots. Without an order slot s is position s of the L. With one it is position order[s], and where
+// that is -1 the slot is padding: it reads zeros and writes nothing. Then the channel strides of all views are 1, and what
+// is (B, D, L) in the comments below lies in memory as (B, L, D).
+struct ScanProblem {  // native.py mirrors the fields; all but views and maps are contiguous
+  int64_t batch, dim, length, state, groups, slots;
+  const int64_t* order;
   int64_t softplus, reverse, splits, threads;
   View u, delta, z, dout;
-  const float *A, *B, *C, *D, *delta_bias;  // (D, N), (B, G, N, L), (B, G, N, L), (D), (D)
+  Maps B, C;
+  const float *A, *D, *delta_bias;          // (D, N), (D), (D)
   float *out, *last_state;                  // (B, D, L), (B, D, N)
   float *saved;                             // (B, chunks, N, D): states before the chunks, or null
   const float* dlast_state;                 // (B, D, N) or null
@@ -306,6 +317,9 @@ struct Offsets {
   Offsets(int64_t channel, int64_t step) : channel(channel), step(step) {
     for (int i = 0; i < MOST_STEPS; i++) bytes[i] = channel == 1 ? 4 * step * i : 4 * channel * (i >> 2) + 64 * (i & 3);
   }
+  void follow(const int64_t* order, int64_t slots) {
+    for (int i = 0; i < MOST_STEPS; i++) bytes[i] = i < slots && order[i] > 0 ? 4 * step * order[i] : 0;
+  }
 };
 
 // A rest of less than REST steps belongs to the chunk before it.
@@ -318,17 +332,19 @@ struct Share {
   float* memory = nullptr;
   Vec* vectors;
   Offsets offsets[5];
+  int64_t followed = -1;  // the chunk whose order the offsets follow
 
   Share(const ScanProblem& p, int64_t index)
       : p(p), offsets{{p.u.channel, p.u.step}, {p.delta.channel, p.delta.step}, {p.z.channel, p.z.step},
-                      {p.dout.channel, p.dout.step}, {p.length, 1}} {
+                      {p.dout.channel, p.dout.step},
+                      {p.order ? 1 : p.length, p.order ? p.dim : 1}} {
     split = index % p.splits;
     g = index / p.splits % p.groups;
     b = index / p.splits / p.groups;
     int64_t all = (p.dim / p.groups + LANES - 1) / LANES;
     first = all * split / p.splits;
     blocks = all * (split + 1) / p.splits - first;
-    chunks = chunks_of(p.length);
+    chunks = chunks_of(p.slots);
   }
   Share(const Share&) = delete;
   ~Share() { std::free(memory); }
@@ -348,21 +364,41 @@ struct Share {
     return left < LANES ? left : LANES;
   }
   int steps(int64_t chunk) const {
-    return chunk == chunks - 1 ? p.length - chunk * CHUNK : CHUNK;
+    return chunk == chunks - 1 ? p.slots - chunk * CHUNK : CHUNK;
   }
+  // Of a tile in memory; with an order of the channels at position 0.
   const float* at(const View& view, int64_t block, int64_t chunk) const {
-    return view.data + b * view.batch + channel(block) * view.channel + chunk * CHUNK * view.step;
+    return view.data + b * view.batch + channel(block) * view.channel + (p.order ? 0 : chunk * CHUNK * view.step);
+  }
+  int64_t row(int64_t block, int64_t chunk) const {
+    if (p.order) return b * p.dim * p.length + channel(block);
+    return (b * p.dim + channel(block)) * p.length + chunk * CHUNK;
   }
   void load_view(Vec* tile, const View& view, int64_t block, int64_t chunk) const {
-    load_tile(tile, at(view, block, chunk), view.channel, view.step, lanes(block), steps(chunk));
+    const float* start = at(view, block, chunk);
+    if (!p.order) return load_tile(tile, start, view.channel, view.step, lanes(block), steps(chunk));
+    const int64_t* order = p.order + chunk * CHUNK;
+    for (int t = 0; t < steps(chunk); t++)
+      tile[t] = order[t] < 0 ? Vec{} : load_lanes(start + order[t] * view.step, lanes(block));
+  }
+  void store(float* target, const Vec* tile, int64_t block, int64_t chunk) const {
+    target += row(block, chunk);
+    if (!p.order) return store_tile(target, tile, p.length, lanes(block), steps(chunk));
+    const int64_t* order = p.order + chunk * CHUNK;
+    for (int t = 0; t < steps(chunk); t++)
+      if (order[t] >= 0) store_lanes(target + order[t] * p.dim, tile[t], lanes(block));
   }
   // All (B, D, L) tensors that come after (block, chunk), to be read or written.
-  Ahead ahead(int64_t block, int64_t chunk) const {
+  Ahead ahead(int64_t block, int64_t chunk) {
     Ahead ahead;
     if (++block == blocks) {
       block = 0;
       chunk += (p.reverse != 0) == (p.dout.data != nullptr) ? 1 : -1;
       if (chunk < 0 || chunk >= chunks) return ahead;
+    }
+    if (p.order && chunk != followed) {
+      for (Offsets& known : offsets) known.follow(p.order + chunk * CHUNK, p.slots - chunk * CHUNK);
+      followed = chunk;
     }
     auto add = [&](const float* start, const Offsets& offsets) {
       ahead.streams[ahead.count++] = {reinterpret_cast<const char*>(start), offsets.bytes};
@@ -376,7 +412,6 @@ struct Share {
       if (target) add(target + row(block, chunk), offsets[4]);
     return ahead;
   }
-  int64_t row(int64_t block, int64_t chunk) const { return (b * p.dim + channel(block)) * p.length + chunk * CHUNK; }
   float* boundary(int64_t block, int64_t chunk, int64_t n) const {
     return p.saved + ((b * chunks + chunk) * p.state + n) * p.dim + channel(block);
   }
@@ -407,20 +442,33 @@ struct Share {
   }
   // B and C of a chunk: [N, steps] each -> [steps, 2 N].
   void unpack(float* maps, int64_t chunk) const {
-    int64_t N = p.state, offset = (b * p.groups + g) * N * p.length + chunk * CHUNK;
-    for (const float* source : {p.B + offset, p.C + offset}) {
-      for (int64_t n = 0; n < N; n += LANES) {
-        int lanes = N - n < LANES ? N - n : LANES;
-        if (4 * lanes >= LANES) {
-          Vec tile[MOST_STEPS];
-          load_tile(tile, source + n * p.length, p.length, 1, lanes, steps(chunk));
-          for (int t = 0; t < steps(chunk); t++) store_lanes(maps + t * 2 * N + n, tile[t], lanes);
-        } else {  // too few to be worth a transposition
-          for (int i = 0; i < lanes; i++)
-            for (int t = 0; t < steps(chunk); t++) maps[t * 2 * N + n + i] = source[(n + i) * p.length + t];
-        }
+    for (const Maps* source : {&p.B, &p.C}) {
+      if (p.order) unpack_by_order(maps, *source, chunk);
+      else unpack_steps(maps, *source, chunk);
+      maps += p.state;
+    }
+  }
+  void unpack_steps(float* maps, const Maps& source, int64_t chunk) const {
+    const float* start = source.data + b * source.batch + g * source.group + chunk * CHUNK;
+    for (int64_t n = 0, N = p.state; n < N; n += LANES) {
+      int lanes = N - n < LANES ? N - n : LANES;
+      if (4 * lanes >= LANES) {
+        Vec tile[MOST_STEPS];
+        load_tile(tile, start + n * source.state, source.state, 1, lanes, steps(chunk));
+        for (int t = 0; t < steps(chunk); t++) store_lanes(maps + t * 2 * N + n, tile[t], lanes);
+      } else {  // too few to be worth a transposition
+        for (int i = 0; i < lanes; i++)
+          for (int t = 0; t < steps(chunk); t++) maps[t * 2 * N + n + i] = start[(n + i) * source.state + t];
       }
-      maps += N;
+    }
+  }
+  void unpack_by_order(float* maps, const Maps& source, int64_t chunk) const {
+    const float* start = source.data + b * source.batch + g * source.group;
+    for (int t = 0; t < steps(chunk); t++, maps += 2 * p.state) {
+      int64_t position = p.order[chunk * CHUNK + t];
+      if (position < 0) std::memset(maps, 0, p.state * sizeof(float));
+      else
+        for (int64_t n = 0; n < p.state; n++) maps[n] = start[position * source.step + n * source.state];
     }
   }
 };
@@ -515,7 +563,7 @@ bool forward_share(const ScanProblem& p, int64_t index) {
         share.load_view(x, p.z, block, chunk);
         for (int t = 0; t < steps; t++) y[t] *= x[t] / (1 + exp.of_minus(x[t]));
       }
-      store_tile(p.out + share.row(block, chunk), y, p.length, lanes, steps);
+      share.store(p.out, y, block, chunk);
     }
   }
   for (int64_t block = 0; block < blocks; block++)
@@ -606,8 +654,16 @@ inline void unfold(const ScanProblem& p, const Share& share, const Vec* dmaps, i
     }
 #pragma GCC unroll 8
     for (int k = 0; k < 2 * COUNT; k++) {
-      float* target = (k < COUNT ? p.dB : p.dC) + (row + k % COUNT) * p.length + chunk * CHUNK + t;
-      store_lanes(target, folded<2 * COUNT>(rows, k), steps - t < LANES ? steps - t : LANES);
+      float* target = (k < COUNT ? p.dB : p.dC) + (row + k % COUNT) * p.length;
+      Vec sums = folded<2 * COUNT>(rows, k);
+      int count = steps - t < LANES ? steps - t : LANES;
+      if (!p.order) {
+        store_lanes(target + chunk * CHUNK + t, sums, count);
+        continue;
+      }
+      const int64_t* order = p.order + chunk * CHUNK + t;
+      for (int i = 0; i < count; i++)
+        if (order[i] >= 0) target[order[i]] = sums[i];
     }
   }
 }
@@ -682,9 +738,9 @@ bool backward_share(const ScanProblem& p, int64_t index) {
         dD[block] += dy[t] * u[t];
         gate[t] *= y[t];
       }
-      store_tile(p.ddelta + share.row(block, chunk), dstep, p.length, lanes, steps);
-      store_tile(p.du + share.row(block, chunk), dx, p.length, lanes, steps);
-      if (p.z.data) store_tile(p.dz + share.row(block, chunk), gate, p.length, lanes, steps);
+      share.store(p.ddelta, dstep, block, chunk);
+      share.store(p.du, dx, block, chunk);
+      if (p.z.data) share.store(p.dz, gate, block, chunk);
     }
     int64_t slot = 0;
     by_states<MOST>(N, [&](int64_t n, auto count) {
@@ -702,8 +758,23 @@ bool backward_share(const ScanProblem& p, int64_t index) {
   return true;
 }
 
+// Whether every position has one slot, so that nothing is read out of bounds or left unwritten.
+bool is_order(const ScanProblem& p) {
+  std::vector<bool> seen(p.length);
+  int64_t count = 0;
+  for (int64_t s = 0; s < p.slots; s++) {
+    int64_t position = p.order[s];
+    if (position == -1) continue;
+    if (position < 0 || position >= p.length || seen[position]) return false;
+    seen[position] = true;
+    count++;
+  }
+  return count == p.length;
+}
+
 template <class F>
 int in_parallel(const ScanProblem& p, F f) {
+  if (p.order && !is_order(p)) return 2;
   int64_t shares = p.batch * p.groups * p.splits;
   int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(p.threads) reduction(| : failed) if (p.threads > 1)
@@ -713,7 +784,7 @@ int in_parallel(const ScanProblem& p, F f) {
 
 }  // namespace
 
-// Both return 0, or 1 where memory ran out.
+// Both return 0, 1 where memory ran out, or 2 if the order is none.
 extern "C" int scan_forward(const ScanProblem* p) { return in_parallel(*p, forward_share); }
 extern "C" int scan_backward(const ScanProblem* p) { return in_parallel(*p, backward_share); }
 

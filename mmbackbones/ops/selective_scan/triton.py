@@ -14,6 +14,7 @@ from torch import Tensor
 
 DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',)
 FLOAT64 = False
+INDEXED = False
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
 # As many as have room with 255 registers a lane, read four steps ahead and with the chains of all their states in
