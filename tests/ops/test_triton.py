@@ -54,10 +54,11 @@ def test_module_needs_no_triton():
 class Machine(NamedTuple):
     """What the assembler made of a kernel."""
 
+    registers: int
     stack: int
     instructions: list[str]
     hot: Counter
-    """Instructions of the longest innermost loop by name."""
+    """Instructions of the longest innermost loop by name; of all where there is no loop."""
     ttir: str
 
 
@@ -80,12 +81,14 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) 
             attributes[(i,)] = [['tt.divisibility', 16]]
     source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
                        constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()})  # fmt: skip
-    options = dict(num_warps=4) if kernel is kernels.carry_kernel else backend.launch_options(constants['NB'], backward)
+    # Those without states are launched with the compiler's own four warps.
+    options = backend.launch_options(constants['NB'], backward) if 'NB' in constants else dict(num_warps=4)
     return analysed(triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options))
 
 
 def analysed(binary) -> Machine:
-    stack = int(re.search(r'STACK:(\d+)', disassembled(binary, 'cuobjdump', '--dump-resource-usage'))[1])
+    usage = disassembled(binary, 'cuobjdump', '--dump-resource-usage')
+    registers, stack = (int(re.search(rf'{name}:(\d+)', usage)[1]) for name in ('REG', 'STACK'))
     instructions, labels = [], {}
     for line in disassembled(binary, 'nvdisasm', '-c').splitlines():
         if label := re.match(r'\s*(\.L_x_\d+):', line):
@@ -95,9 +98,9 @@ def analysed(binary) -> Machine:
     loops = [(labels[target[1]], i) for i, text in enumerate(instructions)
              if (target := re.search(r'^BRA.*`\((\.L_x_\d+)\)', text)) and labels[target[1]] < i]  # fmt: skip
     innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
-    first, last = max(innermost, key=lambda loop: loop[1] - loop[0])
+    first, last = max(innermost, key=lambda loop: loop[1] - loop[0], default=(0, len(instructions) - 1))
     hot = Counter(text.split()[0].split('.')[0] for text in instructions[first : last + 1])
-    return Machine(stack, instructions, hot, binary.asm['ttir'])
+    return Machine(registers, stack, instructions, hot, binary.asm['ttir'])
 
 
 def disassembled(binary, name: str, *arguments: str) -> str:

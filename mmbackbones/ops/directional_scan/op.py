@@ -78,11 +78,11 @@ class Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout, *_):
-        inputs = ctx.saved_tensors[:COUNT]
         if dout is None:
             return (None,) * (COUNT + 4)
-        gradients = backward_op(dout, *ctx.saved_tensors, ctx.orders, ctx.reverse)
-        return *(g if x is not None else None for g, x in zip(gradients, inputs)), None, None, None, None
+        saved = ctx.saved_tensors  # once: a checkpoint recomputes them when asked
+        gradients = backward_op(dout, *saved, ctx.orders, ctx.reverse)
+        return *(None if x is None else g for g, x in zip(gradients, saved)), None, None, None, None
 
 
 @torch.library.impl(LIBRARY, 'directional_scan', 'Autograd')
