@@ -7,6 +7,7 @@ memory is filled with NaN, so that whatever a kernel forgets to write fails the 
 import pytest
 import torch
 
+from mmbackbones.ops.scan_orders import scan_order
 from mmbackbones.ops.selective_scan import triton as backend
 from tests.conftest import golden
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, random_inputs, run, specification
@@ -79,6 +80,22 @@ def test_parity(cut, batch, dim, length, state, groups, segments, reverse):
     inputs = random_inputs(batch, dim, length, state, groups, dtype=torch.float32)
     dlast_state = torch.randn(batch, dim, state)
     check(inputs, torch.randn(batch, dim, length), dlast_state, delta_softplus=True, reverse=reverse)
+
+
+@pytest.mark.parametrize(
+    'name, height, width, state, groups, segments, reverse',
+    [('w2', 3, 3, 3, 1, 1, True), ('v', 2, 4, 1, 2, 1, False), ('s2', 5, 7, 1, 0, 3, True),
+     ('w2v', 1, 3, 16, 0, 1, False)],
+)  # fmt: skip
+def test_order(cut, name, height, width, state, groups, segments, reverse):
+    cut(segments)
+    inputs = random_inputs(1, 4, height * width, state, groups, dtype=torch.float32)
+    dlast_state = torch.randn(1, 4, state)
+    order = scan_order(name, height, width).order
+    dout = torch.randn(1, 4, height * width)
+    check(inputs, dout, dlast_state, delta_softplus=True, reverse=reverse, order=order)
+    out = run(inputs, dout, delta_softplus=True, order=order, backend='triton')
+    assert all(out[key].mT.is_contiguous() for key in ('out', 'grad_u', 'grad_delta', 'grad_z'))
 
 
 @pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',)
 FLOAT64 = False
-INDEXED = False
+INDEXED = True
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
 # As many as have room with 255 registers a lane, read four steps ahead and with the chains of all their states in
@@ -55,18 +55,18 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return batch, -(-length // sizes(state)['CHUNK']), state, dim
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    (batch, dim, length), state = u.shape, A.shape[1]
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    out = u.new_empty(batch, length, dim)
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, order=None):
+    (batch, dim, _), state = u.shape, A.shape[1]
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
+    out = u.new_empty(problem.shape)
     last_state = u.new_empty(batch, state, dim, dtype=torch.float32)
-    saved = u.new_empty(saved_shape(batch, dim, length, state) if save else (0,), dtype=torch.float32)
+    saved = u.new_empty(saved_shape(batch, dim, problem.length, state) if save else (0,), dtype=torch.float32)
     problem.forward(out, last_state, saved if save else None)
-    return out.transpose(1, 2).contiguous(), last_state.transpose(1, 2).contiguous(), saved
+    return _returned(out, order), last_state.transpose(1, 2).contiguous(), saved
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, order=None):
+    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
     dlast_state = None if dlast_state is None else dlast_state.float().transpose(1, 2).contiguous()
     du, ddelta, dz = (None if x is None else x.new_empty(problem.shape) for x in (u, delta, z))
     dA, dB, dC, dD, dbias = problem.backward(_channels_last(dout), dlast_state, saved, du, ddelta, dz)
@@ -77,17 +77,24 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
     def optional(x, like):
         return u.new_empty(0) if like is None else x.to(like.dtype)
 
-    return (du.transpose(1, 2).contiguous(), ddelta.transpose(1, 2).contiguous(), dA.t().to(A.dtype).contiguous(),
-            state_last(dB, B), state_last(dC, C), optional(dD, D),
-            u.new_empty(0) if z is None else dz.transpose(1, 2).contiguous(), optional(dbias, delta_bias))  # fmt: skip
+    return (_returned(du, order), _returned(ddelta, order), dA.t().to(A.dtype).contiguous(), state_last(dB, B),
+            state_last(dC, C), optional(dD, D), u.new_empty(0) if z is None else _returned(dz, order),
+            optional(dbias, delta_bias))  # fmt: skip
 
 
-def _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse) -> 'Problem':
+def _returned(x: Tensor, order: Tensor | None) -> Tensor:
+    """[B, L, D] -> [B, D, L], contiguous without an order, with one a view."""
+    x = x.transpose(1, 2)
+    return x.contiguous() if order is None else x
+
+
+def _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order) -> 'Problem':
     u, delta, z = (None if x is None else _channels_last(x) for x in (u, delta, z))
     B, C = (states_last(x.transpose(2, 3), sizes(A.shape[1])['NB']) for x in (B, C))
     A = A.float().t().contiguous()
     D, delta_bias = (None if x is None else x.float().contiguous() for x in (D, delta_bias))
-    return Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    order = None if order is None else order.contiguous()
+    return Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order=order)
 
 
 class Problem:

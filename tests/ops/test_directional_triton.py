@@ -1,0 +1,107 @@
+"""The machine code of the fused directional scans, compiled ahead of time: no spills, and budgets of instructions."""
+
+import pytest
+
+from mmbackbones.ops.directional_scan import triton as fused
+from mmbackbones.ops.selective_scan import triton as backend
+
+pytest.importorskip('triton', reason='triton is not installed; pip install triton')
+
+from mmbackbones.ops.directional_scan import triton_kernels as conv_kernels
+from mmbackbones.ops.selective_scan import triton_kernels as kernels
+from tests.ops.test_triton import SEGMENT_UNROLL, assert_no_spill, compiled
+
+CONV = dict(TAPS=4, HAS_CONV_BIAS=True)
+# A direction in the middle of Vim-T's or Vim-S's mixer and its last one; VMamba's rows and its columns.
+FORWARD = {
+    'vim-first': (16, 12, dict(CONV, HAS_Z=False, REVERSE=False), 12),
+    'vim-last': (16, 12, dict(CONV, ADD=True, KEEP=True), 14.5),
+    'vim-small-last': (16, 24, dict(CONV, ADD=True, KEEP=True), 17.5),
+    'vmamba-rows': (1, 6, dict(HAS_Z=False, REVERSE=False, ADD=True), 75),
+    'vmamba-columns': (1, 6, dict(HAS_Z=False, ADD=True, HAS_ORDER=True), 95),
+    'windows': (16, 24, dict(CONV, HAS_Z=False, ADD=True, HAS_ORDER=True, PADDED=True), 19.5),
+}
+BACKWARD = {
+    'vim-first': (16, dict(DZ='kept', REVERSE=False), 34.5),
+    'vim-second': (16, dict(DZ='none'), 34.5),
+    'vmamba-rows': (1, dict(HAS_Z=False, DZ='none', REVERSE=False), 155),
+    'vmamba-columns': (1, dict(HAS_Z=False, DZ='none', ADD=True, HAS_ORDER=True), 170),
+    'windows': (16, dict(DZ='kept', ADD=True, HAS_ORDER=True, PADDED=True), 36),
+}
+CONVOLUTIONS = {
+    'forward': (conv_kernels.conv_kernel, dict(ACTIVATE=True)),
+    'transposed': (conv_kernels.conv_kernel, dict(ACTIVATE=False, HAS_BIAS=False, ADD=True)),
+    'backward': (conv_kernels.conv_backward_kernel, {}),
+}
+
+
+def ranks(rank: int, state: int) -> dict[str, int]:
+    padded = fused.rank_in_registers(rank, state)
+    return dict(RANK=padded, TILE=min(padded, 16))
+
+
+def check_forward(name: str, capability: int, dtype: str = 'bf16') -> None:
+    state, rank, flags, budget = FORWARD[name]
+    machine = compiled(kernels.forward_kernel, capability, state, dtype, **ranks(rank, state), **flags)
+    assert_no_spill(machine)
+    assert machine.hot['SHFL'] == 0 and machine.hot['BAR'] == 0
+    assert machine.hot.total() / (backend.ahead(state, 'HAS_ORDER' in flags) * state) <= budget
+
+
+def check_backward(name: str, capability: int, dtype: str = 'bf16') -> None:
+    state, flags, budget = BACKWARD[name]
+    machine = compiled(kernels.backward_for(state), capability, state, dtype, **flags)
+    assert_no_spill(machine)
+    assert machine.hot.total() / (backend.sizes(state)['STEPS'] * state) <= budget
+
+
+@pytest.mark.parametrize('name', ['vim-last', 'vmamba-columns'])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_forward_budget(capability, name):
+    check_forward(name, capability)
+
+
+@pytest.mark.parametrize('name', ['vim-first', 'vmamba-columns'])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_backward_budget(capability, name):
+    check_backward(name, capability)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('dtype', ['bf16', 'fp32'])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_budgets_in_full(capability, dtype):
+    for name in FORWARD:
+        check_forward(name, capability, dtype)
+    for name in BACKWARD:
+        check_backward(name, capability, dtype)
+
+
+@pytest.mark.parametrize('capability', [80, pytest.param(90, marks=pytest.mark.full), 100])
+def test_segment_budget(capability):
+    for state, rank, budget, flags in ((16, 12, 10.5, CONV), (1, 6, 70, dict(HAS_ORDER=True))):
+        machine = compiled(kernels.segment_kernel, capability, state, BACKWARD=False, HAS_Z=False, **ranks(rank, state),
+                           **flags)  # fmt: skip
+        assert_no_spill(machine)
+        assert machine.hot['SHFL'] == 0
+        assert machine.hot.total() / (SEGMENT_UNROLL * state) <= budget
+
+
+@pytest.mark.parametrize('name', CONVOLUTIONS)
+@pytest.mark.parametrize('capability', [pytest.param(80, marks=pytest.mark.full), 90,
+                                        pytest.param(100, marks=pytest.mark.full)])  # fmt: skip
+def test_convolution_budget(capability, name):
+    kernel, flags = CONVOLUTIONS[name]
+    constants = dict(TIME=fused.CONV_TIME, BLOCK=fused.CONV_BLOCK, TAPS=4)
+    machine = compiled(kernel, capability, 1, **constants | flags)
+    assert_no_spill(machine)
+    assert machine.registers <= 80 and machine.hot.total() <= 1200
+
+
+@pytest.mark.parametrize('state', [1, 16])
+@pytest.mark.parametrize('rank', [1, 3, 6, 12, 16, 17, 24, 33, 48])
+def test_rank_in_registers(rank, state):
+    padded = fused.rank_in_registers(rank, state)
+    most = 32 if state > 4 else 16
+    assert padded == 0 if rank > most else rank <= padded <= most
+    assert padded in (0, 1, 2, 4, 8) or padded % 16 == 0
