@@ -148,7 +148,8 @@ class Curve:
         gains = self.gains()
         above = [gain >= ABOVE_CHANCE for gain in gains]
         if not any(above):
-            return f'did not train: at chance in the near bin too ({100 * self.mean[0]:.1f} % at {self.bins[0]})'
+            return (f'did not train: hardly above chance in the near bin too ({100 * self.mean[0]:.1f} % at '
+                    f'{self.bins[0]})')
         if not above[0]:
             return 'uneven: above chance only at ' + ', '.join(name for name, is_ in zip(self.bins, above) if is_)
         if all(above):
