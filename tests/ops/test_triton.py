@@ -64,7 +64,7 @@ class Machine(NamedTuple):
 
 def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) -> Machine:
     constants = FLAGS | backend.sizes(state) | dict(BLOCK=backend.BLOCK) | flags
-    constants.setdefault('AHEAD', backend.ahead(constants['NB'], constants['HAS_ORDER']))
+    constants.setdefault('AHEAD', backend.ahead(constants['NB'], constants['HAS_ORDER'], constants['RANK']))
     constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
     backward = kernel in (kernels.backward_kernel, kernels.backward_kernel_few_states)
     unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
@@ -75,6 +75,8 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) 
         signature[name] = 'i32' if integer else f'*{dtype if name in SEQUENCES else "fp32"}'
         if name == 'order':
             signature[name] = '*i64'
+        if name == 'delta' and constants.get('RANK'):
+            signature[name] = '*fp32'
         if name in constants:
             signature[name] = 'constexpr'
         elif name not in unaligned:

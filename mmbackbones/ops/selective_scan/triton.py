@@ -40,9 +40,9 @@ def sizes(state: int) -> dict[str, int]:
     return dict(N=int(state), NB=padded, CHUNK=max(16, 2 * padded), STEPS=steps)
 
 
-def ahead(padded: int, has_order: bool) -> int:
-    """Steps that the forward reads before it writes; looking tokens up takes registers, many states leave few."""
-    return 2 if has_order and padded >= 8 else 4
+def ahead(padded: int, has_order: bool, rank: int = 0) -> int:
+    """Steps that the forward reads before it writes; an order and a high rank take registers, many states leave few."""
+    return 2 if padded >= 8 and (has_order or rank > 16) else 4
 
 
 def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
@@ -165,7 +165,7 @@ class Problem:
                 *_strides(self.delta),
                 *_strides(self.u if self.z is None else self.z),
                 CHUNK=self.sizes['CHUNK'],
-                AHEAD=ahead(self.sizes['NB'], self.order is not None),
+                AHEAD=ahead(self.sizes['NB'], self.order is not None, self.reading['RANK']),
                 HAS_D=self.D is not None,
                 ADD=total is not None,
                 KEEP=kept is not None,
