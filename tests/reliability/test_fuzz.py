@@ -195,6 +195,8 @@ class Targets:
         for name in {'delta', 'delta_bias'} - case['absent']:
             tensors[name] = tensors[name].abs()
         expected = dict(shape=shapes['u'], dtype=case['dtype'])
+        order = _order(case['order'], length, generator)
+        sound = order is None or _is_sound(order, length)
         for name, change in case['changes']:
             x = tensors.get(name)  # one that an earlier change left a dense tensor
             if isinstance(x, torch.Tensor) and x.device.type == 'cpu' and x.layout == torch.strided:
@@ -204,19 +206,20 @@ class Targets:
                 tensors[name] = x.detach().requires_grad_()
         try:
             out, last = selective_scan(
-                **tensors, delta_softplus=case['softplus'], reverse=case['reverse'], return_last_state=True,
-                backend=case['backend'])
+                **tensors, delta_softplus=case['softplus'], reverse=case['reverse'], order=order,
+                return_last_state=True, backend=case['backend'])
         except InputError as error:
             is_ours(error)
             usable = case['backend'] in ('auto', 'reference', 'chunked', 'native')
-            assert case['changes'] or not usable or case['dtype'] == torch.float64
+            assert case['changes'] or not sound or not usable or case['dtype'] == torch.float64
             return
+        assert sound or not out.numel()
         if not case['changes']:
             assert tuple(out.shape) == expected['shape'] and out.dtype == expected['dtype']
             assert out.isfinite().all() and last.isfinite().all()
             reference = selective_scan(
                 **{name: x.detach() for name, x in tensors.items()}, delta_softplus=case['softplus'],
-                reverse=case['reverse'], backend='reference')
+                reverse=case['reverse'], order=order if sound else None, backend='reference')
             tolerance = 1e-4 if case['dtype'] in (torch.float32, torch.float64) else 3e-2
             torch.testing.assert_close(out.detach(), reference, rtol=tolerance, atol=tolerance * max(
                 1., float(reference.abs().max()) if reference.numel() else 1.))
@@ -225,6 +228,22 @@ class Targets:
             for name in case['learn']:
                 if isinstance(x := tensors.get(name), torch.Tensor) and x.requires_grad:
                     assert x.grad.shape == x.shape
+
+
+def _order(case: dict | None, length: int, generator: torch.Generator) -> object:
+    """An order of that many positions and of padding, with changes that may spoil it."""
+    if case is None:
+        return None
+    order = torch.randperm(length + case['padding'], generator=generator)
+    order[order >= length] = -1
+    for index, value in case['changes']:
+        order[index:index + 1] = value
+    return case['form'](order)
+
+
+def _is_sound(order: object, length: int) -> bool:
+    return (isinstance(order, torch.Tensor) and order.dtype == torch.int64 and order.dim() == 1
+            and torch.equal(order[order != -1].sort()[0], torch.arange(length)))
 
 
 def _saved(content: dict, **options) -> bytes:
@@ -288,12 +307,19 @@ STRATEGIES = {
         absent=st.sets(st.sampled_from(['D', 'z', 'delta_bias'])), learn=st.sets(st.sampled_from(INPUTS)),
         changes=st.one_of(st.just([]), st.lists(
             st.tuples(st.sampled_from(INPUTS), st.sampled_from(SCAN_CHANGES)), max_size=2)),
+        order=st.one_of(st.none(), st.fixed_dictionaries(dict(
+            padding=st.integers(0, 4),
+            changes=st.one_of(st.just([]), st.lists(st.tuples(st.integers(0, 12), st.sampled_from(
+                [-1, 0, 1, 3, -2, 9, 2**31, 2**32 + 1, 2**62, -2**63])), max_size=2)),
+            form=st.sampled_from([lambda x: x] * 4 + [
+                lambda x: x.tolist(), lambda x: x.int(), lambda x: x.float(), lambda x: x[None], lambda x: x[:-1],
+                lambda x: x.repeat_interleave(2)[::2]])))),
         softplus=st.booleans(), reverse=st.booleans(),
         backend=st.sampled_from(['auto', 'reference', 'chunked', 'native', 'native', 'triton', 'mamba_ssm', 'x']))),
 }
 
-DENSE = dict(seed=0, sizes=(1, 1, 1, 1, 1), dtype=torch.float32, absent=set(), learn=set(), softplus=False,
-             reverse=False)
+DENSE = dict(seed=0, sizes=(1, 1, 1, 1, 1), dtype=torch.float32, absent=set(), learn=set(), order=None,
+             softplus=False, reverse=False)
 # What earlier searches found.
 FOUND = {
     'a line break in a key': ('overrides', [(0, '\n', None)]),
