@@ -70,6 +70,12 @@ def _interpolation(taps: int) -> Callable[..., float]:
     return lambda out, *args, **kwargs: out.numel() * taps
 
 
+def _scanned(u: Tensor, *args: object) -> int:
+    """Elements that a scan visits: with an order, the last argument, as many as it has slots, padding among them."""
+    order = args[11] if len(args) > 11 else None
+    return u.numel() if order is None else u.shape[0] * u.shape[1] * len(order)
+
+
 RULES: dict[object, Callable[..., float]] = {
     **{op: _product(op) for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution)},
     aten.native_layer_norm: _norm(2),
@@ -80,7 +86,7 @@ RULES: dict[object, Callable[..., float]] = {
     aten.upsample_bilinear2d: _interpolation(4),
     aten.grid_sampler_2d: _interpolation(4),
     aten._adaptive_avg_pool2d: lambda out, x, *args: x.numel(),
-    SCAN: lambda out, u, delta, A, *args: u.numel() * SCAN_RULES[PUBLISHED_RULE](A.shape[1]),
+    SCAN: lambda out, u, delta, A, *args: _scanned(u, delta, A, *args) * SCAN_RULES[PUBLISHED_RULE](A.shape[1]),
 }
 
 
@@ -143,7 +149,7 @@ class Count(TorchDispatchMode):
         for module in self.tracker.parents:
             self.macs[module][str(op)] += macs
         if op is SCAN:
-            self.scans[args[2].shape[1]] += args[0].numel()
+            self.scans[args[2].shape[1]] += _scanned(*args)
         return out
 
     def run(self, name: str, module: nn.Module, *inputs: object) -> object:

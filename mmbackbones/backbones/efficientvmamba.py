@@ -8,6 +8,8 @@ the paper and from recorded activations of that code; adapters bring its paramet
 The sizes are those of the released weights: small is 64 wide, although the published yaml and detection config say 96.
 """
 
+import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.swin_transformer import PatchMerging
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
 from mmbackbones.checkpoints.efficientvmamba import convert_efficientvmamba
 from mmbackbones.layers.channel_gate import ChannelGate
-from mmbackbones.layers.ss2d import DIRECTIONS, SS2D, in_float32
+from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem
-from mmbackbones.ops.scan_orders import scan_order, to_map, to_sequence
+from mmbackbones.ops.scan_orders import ScanOrder, permute_tokens, quarter_orders
 from mmbackbones.registry import MODELS
 
 ARCHS = {
@@ -37,11 +39,11 @@ class SkipSS2D(SS2D):
 
     def scan(self, x: Tensor) -> Tensor:
         """[B, D, H, W] -> [B, D, H*W], written back, not summed."""
-        order = scan_order('s2', *x.shape[-2:], x.device)
-        xs = to_sequence(x.flatten(2), order)  # [B, D, H, W] -> [B, D, S]
-        xs = xs.unflatten(-1, (DIRECTIONS, -1)).transpose(1, 2)  # [B, D, S] -> [B, 4, D, S/4]
-        y = self.scan_sequences(xs, in_float32(xs), slice(None))
-        return to_map(y.transpose(1, 2).flatten(2), order)  # [B, 4, D, S/4] -> [B, D, S] -> [B, D, H*W]
+        quarters, orders, lengths = quarter_orders(*x.shape[-2:], x.device)
+        x = permute_tokens(x.flatten(2).transpose(1, 2), quarters)  # [B, D, H, W] -> [B, H*W, D], quarter by quarter
+        y = [self.scan_tokens(u, F.linear(part, self.x_proj_weight[k]), k, orders[k])
+             for k, (part, u) in enumerate(zip(x.split(lengths, 1), in_float32(x).split(lengths, 1)))]
+        return permute_tokens(torch.cat(y, 1), ScanOrder(quarters.inverse, quarters.order)).transpose(1, 2)
 
 
 class ScanBlock(nn.Module):

@@ -9,6 +9,7 @@ The published code brings column-major sequences back with height and width exch
 tokens end up in wrong places. ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse.
 """
 
+import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.local_scan import is_exact, resolve_directions
 from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem
-from mmbackbones.ops.scan_orders import localmamba_unscan_order, scan_order, to_map, to_sequence
+from mmbackbones.ops.scan_orders import localmamba_displacement, permute_tokens, scan_order
 from mmbackbones.registry import MODELS
 
 # Four orders per block, one stage below the other; see mmbackbones.ops.scan_orders for their names.
@@ -62,13 +63,17 @@ class LocalSS2D(SS2D):
     def scan(self, x: Tensor) -> Tensor:
         """[B, D, H, W] -> [B, D, H*W]"""
         size, total = x.shape[-2:], 0
-        x = x.flatten(2)
-        for k, direction in enumerate(self.directions):
+        x = x.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, H*W, D]
+        u = in_float32(x).contiguous()
+        projected = F.linear(x, self.x_proj_weight.flatten(0, 1)).unflatten(-1, self.x_proj_weight.shape[:2])
+        for k, (direction, mine) in enumerate(zip(self.directions, projected.unbind(2))):
             name = direction.removesuffix('_flip')
-            xs = to_sequence(x, scan_order(name, *size, x.device)).unsqueeze(1)  # [B, D, H*W] -> [B, 1, D, S]
-            y = self.scan_sequences(xs, in_float32(xs), slice(k, k + 1), reverse=name != direction).squeeze(1)
-            y = to_map(y, localmamba_unscan_order(name, *size, x.device, exact=self.exact))  # [B, D, S] -> [B, D, H*W]
-            total = total + self.channel_gate(y.transpose(1, 2))  # -> [B, H*W, D]
+            order = scan_order(name, *size, x.device).order
+            y = self.scan_tokens(u, mine, k, order, reverse=name != direction)  # [B, H*W, D]
+            displacement = localmamba_displacement(name, *size, x.device, exact=self.exact)
+            if displacement is not None:
+                y = permute_tokens(y, displacement)
+            total = total + self.channel_gate(y)
         return total.transpose(1, 2)
 
 

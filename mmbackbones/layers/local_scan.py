@@ -1,9 +1,10 @@
 """What both LocalMamba families share: four scan orders per block, brought back as published or exactly.
 
-Sequences are gathered copies, the padding slots of windows included. An index within the scan would not spare them:
-what runs before it, LocalVim's causal convolution and the products that give step, B and C, reads the sequence too. A
-copy takes 4 * D * S bytes in float32 for S slots: 7.2 MB for LocalVim-tiny at 800x1280 (D = 384), in windows of 7 with
-S = 56 * 84, a seventh of it padding.
+LocalVMamba projects its tokens as they lie and scans them by index: a padding slot of a window takes zeros, as it would
+from a padded copy. LocalVim scans a gathered copy, the padding slots included, because its slots are not empty: a
+causal convolution runs along the order before the projections, so that the slots behind a window's last token hold what
+it carries over from that token, and its bias. The copies of x and z take 4 * D * S bytes each in float32 for S slots:
+7.2 MB for LocalVim-tiny at 800x1280 (D = 384), in windows of 7 with S = 56 * 84, a seventh of it padding.
 """
 
 from functools import lru_cache

@@ -92,6 +92,37 @@ class DirectionalScans(nn.Module):
         return y.view_as(u)
 
 
+    def scan_tokens(self, u: Tensor, projected: Tensor, k: int, order: Tensor, reverse: bool = False) -> Tensor:
+        """Scan tokens by an order with the weights of direction k.
+
+        Args:
+            u (Tensor): [B, L, D] in float32, what is scanned.
+            projected (Tensor): [B, L, R + 2 N], its low rank of the step, B and C. No bias joins them, nor the step
+                before the scan: so the zeros that the scan takes in padding slots are what a zero would project to.
+            k (int): the direction.
+            order (Tensor): [S], token of each slot, -1 for padding.
+            reverse (bool): scan from the end.
+
+        Returns:
+            Tensor: [B, L, D] in float32.
+        """
+        low_rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        delta = F.linear(low_rank, self.dt_projs_weight[k])  # [B, L, R] -> [B, L, D]
+        A_log, D = (m.unflatten(0, self.dt_projs_bias.shape)[k] for m in (self.A_logs, self.Ds))
+        y = selective_scan(
+            u.transpose(1, 2),
+            delta.transpose(1, 2),
+            -torch.exp(in_float32(A_log)),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            D,
+            delta_bias=self.dt_projs_bias[k],
+            delta_softplus=True,
+            reverse=reverse,
+            order=order)
+        return y.transpose(1, 2)
+
+
 class SS2D(DirectionalScans):
     """Token mixer of channels-last maps.
 

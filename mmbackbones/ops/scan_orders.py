@@ -27,8 +27,8 @@ from torch import Tensor
 from mmbackbones.errors import InputError
 
 __all__ = [
-    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'inverse_order', 'localmamba_unscan_order', 'move_codes',
-    'scan_order', 'to_map', 'to_sequence',
+    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'inverse_order', 'localmamba_displacement',
+    'localmamba_unscan_order', 'move_codes', 'permute_tokens', 'quarter_orders', 'scan_order', 'to_map', 'to_sequence',
 ]  # fmt: skip
 
 _NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
@@ -69,8 +69,8 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
 
 def forget_orders() -> None:
     """Empty the cache, which must not keep index maps that were made as fake tensors: they hold no numbers."""
-    _cached_order.cache_clear()
-    _cached_moves.cache_clear()
+    for cached in (_cached_order, _cached_moves, _cached_displacement, _cached_quarters):
+        cached.cache_clear()
 
 
 def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:
@@ -114,6 +114,48 @@ def localmamba_unscan_order(name: str, height: int, width: int, device: torch.de
 
 
 @lru_cache(maxsize=128)
+def _cached_displacement(name: str, height: int, width: int, device: torch.device) -> ScanOrder:
+    with torch.inference_mode(False):
+        scan, back = scan_order(name, height, width, device), localmamba_unscan_order(name, height, width, device)
+        displacement = scan.order[back.inverse]
+        return ScanOrder(displacement, inverse_order(displacement, height * width))
+
+
+def localmamba_displacement(name: str, height: int, width: int, device: torch.device | str = 'cpu', *,
+                            exact: bool = False) -> ScanOrder | None:  # fmt: skip
+    """Where tokens end up that stand in their right places, see :func:`localmamba_unscan_order`; None: there.
+
+    To be handed to :func:`permute_tokens` after a scan that writes by the order ``name`` itself.
+    """
+    if exact or height == width or name not in ('v', 'v_flip'):
+        return None
+    return _cached_displacement(name, height, width, torch.device(device))
+
+
+@lru_cache(maxsize=128)
+def _cached_quarters(height: int, width: int, device: torch.device) -> tuple[ScanOrder, tuple[Tensor, ...]]:
+    with torch.inference_mode(False):
+        scan = scan_order('s2', height, width, device)
+        order = scan.inverse.argsort()
+        slots = scan.order.view(4, -1)
+        quarters = ((slots >= 0).cumsum(1) - 1).masked_fill(slots < 0, -1)
+        return ScanOrder(order, inverse_order(order, height * width)), quarters.unbind()
+
+
+def quarter_orders(height: int, width: int, device: torch.device | str = 'cpu'
+                   ) -> tuple[ScanOrder, tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
+    """The order ``s2`` in two steps, for scans of one quarter each.
+
+    Returns:
+        The permutation that puts the tokens of a quarter behind one another, in the quarter's order; for each quarter
+        the tokens of its slots, -1 where the slot is padding; and how many tokens it has.
+    """
+    even, odd = (-(-height // 2), -(-width // 2)), (height // 2, width // 2)
+    lengths = even[0] * even[1], odd[0] * even[1], even[0] * odd[1], odd[0] * odd[1]
+    return *_cached_quarters(height, width, torch.device(device)), lengths
+
+
+@lru_cache(maxsize=128)
 def _cached_moves(name: str, height: int, width: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         order = scan_order(name, height, width, device).order
@@ -153,6 +195,28 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         index, inverse = ctx.saved_tensors
         return _Gather.apply(grad, inverse, index), None, None
+
+
+class _Permute(torch.autograd.Function):
+    """``out[:, i] = x[:, index[i]]``, rows as they are; its gradient is the same by the inverse, not a scatter-add."""
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        return x.index_select(1, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        index, inverse = ctx.saved_tensors
+        return _Permute.apply(grad, inverse, index), None, None
+
+
+def permute_tokens(x: Tensor, order: ScanOrder) -> Tensor:
+    """Tokens (B, P, C) in an order without padding: token i of the result is token ``order.order[i]``."""
+    return _Permute.apply(x, order.order, order.inverse)
 
 
 def to_sequence(x: Tensor, order: ScanOrder) -> Tensor:

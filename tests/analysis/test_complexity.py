@@ -175,8 +175,8 @@ def test_counts_by_hand():
 
 class Scan(nn.Module):
 
-    def forward(self, u: Tensor, A: Tensor, B: Tensor, D: Tensor) -> Tensor:
-        return selective_scan(u, u, A, B, B, D)
+    def forward(self, u: Tensor, A: Tensor, B: Tensor, D: Tensor, order: Tensor | None = None) -> Tensor:
+        return selective_scan(u, u, A, B, B, D, order=order)
 
 
 def test_scan_rules_by_hand():
@@ -184,6 +184,9 @@ def test_scan_rules_by_hand():
     assert counts.scans == {4: 2 * 6 * 11}
     assert counts.macs['Global'] == {'mmbackbones.selective_scan': 2 * 6 * 11 * (9 * 4 + 1)}
     assert [rule(4) for rule in SCAN_RULES.values()] == [37, 15, 18.5]
+    shapes, order = ((2, 6, 10), (6, 4), (2, 1, 4, 10), (6,)), scan_order('w2', 2, 5).order
+    counts = count_module(Scan(), *(torch.empty(shape) for shape in shapes), order)
+    assert counts.scans == {4: 2 * 6 * 12}
     mixed = count_complexity(mini('vmamba-mini', 'segmentation'), (64, 64))
     assert mixed.total_macs() == mixed.macs['total']
     assert mixed.total_macs(ONE_UNIT) == pytest.approx(mixed.macs['total'] - mixed.scan_macs() / 2, abs=1)
@@ -218,12 +221,12 @@ def test_multihead_attention_is_not_missed():
 
 HARMLESS = {  # element-wise, reductions, layout
     '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange',
-    'avg_pool2d', 'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'detach', 'div', 'empty', 'eq', 'exp',
-    'expand', 'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'lift_fresh', 'lt', 'masked_fill', 'masked_fill_',
-    'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow', 'promote_types', 'reciprocal',
-    'relu', 'relu_', 'remainder', 'roll', 'rsqrt', 'scatter_', 'select', 'sigmoid', 'silu', 'sin', 'slice', 'split',
-    'split_with_sizes', 'squeeze', 'stack', 'sub', 'sum', 't', 'transpose', 'unbind', 'unsqueeze', 'upsample_bicubic2d',
-    'view', 'zeros', 'device'}
+    'avg_pool2d', 'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'cumsum', 'detach', 'div', 'empty', 'eq',
+    'exp', 'expand', 'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'index_select', 'lift_fresh', 'lt',
+    'masked_fill', 'masked_fill_', 'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow',
+    'promote_types', 'reciprocal', 'relu', 'relu_', 'remainder', 'roll', 'rsqrt', 'scatter_', 'select', 'sigmoid',
+    'silu', 'sin', 'slice', 'sort', 'split', 'split_with_sizes', 'squeeze', 'stack', 'sub', 'sum', 't', 'transpose',
+    'unbind', 'unsqueeze', 'upsample_bicubic2d', 'view', 'zeros', 'device'}
 
 
 @pytest.mark.parametrize('path', MINIATURES, ids=lambda path: path.stem)

@@ -4,10 +4,14 @@ from safetensors.torch import load_file
 
 from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import (
+    ScanOrder,
     cross_merge,
     cross_scan,
+    localmamba_displacement,
     localmamba_unscan_order,
     move_codes,
+    permute_tokens,
+    quarter_orders,
     scan_order,
     to_map,
     to_sequence,
@@ -149,6 +153,40 @@ def test_gather_gradients(name):
     assert torch.autograd.gradcheck(lambda x: to_sequence(x, order), x)
     assert torch.autograd.gradcheck(lambda y: to_map(y, order), y)
     assert torch.autograd.gradgradcheck(lambda y: to_map(y, order).square(), y)
+
+
+def test_permuted_tokens_and_their_gradients():
+    x = torch.randn(2, 12, 3, dtype=torch.float64, requires_grad=True)
+    order = scan_order('snake_v', 3, 4)
+    assert torch.equal(permute_tokens(x, order), to_sequence(x.mT, order).mT)
+    assert torch.equal(permute_tokens(permute_tokens(x, order), ScanOrder(order.inverse, order.order)), x)
+    assert torch.autograd.gradcheck(lambda x: permute_tokens(x, order), x)
+    assert torch.autograd.gradgradcheck(lambda x: permute_tokens(x, order).square(), x)
+
+
+@pytest.mark.parametrize('size', [*SIZES, (1, 1), (1, 5), (5, 1), (2, 13)], ids=size_id)
+def test_quarters_are_the_order_s2_in_two_steps(size):
+    tokens, quarters, lengths = quarter_orders(*size)
+    assert sum(lengths) == size[0] * size[1] and len(quarters) == len(lengths) == 4
+    assert torch.equal(tokens.order[tokens.inverse], torch.arange(sum(lengths)))
+    slots = []
+    for quarter, mine in zip(quarters, tokens.order.split(lengths)):
+        padded = torch.cat((mine, mine.new_tensor([-1])))  # whose last is read by -1
+        assert sorted(quarter[quarter >= 0].tolist()) == list(range(len(mine)))
+        slots.append(padded[quarter])
+    assert torch.equal(torch.cat(slots), scan_order('s2', *size).order)
+
+
+@pytest.mark.parametrize('size', SIZES, ids=size_id)
+@pytest.mark.parametrize('name', ['h', 'v', 'v_flip', 'w3'])
+def test_displacement_is_that_of_the_published_inverse(name, size):
+    y = torch.randn(2, size[0] * size[1], 3)
+    sequence = to_sequence(y.mT, scan_order(name, *size))
+    expected = to_map(sequence, localmamba_unscan_order(name, *size)).mT
+    displacement = localmamba_displacement(name, *size)
+    assert torch.equal(y if displacement is None else permute_tokens(y, displacement), expected)
+    assert (displacement is None) == (name not in ('v', 'v_flip') or size[0] == size[1])
+    assert localmamba_displacement(name, *size, exact=True) is None
 
 
 def test_cross_gradients():
