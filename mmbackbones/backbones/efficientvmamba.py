@@ -41,9 +41,10 @@ class SkipSS2D(SS2D):
         """[B, D, H, W] -> [B, D, H*W], written back, not summed."""
         quarters, orders, lengths = quarter_orders(*x.shape[-2:], x.device)
         x = permute_tokens(x.flatten(2).transpose(1, 2), quarters)  # [B, D, H, W] -> [B, H*W, D], quarter by quarter
-        y = [self.scan_tokens(u, F.linear(part, self.x_proj_weight[k]), k, orders[k])
-             for k, (part, u) in enumerate(zip(x.split(lengths, 1), in_float32(x).split(lengths, 1)))]
-        return permute_tokens(torch.cat(y, 1), ScanOrder(quarters.inverse, quarters.order)).transpose(1, 2)
+        parts = zip(x.split(lengths, 1), in_float32(x).split(lengths, 1), self.x_proj_weight, orders)
+        y = torch.cat([self.scan_tokens(u, F.linear(part, weight), k, order)
+                       for k, (part, u, weight, order) in enumerate(parts)], 1)  # fmt: skip
+        return permute_tokens(y, ScanOrder(quarters.inverse, quarters.order)).transpose(1, 2)
 
 
 class ScanBlock(nn.Module):
