@@ -1,4 +1,4 @@
-"""The benchmark of token mixers: the published way gives the same, parity gates the ratios, the CSV names conditions."""
+"""The benchmark of token mixers: the published way computes the same, parity gates the ratios, the CSV names all."""
 
 import csv
 

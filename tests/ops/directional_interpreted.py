@@ -63,6 +63,14 @@ def test_parity(case, reverse):
     check(case, reverse)
 
 
+@pytest.mark.parametrize('name', ['vim', 'windows'])
+def test_parity_projected_in_tiles(name, monkeypatch):
+    """As half precision is, here in float32, which shows every error."""
+    monkeypatch.setattr(fused, 'PROJECTED_IN_TILES', (torch.float32,))
+    monkeypatch.setattr(fused, 'PROJECT_BLOCK', 2)
+    check(*CASES[name])
+
+
 @pytest.mark.full
 @pytest.mark.parametrize('state', [1, 16])
 @pytest.mark.parametrize('taps', [0, 4])

@@ -1,6 +1,7 @@
 """The machine code of the fused directional scans, compiled ahead of time: no spills, and budgets of instructions."""
 
 import pytest
+import torch
 
 from mmbackbones.ops.directional_scan import triton as fused
 from mmbackbones.ops.selective_scan import triton as backend
@@ -9,7 +10,8 @@ pytest.importorskip('triton', reason='triton is not installed; pip install trito
 
 from mmbackbones.ops.directional_scan import triton_kernels as conv_kernels
 from mmbackbones.ops.selective_scan import triton_kernels as kernels
-from tests.ops.test_triton import SEGMENT_UNROLL, assert_no_spill, compiled
+from tests.ops.directional_cases import random_inputs
+from tests.ops.test_triton import SEGMENT_UNROLL, assert_no_spill, compile_only, compiled, wide_leaves
 
 CONV = dict(TAPS=4, HAS_CONV_BIAS=True)
 # A direction in the middle of Vim-T's or Vim-S's mixer and its last one; VMamba's rows and its columns.
@@ -37,7 +39,12 @@ CONVOLUTIONS = {
 
 def ranks(rank: int, state: int) -> dict[str, int]:
     padded = fused.rank_in_registers(rank, state)
-    return dict(RANK=padded, TILE=min(padded, 16))
+    return dict(RANK=padded, TILE=min(padded, 16), MAP_ROW=rows(rank, state))
+
+
+def rows(rank: int, state: int) -> int:
+    """What stands between two tokens' B: two directions in Vim, four in VMamba."""
+    return (2 if state > 1 else 4) * fused.columns(rank, state).width
 
 
 def check_forward(name: str, capability: int, dtype: str = 'bf16') -> None:
@@ -51,7 +58,7 @@ def check_forward(name: str, capability: int, dtype: str = 'bf16') -> None:
 
 def check_backward(name: str, capability: int, dtype: str = 'bf16') -> None:
     state, flags, budget = BACKWARD[name]
-    machine = compiled(kernels.backward_for(state), capability, state, dtype, **flags)
+    machine = compiled(kernels.backward_for(state), capability, state, dtype, MAP_ROW=rows(6, state), **flags)
     assert_no_spill(machine)
     assert machine.hot.total() / (backend.sizes(state)['STEPS'] * state) <= budget
 
@@ -99,6 +106,16 @@ def test_convolution_budget(capability, name):
     assert machine.registers <= 80 and machine.hot.total() <= 1200
 
 
+@pytest.mark.parametrize('width', [64, pytest.param(128, marks=pytest.mark.full)])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_projection_budget(capability, width):
+    constants = dict(TIME=fused.PROJECT_TIME, BLOCK=fused.PROJECT_BLOCK, WIDTH=width, TAPS=4, HAS_BIAS=True)
+    machine = compiled(conv_kernels.project_kernel, capability, 1, options=fused.PROJECT_OPTIONS, INTERPRETED=False,
+                       **constants)  # fmt: skip
+    assert_no_spill(machine)
+    assert machine.hot['HMMA'] and machine.hot.total() <= 370  # on tensor cores
+
+
 @pytest.mark.parametrize('state', [1, 16])
 @pytest.mark.parametrize('rank', [1, 3, 6, 12, 16, 17, 24, 33, 48])
 def test_rank_in_registers(rank, state):
@@ -106,3 +123,33 @@ def test_rank_in_registers(rank, state):
     most = 32 if state > 4 else 16
     assert padded == 0 if rank > most else rank <= padded <= most
     assert padded in (0, 1, 2, 4, 8) or padded % 16 == 0
+
+
+def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
+    """The host's own launches, up to the machine code; Vim's directions, without segments and with."""
+    launched = compile_only(monkeypatch)
+    monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, *_: min(chunks, 3))
+    launches = []
+    for batch, length in ((1, 70), (2, 77)):
+        inputs, orders = random_inputs(batch, (1, length), dim=32, state=8, rank=8, taps=4)
+        inputs |= {name: inputs[name].bfloat16() for name in ('x', 'z')}
+        arguments = *inputs.values(), orders, [False, True]
+        out, *left = fused.forward(*arguments, torch.bfloat16, True)
+        fused.backward(torch.empty_like(out), *arguments[:9], *left, *arguments[9:])
+        launches.append(tuple(launched))
+        launched.clear()
+    segmented = ['segment_kernel', 'carry_kernel']
+    backward = ['conv_kernel', *segmented, '_backward', 'conv_backward_kernel', 'conv_kernel']
+    assert [name for name, _ in launches[0]] == [
+        'project_kernel', 'project_kernel', *2 * [*segmented, 'forward_kernel'], *2 * backward]  # fmt: skip
+    assert launches[0] == launches[1]
+
+
+@pytest.mark.parametrize('name', ['conv_kernel', 'conv_backward_kernel', 'project_kernel', 'forward_kernel'])
+def test_positions_are_64_bit(name):
+    kernel = getattr(conv_kernels, name, None) or kernels.forward_kernel
+    constants = dict(TIME=16, BLOCK=32, WIDTH=16, TAPS=4, INTERPRETED=False, ACTIVATE=True, HAS_BIAS=True)
+    if name == 'forward_kernel':
+        constants = dict(CONV, **ranks(6, 1), HAS_ORDER=True, ADD=True)
+    options = None if name == 'forward_kernel' else dict(num_warps=4)
+    assert not wide_leaves(compiled(kernel, 90, 1, options=options, **constants).ttir)

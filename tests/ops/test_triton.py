@@ -24,7 +24,8 @@ from mmbackbones.ops.selective_scan import triton_kernels as kernels  # noqa: E4
 from tests.ops.scan_cases import random_inputs  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
-SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x', 'kept')
+SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x', 'kept', 'projection')
+INTEGERS = ('dim', 'groups', 'length', 'tokens', 'segments', 'segment_length', 'batch_size', 'elements', 'columns')
 FLAGS = dict(HAS_D=True, HAS_Z=True, HAS_BIAS=True, SOFTPLUS=True, REVERSE=True, SAVE=True, SEGMENTED=False,
              HAS_ENTRY=False, BACKWARD=True, HAS_ORDER=False, PADDED=False, RANK=0, TILE=1, TAPS=0, HAS_CONV_BIAS=False,
              ADD=False, KEEP=False, DZ='states')  # fmt: skip
@@ -62,16 +63,16 @@ class Machine(NamedTuple):
     ttir: str
 
 
-def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) -> Machine:
+def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', options: dict | None = None, **flags) -> Machine:
     constants = FLAGS | backend.sizes(state) | dict(BLOCK=backend.BLOCK) | flags
+    constants.setdefault('MAP_ROW', constants['NB'])
     constants.setdefault('AHEAD', backend.ahead(constants['NB'], constants['HAS_ORDER'], constants['RANK']))
     constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
     backward = kernel in (kernels.backward_kernel, kernels.backward_kernel_few_states)
     unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
-        integer = name in ('dim', 'groups', 'length', 'segments', 'segment_length', 'batch_size', 'elements', 'tokens')
-        integer |= name.endswith(('_batch', '_time'))
+        integer = name in INTEGERS or name.endswith(('_batch', '_time'))
         signature[name] = 'i32' if integer else f'*{dtype if name in SEQUENCES else "fp32"}'
         if name == 'order':
             signature[name] = '*i64'
@@ -84,7 +85,8 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', **flags) 
     source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
                        constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()})  # fmt: skip
     # Those without states are launched with the compiler's own four warps.
-    options = backend.launch_options(constants['NB'], backward) if 'NB' in constants else dict(num_warps=4)
+    if options is None:
+        options = backend.launch_options(constants['NB'], backward) if 'NB' in constants else dict(num_warps=4)
     return analysed(triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options))
 
 
@@ -176,8 +178,8 @@ def test_no_kernel_is_made_for_a_length(name):
     assert free == {'length', 'tokens', 'segments', 'segment_length', 'batch_size', 'groups'} & set(kernel.arg_names)
 
 
-def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
-    """The host's own launches, up to the machine code, with the driver of a GPU that is not there."""
+def compile_only(monkeypatch) -> list[tuple[str, str]]:
+    """Makes launches stop at the machine code, with the driver of a GPU that is not there; what has been launched."""
 
     class Driver:
         def get_current_target(self):
@@ -199,6 +201,12 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
 
     monkeypatch.setattr(triton.runtime.driver, '_active', Driver())
     monkeypatch.setattr(triton.runtime.JITFunction, 'run', compile_only)
+    return launched
+
+
+def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
+    """The host's own launches, up to the machine code."""
+    launched = compile_only(monkeypatch)
     monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, *_: min(chunks, 3))
     launches = []
     for batch, length in ((1, 70), (2, 77), (3, 160)):

@@ -1,12 +1,16 @@
 """Directional scans through Triton: one launch after the other, each adding its direction to the sum by index.
 
-The input of a direction, the SiLU of its convolution, is recomputed wherever it is needed: in the scan from a window in
-registers, and by a kernel of its own, into memory that is freed at once, for the projection that reads it. The step is
-multiplied out of its low rank inside the scan, see :func:`rank_in_registers`. The last launch applies the gate.
+The input of a direction, the SiLU of its convolution, is computed wherever it is read: by the projection in tiles, by
+the scan from a window in registers. Only the backward pass writes it down, for as long as it needs it, and in float32
+the projection. The step is multiplied out of its low rank inside the scan, see :func:`rank_in_registers`. The last
+launch applies the gate.
 
 Kept for the backward pass: the projected low ranks, B and C, the states before every chunk and, where several
 directions meet a gate, the sum before it. Tokens that lie in rows of wider memory are read in place.
 """
+
+import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +18,11 @@ from torch import Tensor
 from mmbackbones.ops.selective_scan.triton import Problem, saved_shape, sizes, states_last
 
 CONV_TIME, CONV_BLOCK = 16, 64
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+PROJECT_TIME, PROJECT_BLOCK = 32, 32
+PROJECT_OPTIONS = dict(num_warps=4, num_stages=2, maxnreg=168)
+# Exact float32 products have no tensor cores, and the library's are better than a compiler's.
+PROJECTED_IN_TILES = (torch.bfloat16, torch.float16)
 
 
 def rank_in_registers(rank: int, state: int) -> int:
@@ -26,6 +35,24 @@ def rank_in_registers(rank: int, state: int) -> int:
     return padded if padded <= (32 if state > 4 else 16) else 0
 
 
+class Columns(NamedTuple):
+    """Where low rank, B and C stand among what is projected from a token: padded, so that the scan reads vectors."""
+
+    rank: int
+    state: int
+    B: int
+    C: int
+    width: int
+
+    def slices(self) -> tuple[slice, slice, slice]:
+        return slice(self.rank), slice(self.B, self.B + self.state), slice(self.C, self.C + self.state)
+
+
+def columns(rank: int, state: int) -> Columns:
+    first, padded = -(-(rank_in_registers(rank, state) or rank) // 4) * 4, sizes(state)['NB']
+    return Columns(rank, state, first, first + padded, -(-(first + 2 * padded) // 4) * 4)
+
+
 def shapes(x, dt_weight, A, z, orders, save) -> dict[str, tuple]:
     """Of what the forward pass leaves for the backward pass. Sizes may be symbolic."""
     (batch, tokens, dim), (directions, _, rank), state = x.shape, dt_weight.shape, A.shape[2]
@@ -34,7 +61,7 @@ def shapes(x, dt_weight, A, z, orders, save) -> dict[str, tuple]:
     longest = max(tokens if order is None else order.numel() for order in orders)
     return dict(
         kept=tuple(x.shape) if z is not None and directions > 1 else (0,),
-        projected=(batch, tokens, directions, rank + 2 * state),
+        projected=(batch, tokens, directions, columns(rank, state).width),
         saved=(directions, *saved_shape(batch, dim, longest, state)),
     )
 
@@ -64,12 +91,12 @@ def forward(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias,
 def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, kept, projected, saved, orders,
              reverse):  # fmt: skip
     mixer = _Mixer(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse)
-    directions, _, rank = dt_weight.shape
+    directions, columns = len(A), mixer.columns
     dout = dout if dout.stride(2) == 1 else dout.contiguous()
     dx = torch.empty(x.shape, dtype=torch.float32 if directions > 1 else x.dtype, device=x.device)
     ddelta = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dz = None if z is None else torch.empty(x.shape, dtype=z.dtype, device=x.device)
-    dprojected = torch.empty_like(projected)
+    dprojected = torch.zeros(projected.shape, dtype=x.dtype, device=x.device)
     gradients = [[] for _ in range(7)]
     dprojs, ddts, dbiases, dAs, dDs, dconvs, dconv_biases = gradients
     for k in range(directions):
@@ -83,8 +110,10 @@ def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, con
         dAs.append(dA.t())
         dDs.append(dD)
         dbiases.append(dbias)
-        low_rank, dlow = projected[:, :, k, :rank], dprojected[:, :, k]
-        torch.cat([ddelta @ mixer.dt_weight(k), dB[:, 0].to(x.dtype), dC[:, 0].to(x.dtype)], dim=2, out=dlow)
+        low_rank = projected[:, :, k, :columns.rank].to(x.dtype)
+        dlow = dprojected[:, :, k]
+        for part, gradient in zip(columns.slices(), (ddelta @ mixer.dt_weight[k], dB[:, 0], dC[:, 0])):
+            dlow[:, :, part] = gradient
         ddts.append(ddelta.flatten(0, 1).T @ low_rank.flatten(0, 1))
         if conv_weight is not None:
             dprojs.append(dlow.flatten(0, 1).T @ u.flatten(0, 1))
@@ -94,10 +123,11 @@ def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, con
             dconv_biases.append(dconv_bias)
     if conv_weight is None:
         dprojected, weight = dprojected.flatten(2).flatten(0, 1), mixer.proj_weight.flatten(0, 1)
-        dproj = (dprojected.T @ mixer.x.flatten(0, 1)).view_as(proj_weight)
+        dproj = (dprojected.T @ mixer.x.flatten(0, 1)).unflatten(0, (directions, -1))
         dx = dx + (dprojected @ weight).view(x.shape)
     else:
         dproj = torch.stack(dprojs)
+    dproj = torch.cat([dproj[:, part] for part in columns.slices()], dim=1)
 
     def stacked(parts, like):
         return x.new_empty(0) if like is None else torch.stack(parts).to(like.dtype)
@@ -112,38 +142,61 @@ class _Mixer:
 
     def __init__(self, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse):
         self.x, self.z = (t if t is None or t.stride(2) == 1 else t.contiguous() for t in (x, z))
-        self.proj_weight = proj_weight.to(x.dtype)
-        self.dt, self.orders, self.reverse = dt_weight, orders, reverse
+        self.columns = columns(dt_weight.shape[2], A.shape[2])
+        self.proj_weight = x.new_zeros(len(A), self.columns.width, x.shape[2])
+        parts = proj_weight.split([self.columns.rank, self.columns.state, self.columns.state], dim=1)
+        for columns_, part in zip(self.columns.slices(), parts):
+            self.proj_weight[:, columns_] = part
+        self.orders, self.reverse = orders, reverse
         self.A = A.float().transpose(1, 2).contiguous()
         self.D, self.dt_bias, self.conv_bias = (
             None if t is None else t.float().contiguous() for t in (D, dt_bias, conv_bias)
         )
         self.conv_weight = None if conv_weight is None else conv_weight.float().transpose(1, 2).contiguous()
-        self.rank, self.state = dt_weight.shape[2], A.shape[2]
-
-    def dt_weight(self, k: int) -> Tensor:
-        return self.dt[k].to(self.x.dtype)
+        self.dt_weight = dt_weight.to(x.dtype)
+        self.rank_in_registers = rank_in_registers(*self.columns[:2])
+        if self.rank_in_registers:
+            self.step_weight = states_last(dt_weight, self.rank_in_registers).transpose(1, 2).contiguous()
 
     def project(self) -> Tensor:
-        """Low rank, B and C of every token and direction, (B, L, K, R + 2 N), from what each direction scans."""
+        """Low rank, B and C of every token in every direction, from what that scans: (B, L, K, width) float32."""
         if self.conv_weight is None:
-            return (self.x @ self.proj_weight.flatten(0, 1).T).unflatten(2, self.proj_weight.shape[:2])
-        return torch.stack([self.convolved(k) @ self.proj_weight[k].T for k in range(len(self.A))], dim=2)
+            projected = self.x @ self.proj_weight.flatten(0, 1).T
+            return projected.float().unflatten(2, self.proj_weight.shape[:2])
+        from mmbackbones.ops.directional_scan import triton_kernels as kernels
+
+        (batch, tokens, dim), (directions, width, _) = self.x.shape, self.proj_weight.shape
+        projected = torch.empty(batch, tokens, directions, width, dtype=torch.float32, device=self.x.device)
+        for k in range(directions):
+            if self.x.dtype not in PROJECTED_IN_TILES:
+                torch.mm(self.convolved(k).flatten(0, 1), self.proj_weight[k].T, out=projected.flatten(0, 1)[:, k])
+                continue
+            weight, bias, order = self._conv_inputs(k)
+            length = tokens if self.orders[k] is None else order.numel()
+            with torch.cuda.device_of(self.x):
+                kernels.project_kernel[(batch * -(-length // PROJECT_TIME),)](
+                    self.x, weight, bias, order, self.proj_weight[k], projected[:, :, k], dim, length, tokens, width,
+                    self.x.stride(0), self.x.stride(1), projected.stride(1), TIME=PROJECT_TIME, BLOCK=PROJECT_BLOCK,
+                    WIDTH=max(16, 1 << (width - 1).bit_length()), TAPS=self.conv_weight.shape[1],
+                    HAS_BIAS=self.conv_bias is not None, HAS_ORDER=self.orders[k] is not None,
+                    REVERSE=self.reverse[k], INTERPRETED=INTERPRETED,
+                    **PROJECT_OPTIONS)  # fmt: skip
+        return projected
 
     def problem(self, k: int, projected: Tensor, *, z: Tensor | None, in_kernel: bool,
                 u: Tensor | None = None) -> Problem:  # fmt: skip
         """Direction ``k``; ``in_kernel``: convolution and step size are the kernel's, otherwise it scans ``u``."""
-        low_rank, B, C = projected[:, :, k].split([self.rank, self.state, self.state], dim=2)
-        B, C = (states_last(m, sizes(self.state)['NB'])[:, None] for m in (B, C))
-        options, padded = dict(order=self.orders[k]), rank_in_registers(self.rank, self.state)
-        if padded and in_kernel:
-            delta = states_last(low_rank, padded)[:, None]
-            options['step_weight'] = states_last(self.dt[k], padded).T.contiguous()
-        elif padded:
+        projected = projected[:, None, :, k]  # [B, L, K, width] -> [B, 1, L, width]
+        padded = self.columns.C - self.columns.B
+        B, C = (projected[..., first:first + padded] for first in (self.columns.B, self.columns.C))
+        options = dict(order=self.orders[k])
+        if self.rank_in_registers and in_kernel:
+            delta, options['step_weight'] = projected[..., :self.rank_in_registers], self.step_weight[k]
+        elif self.rank_in_registers:
             # As exact as in the kernel, whose saved states this step must continue.
-            delta = low_rank.float() @ self.dt[k].float().T
+            delta = projected[:, 0, :, :self.rank_in_registers] @ self.step_weight[k]
         else:
-            delta = low_rank @ self.dt_weight(k).T
+            delta = projected[:, 0, :, :self.columns.rank].to(self.x.dtype) @ self.dt_weight[k].T
         if in_kernel and self.conv_weight is not None:
             options['conv_weight'] = self.conv_weight[k]
             options['conv_bias'] = None if self.conv_bias is None else self.conv_bias[k]

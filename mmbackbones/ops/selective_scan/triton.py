@@ -102,9 +102,10 @@ class Problem:
 
     Args:
         u, z: (B, tokens, D) with contiguous channels.
-        delta: the same; with ``step_weight`` (B, G, tokens, R) float32, contiguous.
+        delta: the same; with ``step_weight`` (B, G, tokens, R) float32, as B and C.
         A: (N, D) float32, as all that follows; contiguous.
-        B, C: (B, G, tokens, NB), zero from N on, see :func:`states_last`.
+        B, C: (B, G, tokens, NB), zero from N on, see :func:`states_last`; they may be parts of wider rows, as many wide
+            for both, between which nothing else lies.
         D, delta_bias: (D,).
         order: (S,) integers, the token of each slot, each token once, -1 for padding; None: the tokens as they lie.
         step_weight: (R, D), R one of 1, 2, 4, 8 or a multiple of 16: delta is ``delta @ step_weight``.
@@ -122,8 +123,9 @@ class Problem:
         self.sizes = sizes(len(A))
         rank = 0 if step_weight is None else len(step_weight)
         self.visiting = dict(
-            N=self.sizes['N'], NB=self.sizes['NB'], BLOCK=BLOCK, HAS_Z=z is not None, HAS_BIAS=delta_bias is not None,
-            SOFTPLUS=delta_softplus, REVERSE=reverse, HAS_ORDER=order is not None, PADDED=self.length != self.tokens,
+            N=self.sizes['N'], NB=self.sizes['NB'], MAP_ROW=B.stride(2), BLOCK=BLOCK, HAS_Z=z is not None,
+            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, REVERSE=reverse, HAS_ORDER=order is not None,
+            PADDED=self.length != self.tokens,
         )  # fmt: skip
         self.reading = dict(
             RANK=rank, TILE=min(rank or 1, 16), TAPS=0 if conv_weight is None else len(conv_weight),

@@ -6,14 +6,14 @@ that the sum over states needs no exchange between lanes; four lanes to four cha
 two states, which sums over channels as well. (An associative scan over time costs six times the instructions.)
 
 Layouts: sequences (batch, tokens, D) with channels contiguous and free strides for batch and time; B and C (batch, G,
-tokens, NB) float32; A and everything state-like (..., N, D) float32. NB is N rounded up to a power of two, the rest of
-B and C being zero. ``i`` counts the ``length`` steps of the scan, ``t`` is the token in memory; they run against each
-other when REVERSE, and with an order ``t`` is looked up: -1 is a padding slot (PADDED: there are some), which reads
-zeros and writes nothing, but lets the state decay.
+tokens, NB) float32 in rows of MAP_ROW elements; A and everything state-like (..., N, D) float32. NB is N rounded up to
+a power of two, the rest of B and C being zero. ``i`` counts the ``length`` steps of the scan, ``t`` is the token in
+memory; they run against each other when REVERSE, and with an order ``t`` is looked up: -1 is a padding slot (PADDED:
+there are some), which reads zeros and writes nothing, but lets the state decay.
 
-The step comes as (batch, tokens, D), or with RANK as (batch, G, tokens, RANK) times a weight (RANK, D); with TAPS the
-input is the SiLU of a causal convolution along the scan. Directions over one map come one launch after the other: ADD
-adds what the earlier ones left.
+The step comes as (batch, tokens, D), or with RANK as (batch, G, tokens, RANK), in such rows too, times a weight (RANK,
+D); with TAPS the input is the SiLU of a causal convolution along the scan. Directions over one map come one launch
+after the other: ADD adds what the earlier ones left.
 """
 
 import triton
@@ -154,9 +154,10 @@ def projected(low_at, t, tiles, bias, RANK: tl.constexpr, TILE: tl.constexpr, PA
 @triton.jit
 def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
           u, delta, B, C, z, order, total, kept, out, rows, times,
-          COUNT: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, RANK: tl.constexpr, TILE: tl.constexpr,
-          TAPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr,
-          SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr, KEEP: tl.constexpr):  # fmt: skip
+          COUNT: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, RANK: tl.constexpr,
+          TILE: tl.constexpr, TAPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_ORDER: tl.constexpr,
+          PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr,
+          KEEP: tl.constexpr):  # fmt: skip
     """COUNT steps from step ``i`` on: read, computed, written. A load is never moved over a store, so reads go first.
 
     ``ats`` says where step ``i`` lies in u, delta, z, the output and the maps; an order says so for every step instead.
@@ -190,7 +191,7 @@ def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, 
             map_at += sign
     for j in tl.static_range(COUNT):
         if RANK:
-            step = projected(delta + maps[j] * RANK, tokens[j], tiles, bias, RANK, TILE, PADDED)
+            step = projected(delta + maps[j] * MAP_ROW, tokens[j], tiles, bias, RANK, TILE, PADDED)
         else:
             step = deltas[j].to(tl.float32) + bias
         if SOFTPLUS:
@@ -199,11 +200,11 @@ def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, 
         if TAPS:
             x = convolved(window, taps, offset, j, TAPS)
             x *= tl.sigmoid(x)
-        b = read_map(B + maps[j] * NB + n, tokens[j], PADDED)
+        b = read_map(B + maps[j] * MAP_ROW + n, tokens[j], PADDED)
         h = tl.exp2(a * step[None, :]) * h + b[:, None] * (step * x)[None, :]
         if N != NB:
             h = tl.where((n < N)[:, None], h, 0.0)  # a non-finite input times a padded zero
-        y = tl.sum(h * read_map(C + maps[j] * NB + n, tokens[j], PADDED)[:, None], 0)
+        y = tl.sum(h * read_map(C + maps[j] * MAP_ROW + n, tokens[j], PADDED)[:, None], 0)
         if HAS_D:
             y += skip * x
         if ADD:
@@ -225,11 +226,11 @@ def forward_kernel(
     saved, entry,
     dim, groups, length, tokens, segments, segment_length,
     u_batch, u_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, AHEAD: tl.constexpr,
-    RANK: tl.constexpr, TILE: tl.constexpr, TAPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_CONV_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
-    SEGMENTED: tl.constexpr,
+    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    AHEAD: tl.constexpr, RANK: tl.constexpr, TILE: tl.constexpr, TAPS: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CONV_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr, KEEP: tl.constexpr,
+    SAVE: tl.constexpr, SEGMENTED: tl.constexpr,
 ):  # fmt: skip
     """Output and last state; with SAVE the states before every CHUNK steps, for the backward pass.
 
@@ -265,14 +266,14 @@ def forward_kernel(
         for _ in range(count // AHEAD):
             h, window, ats = visit(
                 h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
-                u, delta, B, C, z, order, total, kept, out, rows, times, AHEAD, N, NB, RANK, TILE, TAPS, HAS_D, HAS_Z,
-                HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
+                u, delta, B, C, z, order, total, kept, out, rows, times, AHEAD, N, NB, MAP_ROW, RANK, TILE, TAPS,
+                HAS_D, HAS_Z, HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
             i += AHEAD
         for _ in range(count % AHEAD):
             h, window, ats = visit(
                 h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
-                u, delta, B, C, z, order, total, kept, out, rows, times, 1, N, NB, RANK, TILE, TAPS, HAS_D, HAS_Z,
-                HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
+                u, delta, B, C, z, order, total, kept, out, rows, times, 1, N, NB, MAP_ROW, RANK, TILE, TAPS,
+                HAS_D, HAS_Z, HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
             i += 1
     if first + steps == length:
         tl.store(last_state + batch * N * dim + tile, h, mask=in_tile)
@@ -283,7 +284,8 @@ def segment_kernel(
     x, delta, step_weight, A, weight, z, delta_bias, conv_weight, conv_bias, order, local, total_step,
     dim, groups, length, tokens, segments, segment_length,
     x_batch, x_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, BLOCK: tl.constexpr, RANK: tl.constexpr, TILE: tl.constexpr, TAPS: tl.constexpr,
+    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, RANK: tl.constexpr,
+    TILE: tl.constexpr, TAPS: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CONV_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
     PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
@@ -315,7 +317,7 @@ def segment_kernel(
             if PADDED:
                 mask = in_range & (s >= 0)
         if RANK:
-            step = projected(delta + (map_row + s) * RANK, s, tiles, bias, RANK, TILE, PADDED)
+            step = projected(delta + (map_row + s) * MAP_ROW, s, tiles, bias, RANK, TILE, PADDED)
             step = softplus(step) if SOFTPLUS else step
         else:
             step, _ = read_step(delta + (delta_row + s * delta_time) + d, bias, mask, SOFTPLUS)
@@ -326,7 +328,7 @@ def segment_kernel(
             value *= tl.sigmoid(value)
             window = window[1:]
         decay = tl.exp2(a * step[None, :])
-        wide = read_map(weight + (map_row + s) * NB + n, s, PADDED)[:, None]
+        wide = read_map(weight + (map_row + s) * MAP_ROW + n, s, PADDED)[:, None]
         if BACKWARD:
             if HAS_Z:
                 gate = tl.load(z + (z_row + s * z_time) + d, mask=mask, other=0.0).to(tl.float32)
@@ -384,26 +386,27 @@ def advance(h, a, u_at, delta_at, B_at, t, bias, n, d, in_range,
 
 @triton.jit
 def onward(h, u_at, delta_at, B_at, t, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row, map_row, u_time,
-           delta_time, N: tl.constexpr, NB: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr,
-           PADDED: tl.constexpr, sign: tl.constexpr):  # fmt: skip
+           delta_time, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, SOFTPLUS: tl.constexpr,
+           HAS_ORDER: tl.constexpr, PADDED: tl.constexpr, sign: tl.constexpr):  # fmt: skip
     """:func:`advance` at position ``t``, and where the next position lies."""
     s = t
     if HAS_ORDER:
         s = tl.load(order + t).to(tl.int64)
-        u_at, delta_at, B_at = u + (u_row + s * u_time), delta + (delta_row + s * delta_time), B + (map_row + s) * NB
+        u_at, delta_at = u + (u_row + s * u_time), delta + (delta_row + s * delta_time)
+        B_at = B + (map_row + s) * MAP_ROW
     h = advance(h, a, u_at, delta_at, B_at, s, bias, n, d, in_range, N, NB, SOFTPLUS, PADDED)
     if not HAS_ORDER:
         u_at += sign * u_time
         delta_at += sign * delta_time
-        B_at += sign * NB
+        B_at += sign * MAP_ROW
     return h, u_at, delta_at, B_at, t + sign
 
 
 @triton.jit
 def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inputs, outputs, rows, times,
-            STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-            DZ: tl.constexpr, ADD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr,
-            REVERSE: tl.constexpr):  # fmt: skip
+            STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, HAS_D: tl.constexpr,
+            HAS_Z: tl.constexpr, DZ: tl.constexpr, ADD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr,
+            PADDED: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
     """STEPS steps from position ``t`` on recomputed with their states in registers, then gone through backwards.
 
     ``h`` is the state before them; ``dh``, the gradient that flows into the state after them, leaves as the one
@@ -419,15 +422,15 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inpu
         s = t + sign * j
         if HAS_ORDER:
             s = tl.load(order + s).to(tl.int64)
-        h = advance(h, a, u + (u_row + s * u_time), delta + (delta_row + s * delta_time), B + (map_row + s) * NB, s,
-                    bias, n, d, in_range, N, NB, SOFTPLUS, PADDED)
+        h = advance(h, a, u + (u_row + s * u_time), delta + (delta_row + s * delta_time),
+                    B + (map_row + s) * MAP_ROW, s, bias, n, d, in_range, N, NB, SOFTPLUS, PADDED)
         states, tokens = states + (h,), tokens + (s,)
     for k in tl.static_range(STEPS):
         before, after = states[STEPS - 1 - k], states[STEPS - k]
         s = tokens[STEPS - 1 - k] if HAS_ORDER else t + sign * (STEPS - 1 - k)
         mask = in_range & (s >= 0) if PADDED else in_range
         out_at = (out_row + s) * dim
-        map_at = (map_row + s) * NB
+        map_at = (map_row + s) * MAP_ROW
         part_at = (part_row + s) * NB
         step, raw = read_step(delta + (delta_row + s * delta_time) + d, bias, mask, SOFTPLUS)
         x = tl.load(u + (u_row + s * u_time) + d, mask=mask, other=0.0).to(tl.float32)
@@ -476,9 +479,9 @@ def _backward(
     du, ddelta, dA, dB, dC, dD, dz, ddelta_bias,
     batch_size, dim, groups, length, tokens, segments, segment_length,
     dout_batch, dout_time, u_batch, u_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, STEPS: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, DZ: tl.constexpr, ADD: tl.constexpr,
-    SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr,
+    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    STEPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, DZ: tl.constexpr,
+    ADD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr,
     HAS_ENTRY: tl.constexpr,
 ):  # fmt: skip
     """All gradients. Sums over channels (dB, dC) are left per channel block, sums over time (dA, dD, ddelta_bias) per
@@ -522,7 +525,8 @@ def _backward(
         full, rest = inside // STEPS, inside % STEPS
         t = position(start, length, REVERSE)
         s = t
-        u_at, delta_at, B_at = u + (u_row + t * u_time), delta + (delta_row + t * delta_time), B + (map_row + t) * NB
+        u_at, delta_at = u + (u_row + t * u_time), delta + (delta_row + t * delta_time)
+        B_at = B + (map_row + t) * MAP_ROW
         h = tl.load(saved + (saved_row + start // CHUNK) * N * dim + tile, mask=in_tile, other=0.0)
         tl.debug_barrier()
         for k in range(full):
@@ -531,25 +535,25 @@ def _backward(
                 for _ in tl.static_range(STEPS):
                     h, u_at, delta_at, B_at, s = onward(
                         h, u_at, delta_at, B_at, s, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row,
-                        map_row, u_time, delta_time, N, NB, SOFTPLUS, HAS_ORDER, PADDED, sign)
+                        map_row, u_time, delta_time, N, NB, MAP_ROW, SOFTPLUS, HAS_ORDER, PADDED, sign)
         for k in range(rest):
             tl.store(scratch + (scratch_row + full + k) * TILE + slot, h)
             h, u_at, delta_at, B_at, s = onward(
                 h, u_at, delta_at, B_at, s, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row, map_row,
-                u_time, delta_time, N, NB, SOFTPLUS, HAS_ORDER, PADDED, sign)
+                u_time, delta_time, N, NB, MAP_ROW, SOFTPLUS, HAS_ORDER, PADDED, sign)
         tl.debug_barrier()
         for k in range(rest):
             i = rest - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
                 tl.load(scratch + (scratch_row + full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
                 t + sign * (full * STEPS + i), in_range, n, d, dim, inputs, outputs, rows, times,
-                1, N, NB, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
+                1, N, NB, MAP_ROW, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
         for k in range(full):
             i = full - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
                 tl.load(scratch + (scratch_row + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
                 t + sign * (i * STEPS), in_range, n, d, dim, inputs, outputs, rows, times,
-                STEPS, N, NB, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
+                STEPS, N, NB, MAP_ROW, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
     part = batch * segments + segment
     tl.store(dA + part * N * dim + tile, dA_sum, mask=in_tile)
     if HAS_D:
