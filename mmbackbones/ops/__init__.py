@@ -1,1 +1,1 @@
-"""Operators: the selective scan and the index orders in which images are scanned."""
+"""Operators: the selective scan, scans of a map in several directions, and the index orders of such scans."""

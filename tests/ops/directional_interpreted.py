@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.layers.ss2d import SS2D
+from mmbackbones.layers.token_mixers import build_branch
 from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
 from mmbackbones.ops.directional_scan import triton as fused
 from mmbackbones.ops.scan_orders import scan_order
@@ -181,7 +182,8 @@ def layer_results(layer, x, name, monkeypatch):
     (lambda: MambaMixer(4, d_state=2, direction='ssm_conv', divide_out=True), (2, 5, 4)),
     (lambda: SS2D(4, d_state=1, ssm_ratio=1.), (1, 2, 3, 4)),
     (lambda: SS2D(4, d_state=2, gate=True), (1, 1, 3, 4)),
-], ids=['mamba-forward', 'mamba-backward', 'mamba-ssm', 'vim', 'vmamba', 'ss2d-gated'])  # fmt: skip
+    (lambda: build_branch('ss2d', 3, d_state=2), (1, 2, 2, 3)),
+], ids=['mamba-forward', 'mamba-backward', 'mamba-ssm', 'vim', 'vmamba', 'ss2d-gated', 'token-mixer'])  # fmt: skip
 def test_layers_take_the_fused_path(layer, shape, monkeypatch):
     torch.manual_seed(0)
     layer, x = layer(), torch.randn(shape)
@@ -191,3 +193,16 @@ def test_layers_take_the_fused_path(layer, shape, monkeypatch):
     assert 'selective_scan' in plain and 'directional_scan' not in plain
     assert {'directional_scan', 'directional_scan_backward'} <= set(names)
     assert not {'flip', 'gather', 'selective_scan'} & set(names)
+
+
+def test_layer_compiles_whole(monkeypatch):
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'triton')
+    torch.manual_seed(0)
+    layer, x = MambaMixer(4, d_state=2, direction='ssm_conv', divide_out=True), torch.randn(1, 4, 4)
+    compiled = torch.compile(layer, fullgraph=True, backend='aot_eager')
+    torch.testing.assert_close(compiled(x), layer(x))
+    with torch.autocast('cpu', torch.bfloat16):
+        y = compiled(x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())

@@ -19,15 +19,15 @@ FORWARD = {
     'vim-first': (16, 12, dict(CONV, HAS_Z=False, REVERSE=False), 11),
     'vim-last': (16, 12, dict(CONV, ADD=True, KEEP=True), 12.5),
     'vim-small-last': (16, 24, dict(CONV, ADD=True, KEEP=True), 14),
-    'vmamba-rows': (1, 6, dict(HAS_Z=False, REVERSE=False, ADD=True), 70),
-    'vmamba-columns': (1, 6, dict(HAS_Z=False, ADD=True, HAS_ORDER=True), 84),
+    'vmamba-rows': (1, 6, dict(HAS_Z=False, REVERSE=False, ADD=True), 75),
+    'vmamba-columns': (1, 6, dict(HAS_Z=False, ADD=True, HAS_ORDER=True), 88),
     'windows': (16, 24, dict(CONV, HAS_Z=False, ADD=True, HAS_ORDER=True, PADDED=True), 16),
 }
 BACKWARD = {
     'vim-first': (16, dict(DZ='kept', REVERSE=False), 34.5),
     'vim-second': (16, dict(DZ='none'), 34.5),
-    'vmamba-rows': (1, dict(HAS_Z=False, DZ='none', REVERSE=False), 155),
-    'vmamba-columns': (1, dict(HAS_Z=False, DZ='none', ADD=True, HAS_ORDER=True), 170),
+    'vmamba-rows': (1, dict(HAS_Z=False, DZ='none', REVERSE=False), 165),
+    'vmamba-columns': (1, dict(HAS_Z=False, DZ='none', ADD=True, HAS_ORDER=True), 175),
     'windows': (16, dict(DZ='kept', ADD=True, HAS_ORDER=True, PADDED=True), 36),
 }
 CONVOLUTIONS = {
