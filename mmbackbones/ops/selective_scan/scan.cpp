@@ -452,7 +452,7 @@ struct Share {
     const float* start = source.data + b * source.batch + g * source.group + chunk * CHUNK;
     for (int64_t n = 0, N = p.state; n < N; n += LANES) {
       int lanes = N - n < LANES ? N - n : LANES;
-      if (4 * lanes >= LANES) {
+      if (lanes >= 4) {
         Vec tile[MOST_STEPS];
         load_tile(tile, start + n * source.state, source.state, 1, lanes, steps(chunk));
         for (int t = 0; t < steps(chunk); t++) store_lanes(maps + t * 2 * N + n, tile[t], lanes);
