@@ -85,6 +85,17 @@ def test_budgets_in_full(capability, dtype):
         check_backward(name, capability, dtype)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize('has_order', [False, True], ids=['', 'order'])
+@pytest.mark.parametrize('state', [1, 2, 3, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize('capability', [80, 90, 100])
+def test_nothing_spills(capability, state, has_order):
+    """The forward pass with everything in it, at the highest rank that it multiplies out itself."""
+    flags = dict(CONV, ADD=True, KEEP=True, HAS_ORDER=has_order, PADDED=has_order)
+    rank = 32 if state > 4 else 16
+    assert_no_spill(compiled(kernels.forward_kernel, capability, state, **ranks(rank, state), **flags))
+
+
 @pytest.mark.parametrize('capability', [80, pytest.param(90, marks=pytest.mark.full), 100])
 def test_segment_budget(capability):
     for state, rank, budget, flags in ((16, 12, 10.5, CONV), (1, 6, 70, dict(HAS_ORDER=True))):

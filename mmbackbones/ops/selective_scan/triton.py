@@ -48,7 +48,7 @@ def ahead(padded: int, has_order: bool, rank: int = 0) -> int:
 def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
     """One warp for up to 16 states a channel. Left alone, the assembler prefers a few spills to 200 registers."""
     warps = 1 if padded <= 16 else padded // (8 if backward else 16)
-    return dict(num_warps=warps) | (dict(maxnreg=255) if padded >= 4 else {})
+    return dict(num_warps=warps) | (dict(maxnreg=255) if padded >= (4 if backward else 2) else {})
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
