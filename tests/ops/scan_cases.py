@@ -58,16 +58,19 @@ def golden_cases(path) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], 
 
 
 def run(inputs: dict[str, Tensor], dout: Tensor, dlast_state: Tensor | None = None, **options) -> dict[str, Tensor]:
-    """Output, last state and the gradient of every input."""
-    inputs = {name: x.detach().clone().requires_grad_() for name, x in inputs.items()}
+    """Output, last state and the gradient of every input; on a GPU, where there is one, for backends that serve it."""
+    device = 'cuda' if options.get('backend') in ('triton', 'mamba_ssm') and torch.cuda.is_available() else 'cpu'
+    inputs = {name: x.detach().clone().to(device).requires_grad_() for name, x in inputs.items()}
+    if options.get('order') is not None:
+        options['order'] = options['order'].to(device)
     out, last_state = selective_scan(**inputs, return_last_state=True, **options)
     outputs, cotangents = [out], [dout.to(out)]
     if dlast_state is not None:
         outputs, cotangents = [out, last_state], [dout.to(out), dlast_state.to(last_state)]
     gradients = torch.autograd.grad(outputs, list(inputs.values()), cotangents)
-    return dict(
-        out=out.detach(), last_state=last_state.detach(), **{f'grad_{name}': g for name, g in zip(inputs, gradients)}
-    )
+    found = dict(out=out.detach(), last_state=last_state.detach())
+    found |= {f'grad_{name}': gradient for name, gradient in zip(inputs, gradients)}
+    return {name: x.cpu() for name, x in found.items()}
 
 
 def specification(

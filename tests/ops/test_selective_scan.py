@@ -1,4 +1,4 @@
-"""Every CPU backend against the specification, named tensor by named tensor."""
+"""Every backend against the specification, named tensor by named tensor; Triton where there is a GPU to run it."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, rando
 
 FLOAT32 = 5e-6
 ISAS = list(native.LIBRARIES)
-BACKENDS = ['reference', 'chunked', *(f'native-{isa}' for isa in ISAS)]
+BACKENDS = ['reference', 'chunked', *(f'native-{isa}' for isa in ISAS), 'triton']
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,8 @@ def same_for_all(monkeypatch):
 def backend(request, monkeypatch):
     """Name of a backend; the native one once for every instruction set that this CPU has."""
     name, _, isa = request.param.partition('-')
+    if name == 'triton' and not torch.cuda.is_available():
+        pytest.skip('no CUDA device: Triton on it (test_triton.py has the interpreter)')
     if isa:
         capability = torch.backends.cpu.get_cpu_capability()
         if ISAS.index(isa) < (ISAS.index(capability) if capability in ISAS else len(ISAS) - 1):
@@ -138,8 +140,8 @@ def test_nonfinite_values_propagate(backend, name, value):
     inputs[name][1, ..., 3, 70] = value
     if name == 'delta' and value < 0:
         pytest.skip('softplus(-inf) is 0, a finite step')
-    actual = selective_scan(**inputs, delta_softplus=True, backend=backend)
-    expected = selective_scan(**inputs, delta_softplus=True, backend='reference')
+    actual, expected = (run(inputs, torch.zeros_like(inputs['u']), delta_softplus=True, backend=each)['out']
+                        for each in (backend, 'reference'))
     assert not expected.isfinite().all()
     assert torch.equal(actual.isfinite(), expected.isfinite())
     assert torch.equal(actual.isnan(), expected.isnan()) or name == 'delta'
@@ -256,6 +258,7 @@ def test_order_gradcheck(backend, reverse):
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, backend=backend, **options), tensors)
 
 
+@pytest.mark.parametrize('backend', BACKENDS[:-1], indirect=True)
 @pytest.mark.parametrize(
     'order, message',
     [
