@@ -143,7 +143,8 @@ def parity(method: str, case: Case, device: str, dtype: torch.dtype) -> float:
     layer, x = case.layer(), case.tokens(PARITY_SIZE)
     with mock.patch.dict(os.environ, {ENVIRONMENT: 'chunked'}):
         expected = call('plain', case, copy.deepcopy(layer).double(), x.double(), torch.float64, backward=True)
-    actual = call(method, case, layer.to(device), x.to(device), dtype, backward=True)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        actual = call(method, case, layer.to(device), x.to(device), dtype, backward=True)
     return max(float((a.cpu().double() - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected))
 
 

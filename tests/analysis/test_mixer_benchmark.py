@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmbackbones.analysis import mixer_benchmark
-from mmbackbones.analysis.mixer_benchmark import CASES, METHODS, Case, benchmark, environment
+from mmbackbones.analysis.mixer_benchmark import CASES, METHODS, PARITY, Case, benchmark, environment
 from mmbackbones.analysis.scan_benchmark import write_csv
 from tests.conftest import ROOT
 
@@ -34,11 +34,19 @@ def test_plain_and_published_way_compute_the_same(case, dtype):
         plain, copies = (rows[direction, method] for method in ('plain', 'copies'))
         assert plain.ratio == 1 and copies.ratio == pytest.approx(copies.median / plain.median)
         for row in (plain, copies):
-            assert 0 < row.parity < mixer_benchmark.PARITY[dtype] and len(row.seconds) == 3 and not row.note
+            assert 0 < row.parity < PARITY[dtype] and len(row.seconds) == 3 and not row.note
             assert row.peak is not None
         fused, official = (rows[direction, method] for method in ('fused', 'official'))
         assert fused.note == 'the scan is not Triton here' and not fused.seconds
         assert official.note and not official.seconds
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and PyTorch sees none')
+@pytest.mark.parametrize('dtype', PARITY, ids=str)
+@pytest.mark.parametrize('case', ['vim-t-224', 'vmamba-t-stage2'])
+def test_fused_layers_on_a_gpu(case, dtype):
+    assert mixer_benchmark.unavailable('fused', 'cuda') is None
+    assert mixer_benchmark.parity('fused', CASES[case], 'cuda', dtype) <= PARITY[dtype]
 
 
 def test_no_ratio_without_parity(monkeypatch):
