@@ -91,7 +91,6 @@ class DirectionalScans(nn.Module):
             reverse=reverse)
         return y.view_as(u)
 
-
     def scan_tokens(self, u: Tensor, projected: Tensor, k: int, order: Tensor, reverse: bool = False) -> Tensor:
         """Scan tokens by an order with the weights of direction k.
 
