@@ -1,6 +1,7 @@
 """The commands ``train`` and ``test``: from the command line to mmengine's Runner and back."""
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -30,20 +31,30 @@ REFUSED = re.compile(
 
 def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
     """Run a command; bad input ends it with one line on stderr and exit status 2 (others: docs/reliability.md)."""
+    exit_code = 0
     try:
         main(argv)
     except InputError as error:
-        sys.exit(_fail(error))
+        exit_code = _fail(error)
     except TrainingStopped as error:
-        sys.exit(_fail(error, error.exit_code))
+        exit_code = _fail(error, error.exit_code)
     except (TypeError, KeyError, ValueError) as error:
         text = str(error.args[0]) if error.args else ''
         if not REFUSED.match(text):
             raise
-        sys.exit(_fail(text))
+        exit_code = _fail(text)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        _leave_process_group()
+    if exit_code:
+        sys.exit(exit_code)
+
+
+def _leave_process_group() -> None:
+    """Destroy the group with its threads. A model that is still wrapped keeps them alive, and one that then wants
+    something of Python while Python ends aborts the process, whose exit status would be lost."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # runner and hooks refer to each other
+        torch.distributed.destroy_process_group()
 
 
 def _fail(error: Exception | str, exit_code: int = 2) -> int:
