@@ -22,10 +22,11 @@ def test_no_thread_of_the_process_group_outlives_the_command(tmp_path, capsys, e
         model = DistributedDataParallel(nn.Linear(2, 2))
         model.itself = [model]  # as a runner and its hooks
         model(torch.ones(1, 2)).sum().backward()
-        assert group_threads()
+        assert group_threads() - before
         if error:
             raise error('a sentence')
 
+    before = group_threads()
     if exit_code:
         with pytest.raises(SystemExit) as ended:
             run_command(command)
@@ -35,14 +36,15 @@ def test_no_thread_of_the_process_group_outlives_the_command(tmp_path, capsys, e
         run_command(command)
     assert not torch.distributed.is_initialized()
     until = time.monotonic() + 10
-    while group_threads() and time.monotonic() < until:  # one that was joined may still be on its way out
+    while group_threads() - before and time.monotonic() < until:  # one that was joined may still be on its way out
         time.sleep(.01)
-    assert not group_threads()
+    assert not group_threads() - before
 
 
-def group_threads() -> list[str]:
-    names = []
+def group_threads() -> set[str]:
+    found = set()
     for task in Path('/proc/self/task').iterdir():
         with contextlib.suppress(OSError):  # it has ended
-            names.append((task / 'comm').read_text().strip())
-    return [name for name in names if 'gloo' in name]
+            if 'gloo' in (task / 'comm').read_text():
+                found.add(task.name)
+    return found
