@@ -44,17 +44,15 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
             raise
         exit_code = _fail(text)
     finally:
-        _leave_process_group()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed:
+            torch.distributed.destroy_process_group()
+    if distributed:
+        # The group's threads live as long as a wrapped model does, and runner and hooks refer to each other. A thread
+        # that wants something of Python while Python ends aborts the process, whose exit status would be lost.
+        gc.collect()
     if exit_code:
         sys.exit(exit_code)
-
-
-def _leave_process_group() -> None:
-    """Destroy the group with its threads. A model that is still wrapped keeps them alive, and one that then wants
-    something of Python while Python ends aborts the process, whose exit status would be lost."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # runner and hooks refer to each other
-        torch.distributed.destroy_process_group()
 
 
 def _fail(error: Exception | str, exit_code: int = 2) -> int:
