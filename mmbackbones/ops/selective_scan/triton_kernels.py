@@ -320,7 +320,7 @@ def segment_kernel(
             step = projected(delta + (map_row + s) * MAP_ROW, s, tiles, bias, RANK, TILE, PADDED)
             step = softplus(step) if SOFTPLUS else step
         else:
-            step, _ = read_step(delta + (delta_row + s * delta_time) + d, bias, mask, SOFTPLUS)
+            step, _slope = read_step(delta + (delta_row + s * delta_time) + d, bias, mask, SOFTPLUS)
         value = tl.load(x + (x_row + s * x_time) + d, mask=mask, other=0.0).to(tl.float32)
         if TAPS:
             window = window + (value,)
