@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmbackbones.analysis.complexity import OLDER_RULE, ONE_UNIT, Complexity, count_complexity
-from mmbackbones.analysis.counting_rules import explain
+from mmbackbones.analysis.counting_rules import explain, remark_on
 from mmbackbones.analysis.published import Match, match
 from mmbackbones.engine.options import config_hash, load_config
 from mmbackbones.engine.outputs import environment, task_of
@@ -17,12 +17,12 @@ NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
 COLUMNS = ('config', 'task', 'recipe', 'height', 'width', 'params_M', 'auxiliary_params_M', 'macs_G', 'backbone_macs_G',
            'neck_macs_G', 'heads_macs_G', 'scan_macs_G', 'macs_G_older_scan_rule', 'macs_G_scan_in_one_unit',
            'published_row', 'published_params_M', 'params_off_percent', 'published_macs_G', 'macs_off_percent',
-           'macs_G_by_their_rules', 'then_off_percent', 'remark', 'source')  # fmt: skip
+           'macs_G_by_their_rules', 'then_off_percent', 'remark', 'why_apart', 'source')  # fmt: skip
 MARKDOWN = {'config': 'config', 'params_M': 'params (M)', 'macs_G': 'MACs (G)', 'backbone_macs_G': 'backbone',
             'scan_macs_G': 'its scans', 'macs_G_older_scan_rule': 'MACs, older scan rule',
             'published_params_M': 'published params', 'params_off_percent': 'off by %',
             'published_macs_G': 'published MACs', 'macs_off_percent': 'off by % ',
-            'then_off_percent': 'by their rules', 'remark': 'remark'}  # fmt: skip
+            'then_off_percent': 'by their rules', 'remark': 'remark', 'why_apart': 'why apart'}  # fmt: skip
 
 
 def all_configs(folder: str | Path) -> list[Path]:
@@ -92,6 +92,7 @@ def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[st
         macs_G_by_their_rules=theirs,
         then_off_percent=theirs and _off(theirs, published.macs),
         remark=found.remark or None,
+        why_apart=remark_on(published),
         source=published and published.source)
     assert tuple(row) == COLUMNS
     return row
