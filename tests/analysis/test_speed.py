@@ -70,13 +70,13 @@ def test_out_of_memory_is_a_result():
 @pytest.mark.slow
 @linux
 def test_memory_is_linear_in_tokens():
-    """Bytes per token beyond those of 512 px agree up to what the allocator rounds; were they linear in the tokens
-    themselves, they would differ threefold.
+    """Bytes per token beyond those of 512 px agree up to what the allocator holds back, by which one size was seen to
+    differ by a third from run to run; were memory quadratic in the tokens, they would differ by a factor of 3.4.
     """
     rows = list(measure(arms(VIM_TINY, case(VIM_TINY)), [512, 1024, 2048], rounds=1))
     tokens, peaks = (np.array([getattr(row, name) for row in rows]) for name in ('tokens', 'peak'))
     per_token = (peaks[1:] - peaks[0]) / (tokens[1:] - tokens[0])
-    assert per_token.max() < 4 / 3 * per_token.min(), per_token
+    assert per_token.max() < 2 * per_token.min(), per_token
     assert growth(rows, 'peak').exponent == pytest.approx(1, abs=0.15)
 
 
