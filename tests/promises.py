@@ -32,7 +32,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 words = f'skipped ({report.longrepr[2].removeprefix("Skipped: ")})' if outcome == 'skipped' else outcome
                 counts.setdefault(name, Counter())[words] += 1
                 figures.setdefault(name, []).extend(
-                    (report.nodeid, value) for key, value in properties if key == 'figure')
+                    (report.nodeid, value) for key, value in properties if key == 'figure'
+                )
     if counts:
         terminalreporter.section('promises of docs/reliability.md')
     for name in sorted(counts):

@@ -23,13 +23,16 @@ def test_one_registration_serves_every_framework_from_any_folder(scope, tmp_path
         f'from {scope}.registry import MODELS\n'
         "net = MODELS.build(dict(type='mmbackbones.MambaOut', arch=dict(depths=(1, 1), dims=(8, 16)),"
         ' out_indices=(0, 1)))\n'
-        "print(type(net).__module__, net.out_channels, net.out_strides)", tmp_path)
+        'print(type(net).__module__, net.out_channels, net.out_strides)',
+        tmp_path,
+    )
     assert out.splitlines()[-1] == 'mmbackbones.backbones.mambaout (8, 16) (4, 8)'
 
 
 def test_import_is_light_and_prints_nothing(tmp_path):
-    out = python("import sys, mmbackbones\nprint([m for m in ('mmcv', 'mmdet', 'mmseg', 'timm') if m in sys.modules])",
-                 tmp_path)
+    out = python(
+        "import sys, mmbackbones\nprint([m for m in ('mmcv', 'mmdet', 'mmseg', 'timm') if m in sys.modules])", tmp_path
+    )
     assert out == '[]\n'
 
 

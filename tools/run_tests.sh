@@ -51,6 +51,13 @@ run_pytest() {  # MARKERS ARGUMENTS...
     return "$code"
 }
 
+lint() {
+    local code=0
+    "$PYTHON" -m ruff check || code=$?
+    "$PYTHON" -m ruff format --check || code=$?
+    return "$code"
+}
+
 tests() {  # NAME MARKERS ARGUMENTS...: a phase that counts as the tests it ran
     local name=$1 closing failed code=0
     shift
@@ -89,7 +96,7 @@ trap 'rm -f "$OUTPUT"' EXIT
 
 phase 'set-up' bash tools/setup_env.sh || exit
 PYTHON=$(bash tools/setup_env.sh --print-python 2>/dev/null)
-check 'ruff' "$PYTHON" -m ruff check
+check 'ruff' lint
 if command -v chromedriver >/dev/null || apt_has_browser; then
     phase 'browser' browser || FAILED=$((FAILED + 1))
     export MMBACKBONES_REQUIRE_BROWSER=1

@@ -59,8 +59,13 @@ class Matches:
     classes: list[ClassMatches]
 
 
-def match_detections(annotations: Path, predictions: Path, iou_type: str, areas: Sequence[str] = ('all',),
-                     class_names: Sequence[str] | None = None) -> dict[str, Matches]:
+def match_detections(
+    annotations: Path,
+    predictions: Path,
+    iou_type: str,
+    areas: Sequence[str] = ('all',),
+    class_names: Sequence[str] | None = None,
+) -> dict[str, Matches]:
     """Match a results file.
 
     Args:
@@ -78,9 +83,19 @@ def match_detections(annotations: Path, predictions: Path, iou_type: str, areas:
     """
     truth = load_annotations(annotations)
     images = {image_id: place for place, image_id in enumerate(sorted(image['id'] for image in truth['images']))}
-    categories = {category['id']: place for place, category in enumerate(sorted(
-        (category for category in truth['categories'] if class_names is None or category['name'] in class_names),
-        key=lambda category: category['id']))}
+    categories = {
+        category['id']: place
+        for place, category in enumerate(
+            sorted(
+                (
+                    category
+                    for category in truth['categories']
+                    if class_names is None or category['name'] in class_names
+                ),
+                key=lambda category: category['id'],
+            )
+        )
+    }
     results = read_results(predictions, images)
     found = _evaluate(truth, results, iou_type, areas, list(categories)) if results else {}
     empty = ClassMatches(np.zeros(0, np.int32), *np.zeros((2, len(IOU_THRESHOLDS), 0), bool))
@@ -105,8 +120,12 @@ def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
     counts = np.ascontiguousarray(counts, np.int32)
     truths = counts @ matches.truths.T.astype(np.int32)  # [R, classes]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(lambda place: _class_precision(matches.classes[place], counts, truths[:, place]),
-                              np.argsort([-part.image.size for part in matches.classes], kind='stable')))
+        parts = list(
+            pool.map(
+                lambda place: _class_precision(matches.classes[place], counts, truths[:, place]),
+                np.argsort([-part.image.size for part in matches.classes], kind='stable'),
+            )
+        )
     occurs = np.count_nonzero(truths, axis=1)[:, None]
     total = np.sum(parts, axis=0) if parts else np.zeros((len(counts), len(IOU_THRESHOLDS)))
     return np.where(occurs, total / np.maximum(occurs, 1), np.nan)
@@ -128,8 +147,9 @@ def _class_precision(found: ClassMatches, counts: np.ndarray, truths: np.ndarray
     return result
 
 
-def _area_under_curve(weights: np.ndarray, seen: np.ndarray, hit: np.ndarray, ignored: np.ndarray,
-                      truths: np.ndarray) -> np.ndarray:
+def _area_under_curve(
+    weights: np.ndarray, seen: np.ndarray, hit: np.ndarray, ignored: np.ndarray, truths: np.ndarray
+) -> np.ndarray:
     """Interpolated precision, averaged over the 101 recalls; the curve is needed at its hits only."""
     places = np.flatnonzero(hit)
     if not places.size:
@@ -155,8 +175,9 @@ def load_annotations(path: Path) -> dict:
     """
     try:
         truth = json.loads(Path(path).read_bytes())
-        if not isinstance(truth, dict) or not all(isinstance(truth.get(key), list)
-                                                  for key in ('images', 'annotations', 'categories')):
+        if not isinstance(truth, dict) or not all(
+            isinstance(truth.get(key), list) for key in ('images', 'annotations', 'categories')
+        ):
             raise ValueError('it lacks images, annotations or categories')
     except (OSError, ValueError) as error:
         raise InputError(f'{path}: no readable COCO annotation file ({_reason(error)})') from error
@@ -175,8 +196,10 @@ def read_results(path: Path, images: dict[int, int]) -> list[dict]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f'{path}: no readable predictions ({_reason(error)})') from error
     if strangers:
-        raise InputError(f'{path}: predictions for {len(strangers)} images that the annotations do not have, such as '
-                         f'{min(strangers)}')
+        raise InputError(
+            f'{path}: predictions for {len(strangers)} images that the annotations do not have, such as '
+            f'{min(strangers)}'
+        )
     return results
 
 
@@ -184,11 +207,16 @@ def _reason(error: Exception) -> str:
     return getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
 
 
-def _evaluate(annotations: dict, results: list[dict], iou_type: str, areas: Sequence[str],
-              categories: Sequence[int]) -> dict[tuple[str, int], ClassMatches]:
+def _evaluate(
+    annotations: dict, results: list[dict], iou_type: str, areas: Sequence[str], categories: Sequence[int]
+) -> dict[tuple[str, int], ClassMatches]:
     # hotcoco insists on the types of keys that pycocotools never reads
-    truth = hotcoco.COCO({name: [{key: item[key] for key in keys if key in item} for item in annotations[name]]
-                          for name, keys in KEYS.items()})
+    truth = hotcoco.COCO(
+        {
+            name: [{key: item[key] for key in keys if key in item} for item in annotations[name]]
+            for name, keys in KEYS.items()
+        }
+    )
     evaluation = hotcoco.COCOeval(truth, truth.load_res(results), iou_type)
     params = evaluation.params
     params.cat_ids = list(categories)
@@ -201,20 +229,23 @@ def _evaluate(annotations: dict, results: list[dict], iou_type: str, areas: Sequ
     for part in evaluation.eval_imgs:
         if part is not None and part['dtScores']:
             parts.setdefault((names[tuple(part['aRng'])], part['category_id']), []).append(
-                (order[part['image_id']], part['dtScores'], part['dtMatched'], part['dtIgnore']))
+                (order[part['image_id']], part['dtScores'], part['dtMatched'], part['dtIgnore'])
+            )
     return {key: _by_score(sorted(group, key=lambda part: part[0])) for key, group in parts.items()}
 
 
 def _by_score(parts: list[tuple[int, list, list, list]]) -> ClassMatches:
     image = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts]).astype(np.int32)
     order = np.argsort(-np.concatenate([part[1] for part in parts]), kind='stable')
-    hit, ignored = (np.concatenate([np.array(part[column], bool) for part in parts], axis=1)[:, order]
-                    for column in (2, 3))
+    hit, ignored = (
+        np.concatenate([np.array(part[column], bool) for part in parts], axis=1)[:, order] for column in (2, 3)
+    )
     return ClassMatches(image[order], hit, ignored)
 
 
-def _count_truths(truth: dict, images: dict[int, int], categories: dict[int, int],
-                  area: tuple[float, float]) -> np.ndarray:
+def _count_truths(
+    truth: dict, images: dict[int, int], categories: dict[int, int], area: tuple[float, float]
+) -> np.ndarray:
     counted = np.zeros((len(categories), len(images)), np.int32)
     for annotation in truth['annotations']:
         inside = area[0] <= annotation['area'] <= area[1]

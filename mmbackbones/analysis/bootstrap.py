@@ -85,13 +85,13 @@ def p_value(differences: np.ndarray) -> float:
     """
     known = differences[~np.isnan(differences)]
     tail = min(np.count_nonzero(known <= 0), np.count_nonzero(known >= 0))
-    return min(1., 2 * (1 + tail) / (1 + known.size))
+    return min(1.0, 2 * (1 + tail) / (1 + known.size))
 
 
 def holm(p_values: list[float]) -> list[float]:
     """p-values corrected for their number, so that the chance of any false claim stays below the level (Holm 1979)."""
-    corrected, largest = [0.] * len(p_values), 0.
+    corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(np.argsort(p_values, kind='stable')):
-        largest = max(largest, min(1., (len(p_values) - rank) * p_values[place]))
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest
     return corrected

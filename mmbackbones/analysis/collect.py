@@ -12,15 +12,7 @@ from pathlib import Path
 from mmbackbones.analysis.published import Match, match
 from mmbackbones.engine.options import load_config
 from mmbackbones.engine.outputs import RECORD, environment
-from mmbackbones.engine.records import (
-    RECORDS,
-    arm_of,
-    differing_keys,
-    flatten,
-    read_records,
-    settings_of,
-    surroundings,
-)
+from mmbackbones.engine.records import RECORDS, arm_of, differing_keys, flatten, read_records, settings_of, surroundings
 from mmbackbones.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +20,28 @@ ROOT = Path(__file__).resolve().parents[2]
 DETECTION = {'box AP': ('coco/bbox_mAP', 100), 'mask AP': ('coco/segm_mAP', 100)}
 PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU multi-scale': 'mIoU_ms'}
 SCORES = tuple(PUBLISHED)
-COLUMNS = ('table', 'config', 'recipe', 'seed', *SCORES, *(f'published {name}' for name in SCORES), 'params (M)',
-           'published params (M)', 'MACs (G)', 'published MACs (G)', 'training (h)', 'iterations', 'precision',
-           'device', 'commit', 'date', 'published row', 'source', 'remarks', 'work dir')  # fmt: skip
+COLUMNS = (
+    'table',
+    'config',
+    'recipe',
+    'seed',
+    *SCORES,
+    *(f'published {name}' for name in SCORES),
+    'params (M)',
+    'published params (M)',
+    'MACs (G)',
+    'published MACs (G)',
+    'training (h)',
+    'iterations',
+    'precision',
+    'device',
+    'commit',
+    'date',
+    'published row',
+    'source',
+    'remarks',
+    'work dir',
+)
 
 
 @dataclass
@@ -56,27 +67,44 @@ class Result:
     def row(self, table: int) -> dict[str, str]:
         """Texts by ``COLUMNS``."""
         record, row = self.record, self.published.row
-        scores = {name: record['metrics'][key] * factor for name, (key, factor) in DETECTION.items()
-                  if key in record['metrics']}
+        scores = {
+            name: record['metrics'][key] * factor
+            for name, (key, factor) in DETECTION.items()
+            if key in record['metrics']
+        }
         scores |= {'mIoU': record['metrics']['mIoU']} if 'mIoU' in record['metrics'] and not record['tta'] else {}
         if self.multi_scale:
             scores['mIoU multi-scale'] = self.multi_scale['metrics']['mIoU']
         seconds = None if record.get('resumed') else record.get('train_seconds')
         published = row.metrics if row else {}
-        return {key: '' if value is None else str(value) for key, value in dict(
-            dict.fromkeys(COLUMNS, ''),
-            table=table, config=Path(record['config']).stem, recipe=record['recipe'], seed=record['seed'],
-            **{name: f'{score:.1f}' for name, score in scores.items()},
-            **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
-            **{'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
-               'published params (M)': row and row.params,
-               'MACs (G)': None if self.macs is None else f'{self.macs:.1f}',
-               'published MACs (G)': row and row.macs,
-               'training (h)': None if seconds is None else f'{seconds / 3600:.2f}',
-               'published row': row and row.name, 'work dir': self.work_dir},
-            iterations=record.get('iterations'), precision=record['precision'], device=record['device'],
-            commit=record['commit'], date=record['date'][:10], source=row and row.source,
-            remarks='; '.join(self.remarks)).items()}
+        return {
+            key: '' if value is None else str(value)
+            for key, value in dict(
+                dict.fromkeys(COLUMNS, ''),
+                table=table,
+                config=Path(record['config']).stem,
+                recipe=record['recipe'],
+                seed=record['seed'],
+                **{name: f'{score:.1f}' for name, score in scores.items()},
+                **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
+                **{
+                    'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
+                    'published params (M)': row and row.params,
+                    'MACs (G)': None if self.macs is None else f'{self.macs:.1f}',
+                    'published MACs (G)': row and row.macs,
+                    'training (h)': None if seconds is None else f'{seconds / 3600:.2f}',
+                    'published row': row and row.name,
+                    'work dir': self.work_dir,
+                },
+                iterations=record.get('iterations'),
+                precision=record['precision'],
+                device=record['device'],
+                commit=record['commit'],
+                date=record['date'][:10],
+                source=row and row.source,
+                remarks='; '.join(self.remarks),
+            ).items()
+        }
 
 
 @dataclass
@@ -124,15 +152,22 @@ def _expand(paths: Sequence[str | Path]) -> list[Path]:
         if not path.is_dir():
             raise InputError(f'{path}: no such work dir')
         # A work dir has records, logs or checkpoints of its own; what holds only such folders is a collection.
-        inner = [] if _is_work_dir(path) else sorted(child for child in path.rglob('*')
-                                                     if child.is_dir() and _is_work_dir(child))
+        inner = (
+            []
+            if _is_work_dir(path)
+            else sorted(child for child in path.rglob('*') if child.is_dir() and _is_work_dir(child))
+        )
         work_dirs += inner or [path]
     return list(dict.fromkeys(work_dirs))
 
 
 def _is_work_dir(path: Path) -> bool:
-    return (path / RECORDS).is_file() or (path / 'final').is_dir() or any(path.glob('*.pth')) or \
-        (path / 'last_checkpoint').is_file()
+    return (
+        (path / RECORDS).is_file()
+        or (path / 'final').is_dir()
+        or any(path.glob('*.pth'))
+        or (path / 'last_checkpoint').is_file()
+    )
 
 
 def _result_of(work_dir: Path, notes: list[str]) -> Result:
@@ -171,17 +206,27 @@ def _result_of(work_dir: Path, notes: list[str]) -> Result:
         remarks.append(f'run at commit {commit}, the code is at {now}')
     multi_scale = [record for record in tested if record['tta'] and _is_last(record, work_dir, trained)]
     macs = [record['metrics'].get('macs') for record in records if record['kind'] == 'complexity']
-    published = match(main.get('config_file') or main['config'],
-                      main['recipe'] if main['recipe'] in ('common', 'native') else None)
+    published = match(
+        main.get('config_file') or main['config'], main['recipe'] if main['recipe'] in ('common', 'native') else None
+    )
     remarks += [published.remark] if published.remark else []
-    return Result(work_dir, main, multi_scale[-1] if multi_scale else None,
-                  macs[-1] / 1e9 if macs and macs[-1] else None, published, remarks)
+    return Result(
+        work_dir,
+        main,
+        multi_scale[-1] if multi_scale else None,
+        macs[-1] / 1e9 if macs and macs[-1] else None,
+        published,
+        remarks,
+    )
 
 
 def _is_last(record: dict, work_dir: Path, trained: Sequence[dict]) -> bool:
     pointer = work_dir / 'last_checkpoint'
-    return not trained or (record['date'] >= trained[-1]['date'] and pointer.is_file() and
-                           Path(pointer.read_text().strip()).name == record.get('checkpoint'))
+    return not trained or (
+        record['date'] >= trained[-1]['date']
+        and pointer.is_file()
+        and Path(pointer.read_text().strip()).name == record.get('checkpoint')
+    )
 
 
 def _require_one_run(records: Sequence[dict]) -> None:
@@ -207,8 +252,10 @@ def _staleness(record: dict) -> list[str]:
     path = path if path.is_absolute() else ROOT / path
     if not path.is_file():
         return [f'the config file {record.get("config_file")} is not here, so it was not compared with the run']
-    now, then = (flatten(settings) for settings in (
-        settings_of(load_config(str(path), record.get('options'))), record['settings']))
+    now, then = (
+        flatten(settings)
+        for settings in (settings_of(load_config(str(path), record.get('options'))), record['settings'])
+    )
     keys = sorted(key for key in now.keys() | then.keys() if now.get(key, ...) != then.get(key, ...))
     if keys:
         raise InputError(f'stale: {path.name} has changed since the run, in {", ".join(keys)}')
@@ -226,8 +273,9 @@ def _place(result: Result, found: Results) -> None:
     found.tables.append([result])
     if keys:
         number = min(range(len(keys)), key=lambda index: len(keys[index])) + 1
-        found.apart.append(f'table {len(found.tables)} is kept apart from table {number}: they differ in '
-                           f'{", ".join(keys[number - 1])}')
+        found.apart.append(
+            f'table {len(found.tables)} is kept apart from table {number}: they differ in {", ".join(keys[number - 1])}'
+        )
 
 
 def _bare(record: dict) -> dict:
@@ -254,8 +302,14 @@ def to_markdown(found: Results) -> str:
         rows = [row for row in found.rows() if row['table'] == str(number)]
         names = shown_columns(rows)
         lines += [f'Table {number}: {found.tables[number - 1][0].record["task"]}, recipe {rows[0]["recipe"]}', '']
-        lines += ['| ' + ' | '.join(cells) + ' |' for cells in (
-            names, ['---'] * len(names), *([row[name].replace('|', '\\|') for name in names] for row in rows))]
+        lines += [
+            '| ' + ' | '.join(cells) + ' |'
+            for cells in (
+                names,
+                ['---'] * len(names),
+                *([row[name].replace('|', '\\|') for name in names] for row in rows),
+            )
+        ]
         lines.append('')
     lines += [f'- {sentence}' for sentence in found.apart + found.notes]
     lines += [f'- {work_dir}: {reason}' for work_dir, reason in found.left_out.items()]

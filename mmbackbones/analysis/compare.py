@@ -89,9 +89,15 @@ class Comparison:
     seed: int
 
 
-def compare_runs(paths: Sequence[str | Path], resamples: int = 1000, seed: int = 0, allow: Sequence[str] = (),
-                 splits: Sequence[str] = SPLITS, metrics: Sequence[str] | None = None,
-                 annotations: Path | None = None) -> Comparison:
+def compare_runs(
+    paths: Sequence[str | Path],
+    resamples: int = 1000,
+    seed: int = 0,
+    allow: Sequence[str] = (),
+    splits: Sequence[str] = SPLITS,
+    metrics: Sequence[str] | None = None,
+    annotations: Path | None = None,
+) -> Comparison:
     """Compare saved predictions with those of the first arm.
 
     Args:
@@ -115,10 +121,19 @@ def compare_runs(paths: Sequence[str | Path], resamples: int = 1000, seed: int =
     values = [score(run, sample, counts, splits, metrics or tuple(IOU_TYPES)) for arm in arms for run in arm.runs]
     differences = _differences(arms, values, len(sample.image_ids), seed)
     notes = surroundings([run.record for run in runs])
-    notes += [f'no split by {split}: all images are alike in it, or the test pipeline hides it' for split in splits
-              if split not in {row.split for row in differences}]
-    return Comparison(arms, differences, [_sentence(row, len(arms)) for row in differences if row.split == 'all'],
-                      notes, resamples, seed)
+    notes += [
+        f'no split by {split}: all images are alike in it, or the test pipeline hides it'
+        for split in splits
+        if split not in {row.split for row in differences}
+    ]
+    return Comparison(
+        arms,
+        differences,
+        [_sentence(row, len(arms)) for row in differences if row.split == 'all'],
+        notes,
+        resamples,
+        seed,
+    )
 
 
 def _require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> None:
@@ -133,8 +148,10 @@ def _require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> None:
         if not keys and set(runs[0].record['image_ids']) != set(other.record['image_ids']):
             keys.append('image_ids')
         if keys:
-            raise InputError(f'{runs[0].folder} and {other.folder} cannot be compared, they differ in '
-                             f'{", ".join(keys)}; --allow KEY declares that a key is what is compared')
+            raise InputError(
+                f'{runs[0].folder} and {other.folder} cannot be compared, they differ in '
+                f'{", ".join(keys)}; --allow KEY declares that a key is what is compared'
+            )
 
 
 def _group(runs: Sequence[Run]) -> list[Arm]:
@@ -162,15 +179,32 @@ def _differences(arms: Sequence[Arm], values: Sequence[dict], images: int, seed:
             rng = np.random.default_rng([seed, place]) if methods else None
             scores, reference = (
                 mean_over_seeds(np.array([values[row][key] for row in range(first[at], first[at + 1])]), rng)
-                for at in (place, 0))
+                for at in (place, 0)
+            )
             gaps = scores - reference
             if split != 'all' and np.isnan(gaps[0]):  # no object of this size
                 continue
             low, high = interval(gaps[1:])
             p = p_value(gaps[1:])
-            rows.append(Difference(
-                metric, split, group, arm.name, arms[0].name, float(scores[0]), float(reference[0]), float(gaps[0]),
-                low, high, p, p, images, 'methods' if methods else 'checkpoints', min(one.seeds for one in pair)))
+            rows.append(
+                Difference(
+                    metric,
+                    split,
+                    group,
+                    arm.name,
+                    arms[0].name,
+                    float(scores[0]),
+                    float(reference[0]),
+                    float(gaps[0]),
+                    low,
+                    high,
+                    p,
+                    p,
+                    images,
+                    'methods' if methods else 'checkpoints',
+                    min(one.seeds for one in pair),
+                )
+            )
     for family in {(row.metric, row.split) for row in rows}:
         members = [row for row in rows if (row.metric, row.split) == family]
         for row, corrected in zip(members, holm([row.p for row in members])):
@@ -181,8 +215,10 @@ def _differences(arms: Sequence[Arm], values: Sequence[dict], images: int, seed:
 def _sentence(row: Difference, arms: int) -> str:
     who = 'the methods' if row.about == 'methods' else 'these checkpoints'
     source = 'seeds and images' if row.about == 'methods' else 'images'
-    text = (f'{row.metric}: {row.arm} {row.score:.2f}, {row.reference} {row.reference_score:.2f}, difference '
-            f'{row.difference:+.2f} (95 % interval {row.low:+.2f} to {row.high:+.2f} over {source}')
+    text = (
+        f'{row.metric}: {row.arm} {row.score:.2f}, {row.reference} {row.reference_score:.2f}, difference '
+        f'{row.difference:+.2f} (95 % interval {row.low:+.2f} to {row.high:+.2f} over {source}'
+    )
     text += f', p {row.p_holm:.3g} after Holm for {arms - 1} comparisons). ' if arms > 2 else f', p {row.p:.3g}). '
     if np.isnan(row.difference) or np.isnan(row.low):
         text += 'Nothing can be concluded: there is nothing to score.'
@@ -193,8 +229,10 @@ def _sentence(row: Difference, arms: int) -> str:
     if row.about == 'methods' and row.seeds < 10:
         text += f' With {row.seeds} seeds the interval is narrower than it should be (docs/compare.md).'
     if row.about == 'checkpoints':
-        text += (' This is about these checkpoints, not the methods: another seed may give another difference, and '
-                 f'only {SEEDS_FOR_METHODS} seeds and more per arm tell.')
+        text += (
+            ' This is about these checkpoints, not the methods: another seed may give another difference, and '
+            f'only {SEEDS_FOR_METHODS} seeds and more per arm tell.'
+        )
     return text
 
 
@@ -206,14 +244,28 @@ def tables(comparison: Comparison) -> list[Table]:
         rows = [row for row in comparison.differences if row.split == split]
         many = corrected or split != 'all'
         where = [] if split == 'all' else [Column(split, overflow='fold')]
-        table = Table('metric', Column('arm', overflow='fold'), *where, 'score', 'reference', 'difference',
-                      '95 % interval', 'p (Holm)' if many else 'p',
-                      title='all images' if split == 'all' else f'by {split}')
+        table = Table(
+            'metric',
+            Column('arm', overflow='fold'),
+            *where,
+            'score',
+            'reference',
+            'difference',
+            '95 % interval',
+            'p (Holm)' if many else 'p',
+            title='all images' if split == 'all' else f'by {split}',
+        )
         for row in rows:
             table.add_row(
-                row.metric, row.arm, *([row.group] if where else []), f'{row.score:.2f}',
-                f'{row.reference_score:.2f}', f'{row.difference:+.2f}', f'{row.low:+.2f} to {row.high:+.2f}',
-                f'{row.p_holm if many else row.p:.3g}')
+                row.metric,
+                row.arm,
+                *([row.group] if where else []),
+                f'{row.score:.2f}',
+                f'{row.reference_score:.2f}',
+                f'{row.difference:+.2f}',
+                f'{row.low:+.2f} to {row.high:+.2f}',
+                f'{row.p_holm if many else row.p:.3g}',
+            )
         shown.append(table)
     return shown
 
@@ -221,19 +273,40 @@ def tables(comparison: Comparison) -> list[Table]:
 def to_record(comparison: Comparison) -> dict:
     """The record of a comparison, see :mod:`mmbackbones.engine.records`."""
     records = [run.record for arm in comparison.arms for run in arm.runs]
-    shared = {key: records[0][key] if all(record[key] == records[0][key] for record in records) else None
-              for key in ('recipe', 'data_fingerprint', 'precision', 'scan_backend')}
-    return plain_floats(dict(
-        kind='compare', config=None, config_hash=None, task=records[0]['task'], seed=comparison.seed,
-        resamples=comparison.resamples,
-        arms=[dict(name=arm.name, configs=sorted({run.record['config'] for run in arm.runs}),
-                   config_hashes=[run.record['config_hash'] for run in arm.runs],
-                   seeds=[run.record['seed'] for run in arm.runs], runs=[str(run.folder) for run in arm.runs])
-              for arm in comparison.arms],
-        metrics={f'{row.metric}: {row.arm} - {row.reference}': row.difference
-                 for row in comparison.differences if row.split == 'all'},
-        differences=[dataclasses.asdict(row) for row in comparison.differences],
-        sentences=comparison.sentences, notes=comparison.notes, **shared, **environment()))
+    shared = {
+        key: records[0][key] if all(record[key] == records[0][key] for record in records) else None
+        for key in ('recipe', 'data_fingerprint', 'precision', 'scan_backend')
+    }
+    return plain_floats(
+        dict(
+            kind='compare',
+            config=None,
+            config_hash=None,
+            task=records[0]['task'],
+            seed=comparison.seed,
+            resamples=comparison.resamples,
+            arms=[
+                dict(
+                    name=arm.name,
+                    configs=sorted({run.record['config'] for run in arm.runs}),
+                    config_hashes=[run.record['config_hash'] for run in arm.runs],
+                    seeds=[run.record['seed'] for run in arm.runs],
+                    runs=[str(run.folder) for run in arm.runs],
+                )
+                for arm in comparison.arms
+            ],
+            metrics={
+                f'{row.metric}: {row.arm} - {row.reference}': row.difference
+                for row in comparison.differences
+                if row.split == 'all'
+            },
+            differences=[dataclasses.asdict(row) for row in comparison.differences],
+            sentences=comparison.sentences,
+            notes=comparison.notes,
+            **shared,
+            **environment(),
+        )
+    )
 
 
 def plain_floats(node: object) -> object:

@@ -227,7 +227,8 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
         submodules={name: count for name, count in macs.items() if '.' in name},
         operators={name: round(count) for name, count in operators.items()},
         scans=dict(parts[0].count.scans + parts[1].count.scans),
-        uncounted=dict(parts[0].count.uncounted + parts[1].count.uncounted))
+        uncounted=dict(parts[0].count.uncounted + parts[1].count.uncounted),
+    )
 
 
 def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -> _Part:
@@ -239,8 +240,11 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
         inputs = tuple(torch.empty(shape) for shape in shapes)
         with Count() as count:
             maps = forward(count, model, inputs)
-    params = {name: _parameters(child) for name, child in model.named_children()
-              if _parameters(child) and (name == 'backbone') == (forward is _backbone)}  # fmt: skip
+    params = {
+        name: _parameters(child)
+        for name, child in model.named_children()
+        if _parameters(child) and (name == 'backbone') == (forward is _backbone)
+    }
     return _Part(count, params, [tuple(x.shape) for x in maps or ()])
 
 

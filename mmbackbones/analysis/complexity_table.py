@@ -14,15 +14,47 @@ from mmbackbones.engine.outputs import environment, task_of
 from mmbackbones.errors import InputError
 
 NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
-COLUMNS = ('config', 'task', 'recipe', 'height', 'width', 'params_M', 'auxiliary_params_M', 'macs_G', 'backbone_macs_G',
-           'neck_macs_G', 'heads_macs_G', 'scan_macs_G', 'macs_G_older_scan_rule', 'macs_G_scan_in_one_unit',
-           'published_row', 'published_params_M', 'params_off_percent', 'published_macs_G', 'macs_off_percent',
-           'macs_G_by_their_rules', 'then_off_percent', 'remark', 'why_apart', 'source')  # fmt: skip
-MARKDOWN = {'config': 'config', 'params_M': 'params (M)', 'macs_G': 'MACs (G)', 'backbone_macs_G': 'backbone',
-            'scan_macs_G': 'its scans', 'macs_G_older_scan_rule': 'MACs, older scan rule',
-            'published_params_M': 'published params', 'params_off_percent': 'off by %',
-            'published_macs_G': 'published MACs', 'macs_off_percent': 'off by % ',
-            'then_off_percent': 'by their rules', 'remark': 'remark', 'why_apart': 'why apart'}  # fmt: skip
+COLUMNS = (
+    'config',
+    'task',
+    'recipe',
+    'height',
+    'width',
+    'params_M',
+    'auxiliary_params_M',
+    'macs_G',
+    'backbone_macs_G',
+    'neck_macs_G',
+    'heads_macs_G',
+    'scan_macs_G',
+    'macs_G_older_scan_rule',
+    'macs_G_scan_in_one_unit',
+    'published_row',
+    'published_params_M',
+    'params_off_percent',
+    'published_macs_G',
+    'macs_off_percent',
+    'macs_G_by_their_rules',
+    'then_off_percent',
+    'remark',
+    'why_apart',
+    'source',
+)
+MARKDOWN = {
+    'config': 'config',
+    'params_M': 'params (M)',
+    'macs_G': 'MACs (G)',
+    'backbone_macs_G': 'backbone',
+    'scan_macs_G': 'its scans',
+    'macs_G_older_scan_rule': 'MACs, older scan rule',
+    'published_params_M': 'published params',
+    'params_off_percent': 'off by %',
+    'published_macs_G': 'published MACs',
+    'macs_off_percent': 'off by % ',
+    'then_off_percent': 'by their rules',
+    'remark': 'remark',
+    'why_apart': 'why apart',
+}
 
 
 def all_configs(folder: str | Path) -> list[Path]:
@@ -31,8 +63,11 @@ def all_configs(folder: str | Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    paths = sorted(path for path in Path(folder).rglob('*.py')
-                   if not {*path.relative_to(folder).parts[:-1]} & {*NOT_COUNTED} and not path.stem.endswith('_base'))
+    paths = sorted(
+        path
+        for path in Path(folder).rglob('*.py')
+        if not {*path.relative_to(folder).parts[:-1]} & {*NOT_COUNTED} and not path.stem.endswith('_base')
+    )
     if not paths:
         raise InputError(f'{folder}: no configs below this folder')
     return paths
@@ -41,10 +76,19 @@ def all_configs(folder: str | Path) -> list[Path]:
 def record_of(cfg: Config, config: str | Path, counts: Complexity) -> dict:
     """A record of kind ``'complexity'`` (see :mod:`mmbackbones.engine.records`), for the work dir of a run."""
     return dict(
-        kind='complexity', task=task_of(cfg), config=Path(config).name, config_hash=config_hash(cfg),
-        recipe=cfg.get('recipe'), data_fingerprint=None, seed=None, precision=None, scan_backend=None,
-        shape=list(counts.shape), metrics=dict(params=counts.params['total'], macs=counts.total_macs()),
-        **environment())  # fmt: skip
+        kind='complexity',
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        data_fingerprint=None,
+        seed=None,
+        precision=None,
+        scan_backend=None,
+        shape=list(counts.shape),
+        metrics=dict(params=counts.params['total'], macs=counts.total_macs()),
+        **environment(),
+    )
 
 
 def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
@@ -93,7 +137,8 @@ def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[st
         then_off_percent=theirs and _off(theirs, published.macs),
         remark=found.remark or None,
         why_apart=remark_on(published),
-        source=published and published.source)
+        source=published and published.source,
+    )
     assert tuple(row) == COLUMNS
     return row
 
@@ -120,8 +165,12 @@ def to_markdown(rows: Sequence[dict[str, object]]) -> str:
     for task in sorted({row['task'] for row in rows}):
         chosen = [row for row in rows if row['task'] == task]
         shapes = sorted({(row['height'], row['width']) for row in chosen})
-        lines += [f'### {task.capitalize()}, {", ".join(f"{h}x{w}" for h, w in shapes)} px', '',
-                  '| ' + ' | '.join(MARKDOWN.values()) + ' |', '| ' + ' | '.join('---' for _ in MARKDOWN) + ' |']
+        lines += [
+            f'### {task.capitalize()}, {", ".join(f"{h}x{w}" for h, w in shapes)} px',
+            '',
+            '| ' + ' | '.join(MARKDOWN.values()) + ' |',
+            '| ' + ' | '.join('---' for _ in MARKDOWN) + ' |',
+        ]
         lines += ['| ' + ' | '.join(_cell(row, name) for name in MARKDOWN) + ' |' for row in chosen] + ['']
     return '\n'.join(lines)
 

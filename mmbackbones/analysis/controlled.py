@@ -12,8 +12,11 @@ from mmbackbones.errors import InputError
 STAGES = 4
 BRANCHES = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
 CONTROLS = ('pointwise:ssm', 'pointwise:bissm', 'pointwise:ss2d', 'pointwise:attn')
-EVERYWHERE = {'none': 'none', **{name: name for name in (*BRANCHES, *CONTROLS, 'identity')},
-              'hybrid': (('ss2d', 'attn'),) * STAGES}
+EVERYWHERE = {
+    'none': 'none',
+    **{name: name for name in (*BRANCHES, *CONTROLS, 'identity')},
+    'hybrid': (('ss2d', 'attn'),) * STAGES,
+}
 PLACES = {'last two stages': STAGES - 2, 'everywhere': 0}
 
 
@@ -42,10 +45,9 @@ def arms(names: Sequence[str] = tuple(EVERYWHERE)) -> Iterator[tuple[str, str, t
                 yield name, place if name != 'none' else 'nowhere', ('none',) * first + by_stage[first:]
 
 
-def count_arms(arch: str | dict,
-               shape: tuple[int, int],
-               equal: str | None = None,
-               names: Sequence[str] = tuple(EVERYWHERE)) -> Iterator[ArmCost]:
+def count_arms(
+    arch: str | dict, shape: tuple[int, int], equal: str | None = None, names: Sequence[str] = tuple(EVERYWHERE)
+) -> Iterator[ArmCost]:
     """Count every arm's backbone without output norms. Nothing is computed.
 
     Args:
@@ -69,8 +71,15 @@ def count_arms(arch: str | dict,
             yield ArmCost(name, place, missing=str(error))
             continue
         count = count_module(model.to_empty(device='cpu'), torch.empty(1, 3, *shape, device='meta'))
-        scans = {rule: sum(elements * SCAN_RULES[rule](state) for state, elements in count.scans.items())
-                 for rule in (PUBLISHED_RULE, ONE_UNIT)}
+        scans = {
+            rule: sum(elements * SCAN_RULES[rule](state) for state, elements in count.scans.items())
+            for rule in (PUBLISHED_RULE, ONE_UNIT)
+        }
         macs = sum(count.macs['Global'].values())
-        yield ArmCost(name, place, sum(p.numel() for p in model.parameters()),
-                      round(macs - scans[PUBLISHED_RULE] + scans[ONE_UNIT]), round(macs))
+        yield ArmCost(
+            name,
+            place,
+            sum(p.numel() for p in model.parameters()),
+            round(macs - scans[PUBLISHED_RULE] + scans[ONE_UNIT]),
+            round(macs),
+        )

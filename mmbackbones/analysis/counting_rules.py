@@ -27,18 +27,27 @@ class Step:
 def _localmamba(counts: Complexity) -> list[Step]:
     """hunto/LocalMamba, segmentation/tools/analysis_tools/mamba_get_flops.py: 4 (5N + 2) per element, ours 9N + 1."""
     other = sum(elements * 4 * (5 * state + 2) for state, elements in counts.scans.items())
-    return [Step(other - counts.scan_macs(),
-                 "their script counts a scan as 5N + 2 per element, gate included, and all four directions again for "
-                 'each of the four (hunto/LocalMamba, mamba_get_flops.py)')]  # fmt: skip
+    return [
+        Step(
+            other - counts.scan_macs(),
+            'their script counts a scan as 5N + 2 per element, gate included, and all four directions again for '
+            'each of the four (hunto/LocalMamba, mamba_get_flops.py)',
+        )
+    ]
 
 
 def _unseen_attention(counts: Complexity) -> list[Step]:
     """What a tracing counter without rules for fused attention and for custom operators leaves out."""
     modules = counts.submodules
-    products = sum(macs - modules[f'{name}.qkv'] - modules[f'{name}.proj'] for name, macs in modules.items()
-                   if f'{name}.qkv' in modules and f'{name}.proj' in modules)
-    return [Step(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
-            Step(-counts.scan_macs(), 'nor for a scan that is an operator of its own')]
+    products = sum(
+        macs - modules[f'{name}.qkv'] - modules[f'{name}.proj']
+        for name, macs in modules.items()
+        if f'{name}.qkv' in modules and f'{name}.proj' in modules
+    )
+    return [
+        Step(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
+        Step(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
+    ]
 
 
 EXPLANATIONS: dict[str, Callable[[Complexity], list[Step]]] = {
@@ -52,27 +61,48 @@ PADDED = (
 # What no step from our count explains, by task, family and variant of the published row.
 REMARKS = {
     **{(task, 'LocalVMamba', variant): PADDED for task in ('detection', 'segmentation') for variant in 'TS'},
-    ('detection', 'VMamba', 'v2 S s2l15'):
-        "the authors' paper prints 349 G for it (arXiv 2401.10166, NeurIPS version, tables of 1x and 3x), their "
-        'repository 384 G; the other rows agree in both',
-    ('detection', 'Swin', 'S'):
-        "the authors' own table prints 359 G, our count (SwinTransformer/Swin-Transformer-Object-Detection, README); "
-        'later papers print 354 G',
-    ('detection', 'Swin', 'B'):
-        "the authors' own Cascade Mask R-CNNs have B 144 G above S (the same README), as our count has; later papers "
-        'print 496 G',
-    ('detection', 'FocalNet', 'T'):
-        "counted with first windows of 7, not the 9 of the authors' config, it has 267.6 G and 48.9 M parameters; the "
-        "authors' table has 268 G and 48.8 M (microsoft/FocalNet, README)",
-    ('segmentation', 'MambaVision', 'T'):
-        "the network of the authors' released log has our 62.5 M parameters, not the published 55 M: the table "
-        'describes another one',
-    ('segmentation', 'MambaVision', 'S'):
-        "the network of the authors' released config has our 81.8 M parameters, not the published 84 M: the table "
-        'describes another one',
-    ('segmentation', 'MambaVision', 'B'):
-        "the network of the authors' released log has our 131.2 M parameters, not the published 126 M",
-}  # fmt: skip
+    (
+        'detection',
+        'VMamba',
+        'v2 S s2l15',
+    ): "the authors' paper prints 349 G for it (arXiv 2401.10166, NeurIPS version, tables of 1x and 3x), their "
+    'repository 384 G; the other rows agree in both',
+    (
+        'detection',
+        'Swin',
+        'S',
+    ): "the authors' own table prints 359 G, our count (SwinTransformer/Swin-Transformer-Object-Detection, README); "
+    'later papers print 354 G',
+    (
+        'detection',
+        'Swin',
+        'B',
+    ): "the authors' own Cascade Mask R-CNNs have B 144 G above S (the same README), as our count has; later papers "
+    'print 496 G',
+    (
+        'detection',
+        'FocalNet',
+        'T',
+    ): "counted with first windows of 7, not the 9 of the authors' config, it has 267.6 G and 48.9 M parameters; the "
+    "authors' table has 268 G and 48.8 M (microsoft/FocalNet, README)",
+    (
+        'segmentation',
+        'MambaVision',
+        'T',
+    ): "the network of the authors' released log has our 62.5 M parameters, not the published 55 M: the table "
+    'describes another one',
+    (
+        'segmentation',
+        'MambaVision',
+        'S',
+    ): "the network of the authors' released config has our 81.8 M parameters, not the published 84 M: the table "
+    'describes another one',
+    (
+        'segmentation',
+        'MambaVision',
+        'B',
+    ): "the network of the authors' released log has our 131.2 M parameters, not the published 126 M",
+}
 
 
 def explain(family: str, counts: Complexity, row: PublishedRow | None) -> list[Step]:

@@ -28,9 +28,24 @@ BASIC = (
     'vim/vim-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
     'vmamba/vmamba-tiny-s1l8_upernet_8xb2-amp-160k_ade20k-512x512.py',
 )
-COLUMNS = ('config', 'task', 'batch', 'iterations', 'precision', 'scan_backend', 'iterations_per_s', 'peak_mb',
-           'first_loss', 'last_loss', 'skipped_by_the_loss_scaler', 'device', 'torch', 'python', 'commit',
-           'date')  # fmt: skip
+COLUMNS = (
+    'config',
+    'task',
+    'batch',
+    'iterations',
+    'precision',
+    'scan_backend',
+    'iterations_per_s',
+    'peak_mb',
+    'first_loss',
+    'last_loss',
+    'skipped_by_the_loss_scaler',
+    'device',
+    'torch',
+    'python',
+    'commit',
+    'date',
+)
 
 
 def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations: int) -> dict[str, object]:
@@ -55,8 +70,12 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
         raise InputError(f'{config}: no data for {task}')
     root = f'{Path(data[task]).absolute()}/'
     splits = [split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader')]
-    options = ['model.backbone.init_cfg=None', 'default_hooks.logger.interval=1', 'log_processor.window_size=1',
-               *(f'{split}_dataloader.dataset.data_root={root}' for split in splits)]
+    options = [
+        'model.backbone.init_cfg=None',
+        'default_hooks.logger.interval=1',
+        'log_processor.window_size=1',
+        *(f'{split}_dataloader.dataset.data_root={root}' for split in splits),
+    ]
     if task == 'detection':
         options += [f'{split}_evaluator.ann_file={root}annotations/instances_val2017.json' for split in splits[1:]]
     if 'max_epochs' in cfg.train_cfg:
@@ -67,23 +86,43 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / 'train.log').open('w') as log:
         done = subprocess.run(
-            [sys.executable, 'tools/train.py', str(Path(config).absolute()), '--work-dir', str(work_dir.absolute()),
-             '--cfg-options', *options], cwd=ROOT, env={'OMP_NUM_THREADS': '1', **os.environ}, stdout=log,
-            stderr=subprocess.STDOUT)  # fmt: skip
+            [
+                sys.executable,
+                'tools/train.py',
+                str(Path(config).absolute()),
+                '--work-dir',
+                str(work_dir.absolute()),
+                '--cfg-options',
+                *options,
+            ],
+            cwd=ROOT,
+            env={'OMP_NUM_THREADS': '1', **os.environ},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     if done.returncode:
         raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
     record = json.loads((work_dir / 'final' / 'run.json').read_text())
     entries = [entry for entry in read_log(work_dir) if 'loss' in entry]
-    steady = entries[len(entries) // 5:]
+    steady = entries[len(entries) // 5 :]
     return dict(
-        config=Path(config).stem, task=task, batch=batch, iterations=record['iterations'],
-        precision=record['precision'], scan_backend=record['scan_backend'],
+        config=Path(config).stem,
+        task=task,
+        batch=batch,
+        iterations=record['iterations'],
+        precision=record['precision'],
+        scan_backend=record['scan_backend'],
         iterations_per_s=1 / float(np.median([entry['time'] for entry in steady])),
         peak_mb=max((entry['memory'] for entry in entries if 'memory' in entry), default=None),
-        first_loss=entries[0]['loss'], last_loss=entries[-1]['loss'],
+        first_loss=entries[0]['loss'],
+        last_loss=entries[-1]['loss'],
         skipped_by_the_loss_scaler=int(max(entry.get('amp_skipped', 0) for entry in entries)),
-        device=record['device'], torch=record['versions']['torch'], python=record['python'],
-        commit=record['commit'], date=record['date'][:10])  # fmt: skip
+        device=record['device'],
+        torch=record['versions']['torch'],
+        python=record['python'],
+        commit=record['commit'],
+        date=record['date'][:10],
+    )
 
 
 def _images(root: Path) -> int:
@@ -103,5 +142,6 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, object]]) -> None:
     with open(path, 'w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
-        writer.writerows({name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()}
-                         for row in rows)
+        writer.writerows(
+            {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()} for row in rows
+        )

@@ -27,8 +27,15 @@ from mmbackbones.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 RESIZES = ('Resize', 'RandomResize')
-FIXED = ('LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'RandomCrop', 'PhotoMetricDistortion', 'PackDetInputs',
-         'PackSegInputs')
+FIXED = (
+    'LoadImageFromFile',
+    'LoadAnnotations',
+    'RandomFlip',
+    'RandomCrop',
+    'PhotoMetricDistortion',
+    'PackDetInputs',
+    'PackSegInputs',
+)
 UNBOUND = 4  # long side in short sides, where a pipeline sets no bound
 
 
@@ -96,8 +103,10 @@ def resized(pipeline: Sequence[dict], size: int, name: str) -> list[dict]:
     steps = copy.deepcopy(list(pipeline))
     unknown = [step['type'] for step in steps if step['type'] not in (*RESIZES, *FIXED)]
     if unknown or sum(step['type'] in RESIZES for step in steps) > 1:
-        raise InputError(f'{name}: cannot be set to {size} px; expected at most one of {", ".join(RESIZES)} and '
-                         f'{", ".join(FIXED)}' + (f', not {unknown[0]}' if unknown else ''))
+        raise InputError(
+            f'{name}: cannot be set to {size} px; expected at most one of {", ".join(RESIZES)} and '
+            f'{", ".join(FIXED)}' + (f', not {unknown[0]}' if unknown else '')
+        )
     if not any(step['type'] in RESIZES for step in steps):
         # Training labels are resized with their image; a segmentor is scored at the image's own size.
         training = any(step['type'] in ('RandomCrop', 'RandomFlip') for step in steps)
@@ -128,19 +137,28 @@ def run_size(config: str, checkpoint: str | None, size: int, folder: Path, optio
             raise InputError(f'{out}: holds another run; choose another --out')
         return
     if checkpoint:
-        command = ['tools/test.py', str(cfg_file), checkpoint, '--out', str(out), '--work-dir',
-                   str(folder / 'work' / str(size))]
+        command = [
+            'tools/test.py',
+            str(cfg_file),
+            checkpoint,
+            '--out',
+            str(out),
+            '--work-dir',
+            str(folder / 'work' / str(size)),
+        ]
     else:
         command = ['tools/train.py', str(cfg_file), '--resume', 'auto', '--work-dir', str(out)]
     command = [sys.executable, *command, *(['--cfg-options', *options] if options else [])]
     log_file = folder / f'{size}.log'
     with log_file.open('w') as log:
-        status = subprocess.run(command, cwd=ROOT, env={'OMP_NUM_THREADS': '1', **os.environ}, stdout=log,
-                                stderr=subprocess.STDOUT).returncode
+        status = subprocess.run(
+            command, cwd=ROOT, env={'OMP_NUM_THREADS': '1', **os.environ}, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
     if status:
         errors = [line for line in log_file.read_text().splitlines() if line.startswith('error: ')]
-        raise InputError(f'size {size}: ended with status {status}; the log is {log_file}' +
-                         (f' ({errors[-1]})' if errors else ''))
+        raise InputError(
+            f'size {size}: ended with status {status}; the log is {log_file}' + (f' ({errors[-1]})' if errors else '')
+        )
 
 
 def parse_options(options: Sequence[str]) -> dict:
@@ -165,14 +183,30 @@ def measure(runs: dict[int, Run], resamples: int = 1000, seed: int = 0) -> list[
         tokens = tokens_of(run.record['settings'], sample.sizes)
         for (metric, *_), values in score(run, sample, counts, splits=(), metrics=tuple(IOU_TYPES)).items():
             gaps = values - base.setdefault(metric, values)
-            rungs.append(Rung(
-                size, float('nan') if tokens is None else float(tokens.mean()), metric, float(values[0]),
-                *interval(values[1:]), float(gaps[0]), *interval(gaps[1:]), len(sample.image_ids)))
+            rungs.append(
+                Rung(
+                    size,
+                    float('nan') if tokens is None else float(tokens.mean()),
+                    metric,
+                    float(values[0]),
+                    *interval(values[1:]),
+                    float(gaps[0]),
+                    *interval(gaps[1:]),
+                    len(sample.image_ids),
+                )
+            )
     return rungs
 
 
-def climb(config: str, checkpoint: str | None, sizes: Sequence[int], folder: Path, options: Sequence[str] = (),
-          resamples: int = 1000, seed: int = 0) -> tuple[list[Rung], list[str]]:
+def climb(
+    config: str,
+    checkpoint: str | None,
+    sizes: Sequence[int],
+    folder: Path,
+    options: Sequence[str] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[list[Rung], list[str]]:
     """Run all sizes and measure those that came to an end.
 
     Args:
@@ -214,13 +248,18 @@ def write_csv(rungs: Sequence[Rung], path: Path) -> None:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Rung)], lineterminator='\n')
         writer.writeheader()
         for rung in rungs:
-            writer.writerow({key: f'{value:.4f}' if isinstance(value, float) else value
-                             for key, value in dataclasses.asdict(rung).items()})
+            writer.writerow(
+                {
+                    key: f'{value:.4f}' if isinstance(value, float) else value
+                    for key, value in dataclasses.asdict(rung).items()
+                }
+            )
 
 
 def plot(rungs: Sequence[Rung], path: Path, title: str) -> None:
     """Score against tokens with intervals; the file's ending says the format."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.add_subplot()
     for metric in dict.fromkeys(rung.metric for rung in rungs):
@@ -241,8 +280,18 @@ def to_record(rungs: Sequence[Rung], config: str, folder: Path, sizes: Sequence[
     """The record of a ladder, see :mod:`mmbackbones.engine.records`."""
     run = load_run(folder / str(min(rung.size for rung in rungs))).record
     shared = {key: run[key] for key in ('task', 'recipe', 'data_fingerprint', 'seed', 'precision', 'scan_backend')}
-    return plain_floats(dict(
-        kind='ladder', config=Path(config).name, config_hash=config_hash(load_config(config)), trained=run['kind'],
-        sizes=sorted(sizes), bootstrap_seed=seed, checkpoint=run.get('checkpoint'),
-        metrics={f'{rung.metric} at {rung.size} px': rung.score for rung in rungs},
-        rungs=[dataclasses.asdict(rung) for rung in rungs], **shared, **environment()))
+    return plain_floats(
+        dict(
+            kind='ladder',
+            config=Path(config).name,
+            config_hash=config_hash(load_config(config)),
+            trained=run['kind'],
+            sizes=sorted(sizes),
+            bootstrap_seed=seed,
+            checkpoint=run.get('checkpoint'),
+            metrics={f'{rung.metric} at {rung.size} px': rung.score for rung in rungs},
+            rungs=[dataclasses.asdict(rung) for rung in rungs],
+            **shared,
+            **environment(),
+        )
+    )

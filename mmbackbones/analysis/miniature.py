@@ -22,8 +22,25 @@ CONFIGS = {path.stem: path for path in sorted((ROOT / 'configs' / 'quickstart').
 SCORES = {'detection': 'box_AP50', 'segmentation': 'mIoU'}
 FLOORS = {'detection': 0.50, 'segmentation': 0.50}
 UNTRAINED = {'detection': 0.05, 'segmentation': 0.35}
-COLUMNS = ('backbone', 'task', 'config', 'iterations', 'box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained', 'learned',
-           'date', 'device', 'torch', 'python', 'seed', 'config_hash', 'commit')
+COLUMNS = (
+    'backbone',
+    'task',
+    'config',
+    'iterations',
+    'box_AP50',
+    'box_AP',
+    'mask_AP',
+    'mIoU',
+    'untrained',
+    'learned',
+    'date',
+    'device',
+    'torch',
+    'python',
+    'seed',
+    'config_hash',
+    'commit',
+)
 
 
 def run(config: str, work_dir: Path, data: Path, iterations: int | None = None) -> dict:
@@ -53,9 +70,20 @@ def run(config: str, work_dir: Path, data: Path, iterations: int | None = None) 
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / 'train.log').open('w') as log:
         done = subprocess.run(
-            [sys.executable, 'tools/train.py', str(CONFIGS[config]), '--work-dir', str(work_dir.absolute()),
-             '--cfg-options', *options],
-            cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=log, stderr=subprocess.STDOUT)
+            [
+                sys.executable,
+                'tools/train.py',
+                str(CONFIGS[config]),
+                '--work-dir',
+                str(work_dir.absolute()),
+                '--cfg-options',
+                *options,
+            ],
+            cwd=ROOT,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     if done.returncode:
         raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
     return json.loads((work_dir / 'final' / 'run.json').read_text())
@@ -83,8 +111,10 @@ def train_miniature(config: str, work_dir: Path, data: Path) -> dict[str, str]:
         task=task,
         config=config,
         iterations=str(record['iterations']),
-        **{name: _digits(metrics[key] / (100 if name == 'mIoU' else 1)) if key in metrics else ''
-           for name, key in scores.items()},
+        **{
+            name: _digits(metrics[key] / (100 if name == 'mIoU' else 1)) if key in metrics else ''
+            for name, key in scores.items()
+        },
         untrained=_digits(untrained),
         learned='yes' if learned else 'no',
         date=record['date'][:10],
@@ -93,7 +123,8 @@ def train_miniature(config: str, work_dir: Path, data: Path) -> dict[str, str]:
         python=record['python'],
         seed=str(record['seed']),
         config_hash=record['config_hash'],
-        commit=str(record['commit']))
+        commit=str(record['commit']),
+    )
 
 
 def read_csv(path: Path) -> dict[str, dict[str, str]]:

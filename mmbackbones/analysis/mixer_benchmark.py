@@ -74,12 +74,14 @@ def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
         conv, x_proj, dt_proj, A_log, D = (
             getattr(mixer, name.format(suffix)) for name in ('conv1d{}', 'x_proj{}', 'dt_proj{}', 'A{}_log', 'D{}')
         )
-        u = F.silu(F.conv1d(u, conv.weight, conv.bias, padding=3, groups=conv.groups)[..., :u.shape[2]])
-        low_rank, B, C = x_proj(u.transpose(1, 2)).transpose(1, 2).split(
-            [mixer.dt_rank, mixer.d_state, mixer.d_state], dim=1)
+        u = F.silu(F.conv1d(u, conv.weight, conv.bias, padding=3, groups=conv.groups)[..., : u.shape[2]])
+        low_rank, B, C = (
+            x_proj(u.transpose(1, 2)).transpose(1, 2).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=1)
+        )
         delta = F.linear(low_rank.transpose(1, 2), dt_proj.weight).transpose(1, 2)
         y = selective_scan(
-            u, delta, -torch.exp(A_log.float()), B.contiguous(), C.contiguous(), D, z, dt_proj.bias, True)
+            u, delta, -torch.exp(A_log.float()), B.contiguous(), C.contiguous(), D, z, dt_proj.bias, True
+        )
         total = total + (y.flip(-1) if flips else y)
     return mixer.out_proj((total / 2).transpose(1, 2))
 
@@ -93,8 +95,16 @@ def vmamba_with_copies(mixer: SS2D, x: Tensor) -> Tensor:
     low_rank, B, C = projected.split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=2)
     delta = torch.einsum('bkrl,kdr->bkdl', low_rank, mixer.dt_projs_weight)
     y = selective_scan(
-        ss2d.in_float32(xs).flatten(1, 2), delta.flatten(1, 2), -torch.exp(ss2d.in_float32(mixer.A_logs)),
-        B.contiguous(), C.contiguous(), mixer.Ds, None, mixer.dt_projs_bias.flatten(), True)
+        ss2d.in_float32(xs).flatten(1, 2),
+        delta.flatten(1, 2),
+        -torch.exp(ss2d.in_float32(mixer.A_logs)),
+        B.contiguous(),
+        C.contiguous(),
+        mixer.Ds,
+        None,
+        mixer.dt_projs_bias.flatten(),
+        True,
+    )
     y = cross_merge(y.unflatten(1, (4, -1)), height, width)
     return mixer.out_proj(mixer.out_norm(y.transpose(1, 2)).unflatten(1, (height, width)))
 
@@ -160,11 +170,22 @@ def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, ro
     notes = {method: unavailable(method, device) or '' for method in methods}
     parities = {method: parity(method, case, device, dtype) for method in methods if not notes[method]}
     for direction in ('forward', 'forward+backward'):
-        rows = [Row(name, str(tuple(x.shape)).replace(' ', ''), direction, method, elements,
-                    parity=parities.get(method), note=notes[method]) for method in methods]  # fmt: skip
+        rows = [
+            Row(
+                name,
+                str(tuple(x.shape)).replace(' ', ''),
+                direction,
+                method,
+                elements,
+                parity=parities.get(method),
+                note=notes[method],
+            )
+            for method in methods
+        ]
         running = {row.method: row for row in rows if not row.note}
-        calls = {method: functools.partial(call, method, case, layer, x, dtype, direction != 'forward')
-                 for method in running}  # fmt: skip
+        calls = {
+            method: functools.partial(call, method, case, layer, x, dtype, direction != 'forward') for method in running
+        }
         repeats = {}
         for method, function in calls.items():
             running[method].peak = peak_memory(function, device)

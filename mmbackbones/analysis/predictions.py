@@ -120,8 +120,11 @@ def tokens_of(settings: dict, sizes: Sequence[tuple[int, int]]) -> np.ndarray | 
     """
     pipeline = settings['test_dataloader']['dataset']['pipeline']
     resizes = [step for step in pipeline if step['type'] == 'Resize']
-    others = [step['type'] for step in pipeline if step['type'] not in (
-        'Resize', 'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')]
+    others = [
+        step['type']
+        for step in pipeline
+        if step['type'] not in ('Resize', 'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs')
+    ]
     if len(resizes) > 1 or others or any(not step.get('keep_ratio') for step in resizes):
         return None
     divisor = settings['model'].get('data_preprocessor', {}).get('pad_size_divisor', 1)
@@ -158,8 +161,13 @@ def _mask_size(folder: Path, image_id: str) -> tuple[int, int]:
         raise InputError(f'{folder}: no readable prediction for image {image_id} in masks/') from error
 
 
-def score(run: Run, sample: Sample, counts: np.ndarray, splits: Sequence[str] = SPLITS,
-          metrics: Sequence[str] = tuple(IOU_TYPES)) -> Values:
+def score(
+    run: Run,
+    sample: Sample,
+    counts: np.ndarray,
+    splits: Sequence[str] = SPLITS,
+    metrics: Sequence[str] = tuple(IOU_TYPES),
+) -> Values:
     """Scores of a run in percent; the overall one is under the split and group ``'all'``.
 
     Args:
@@ -186,20 +194,24 @@ def _score_detections(run: Run, sample: Sample, counts: np.ndarray, splits: Sequ
     tested = set(run.record['image_ids'])
     missing = [image_id for image_id in sample.image_ids if image_id not in tested]
     if missing or len(tested) != len(sample.image_ids):
-        raise InputError(f'{run.folder}: tested on {len(tested)} images, but {sample.annotations} has '
-                         f'{len(sample.image_ids)}' + (f', such as {missing[0]}' if missing else ''))
+        raise InputError(
+            f'{run.folder}: tested on {len(tested)} images, but {sample.annotations} has '
+            f'{len(sample.image_ids)}' + (f', such as {missing[0]}' if missing else '')
+        )
     sizes = ('small', 'medium', 'large') if 'object size' in splits else ()
     names = (run.record['settings']['test_dataloader']['dataset'].get('metainfo') or {}).get('classes')
     matches = match_detections(
-        sample.annotations, run.folder / f'predictions.{iou_type}.json', iou_type, ('all', *sizes), names)
+        sample.annotations, run.folder / f'predictions.{iou_type}.json', iou_type, ('all', *sizes), names
+    )
     values = {(metric, 'all', 'all'): average_precision(matches['all'], counts).mean(1)}
     _require_recorded(run, f'coco/{iou_type}_mAP', values[metric, 'all', 'all'][0], 6e-4, metric, sample.annotations)
     for size in sizes:
         values[metric, 'object size', f'{size} objects'] = average_precision(matches[size], counts).mean(1)
     for split in ('tokens', 'image area'):
         for group, inside in (sample.groups(split) if split in splits else {}).items():
-            values[metric, split, group] = average_precision(
-                _restrict(matches['all'], inside), counts[:, inside]).mean(1)
+            values[metric, split, group] = average_precision(_restrict(matches['all'], inside), counts[:, inside]).mean(
+                1
+            )
     return values
 
 
@@ -210,8 +222,11 @@ def _restrict(matches: Matches, inside: np.ndarray) -> Matches:
     return Matches(
         [image_id for image_id, keep in zip(matches.image_ids, inside) if keep],
         matches.truths[:, inside],
-        [ClassMatches(place[found.image[keep]], found.hit[:, keep], found.ignored[:, keep])
-         for found, keep in zip(matches.classes, kept)])
+        [
+            ClassMatches(place[found.image[keep]], found.hit[:, keep], found.ignored[:, keep])
+            for found, keep in zip(matches.classes, kept)
+        ],
+    )
 
 
 def _score_areas(run: Run, sample: Sample, counts: np.ndarray, splits: Sequence[str]) -> Values:
@@ -244,8 +259,10 @@ def _read_areas(run: Run, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.nd
     rows = {str(stem): row for row, stem in enumerate(stems)}
     missing = [image_id for image_id in sample.image_ids if image_id not in rows]
     if missing or len(rows) != len(sample.image_ids):
-        raise InputError(f'{path}: has {len(rows)} images of {len(sample.image_ids)}' +
-                         (f'; missing is {missing[0]}' if missing else ''))
+        raise InputError(
+            f'{path}: has {len(rows)} images of {len(sample.image_ids)}'
+            + (f'; missing is {missing[0]}' if missing else '')
+        )
     order = [rows[image_id] for image_id in sample.image_ids]
     return tuple(column[order] for column in columns)
 
@@ -255,5 +272,7 @@ def _require_recorded(run: Run, key: str, value: float, tolerance: float, metric
     if recorded is None or recorded < 0:
         return
     if not abs(value - recorded) <= tolerance:
-        raise InputError(f'{run.folder}: the saved predictions give {metric} {value:.4f}, the record says '
-                         f'{recorded:.4f}: predictions are missing, or {source} is not what was tested on')
+        raise InputError(
+            f'{run.folder}: the saved predictions give {metric} {value:.4f}, the record says '
+            f'{recorded:.4f}: predictions are missing, or {source} is not what was tested on'
+        )

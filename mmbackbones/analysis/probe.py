@@ -111,7 +111,7 @@ class ProbeNet(nn.Module):
 def sincos_position(height: int, width: int, dim: int) -> Tensor:
     """[H, W, dim] sines and cosines of row and column, a quarter of ``dim`` each (MAE's table, "Attention Is All You
     Need" section 3.5 along each axis)."""
-    rates = 10000**(-torch.arange(dim // 4) / (dim // 4))
+    rates = 10000 ** (-torch.arange(dim // 4) / (dim // 4))
     rows, columns = (torch.arange(side)[:, None] * rates for side in (height, width))  # [side, dim / 4]
     rows, columns = (torch.cat((angle.sin(), angle.cos()), dim=1) for angle in (rows, columns))
     return torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1)
@@ -174,13 +174,14 @@ def train(arm: Arm, progress: Callable[[int, float], None] | None = None) -> Pro
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
     warm_up = min(WARM_UP, arm.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / arm.steps))))
+        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / arm.steps)))
+    )
     for step in range(arm.steps):
         batch = arm.task.batch(arm.batch_size, generator)
         loss = probe_loss(net(batch.images), batch.labels)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if progress is not None:
@@ -223,7 +224,7 @@ def count_correct(net: nn.Module, arm: Arm) -> Tensor:
         right = net(images)[..., :COLOURS].argmax(-1) == labels
         inside = torch.stack([(distances >= first) & (distances <= last) for first, last in bins], dim=1)
         both = torch.stack((inside & right[:, None], inside), dim=2)  # [B, bins, 2, n, n]
-        counts.append(both.sum((-2, -1))[:arm.images - start])
+        counts.append(both.sum((-2, -1))[: arm.images - start])
     return torch.cat(counts)
 
 
@@ -246,15 +247,19 @@ def run_arm(arm: Arm, progress: Callable[[int, float], None] | None = None) -> d
     counts = count_correct(net, arm)
     low, high = bootstrap(counts, arm.seed)
     total = counts.sum(0).tolist()
-    bins = [dict(first=first, last=last, correct=correct, total=shapes, low=round(a, 4), high=round(b, 4))
-            for (first, last), (correct, shapes), a, b in zip(
-                distance_bins(arm.task.tokens), total, low.tolist(), high.tolist())]
+    bins = [
+        dict(first=first, last=last, correct=correct, total=shapes, low=round(a, 4), high=round(b, 4))
+        for (first, last), (correct, shapes), a, b in zip(
+            distance_bins(arm.task.tokens), total, low.tolist(), high.tolist()
+        )
+    ]
     return dict(
         **arm.settings(),
         bins=bins,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         loss=sum(losses[-10:]) / len(losses[-10:]),
-        seconds=round(time.perf_counter() - start, 1))
+        seconds=round(time.perf_counter() - start, 1),
+    )
 
 
 def bootstrap(counts: Tensor, seed: int, draws: int = 1000) -> tuple[Tensor, Tensor]:
@@ -302,13 +307,18 @@ def radius(reach: Tensor, at: tuple[int, int]) -> int:
     return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())
 
 
-def arms(task: ProbeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (),
-         **options) -> list[Arm]:  # fmt: skip
+def arms(
+    task: ProbeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
+) -> list[Arm]:
     """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
 
     Seeds are outermost, so that what is stopped early has whole seeds; ``options`` go to :class:`Arm`.
     """
     options.setdefault('steps', STEPS[task.task])
     shuffled = replace(task, shuffled=True)
-    return [Arm(data, mixer, seed, **options)
-            for data, those in ((task, seeds), (shuffled, chance_seeds)) for seed in those for mixer in mixers]
+    return [
+        Arm(data, mixer, seed, **options)
+        for data, those in ((task, seeds), (shuffled, chance_seeds))
+        for seed in those
+        for mixer in mixers
+    ]

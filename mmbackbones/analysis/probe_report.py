@@ -24,21 +24,33 @@ from mmbackbones.ops.selective_scan import selective_scan_backend
 NOMINAL_CHANCE = 1 / COLOURS
 # Shares of the way from chance to the best possible accuracy.
 ABOVE_CHANCE, LEARNED = 0.25, 0.75
-SETTINGS = ('task', 'tokens', 'cue_side', 'distractors', 'noise', 'position', 'steps', 'images', 'mixer', 'seed',
-            'shuffled')
+SETTINGS = (
+    'task',
+    'tokens',
+    'cue_side',
+    'distractors',
+    'noise',
+    'position',
+    'steps',
+    'images',
+    'mixer',
+    'seed',
+    'shuffled',
+)
 BIN = ('first', 'last', 'total', 'correct', 'low', 'high')
 SAYS = {
     'row': 'row tests distance in the image, not length of sequence: a scan along rows carries a cue over at most '
-           'n - 1 steps. Attention needs a position code to know its row.',
+    'n - 1 steps. Attention needs a position code to know its row.',
     'routed': 'routed tests routing by content over the whole sequence. An arm that sees which colours there are, but '
-              'not whose key is whose, can beat a quarter; the measured chance includes that.',
+    'not whose key is whose, can beat a quarter; the measured chance includes that.',
     'single': 'single is a smoke test and a detector of leaks: whatever sees the whole image solves it, a global '
-              'average too. It says nothing about routing.',
-}  # fmt: skip
+    'average too. It says nothing about routing.',
+}
 SAYS_ALWAYS = (
     'The net has one stage, norms per token and a head per token; nothing here speaks about nets of several stages or '
     'real heads. An arm that fails in the near bins too did not train: that says nothing about how far it sees. A scan '
-    'that runs away from the cue looks the same.')
+    'that runs away from the cue looks the same.'
+)
 
 
 def to_record(arm: Arm, result: dict) -> dict:
@@ -58,7 +70,8 @@ def to_record(arm: Arm, result: dict) -> dict:
         metrics={bin_name(each): each['correct'] / max(1, each['total']) for each in result['bins']},
         settings=settings,
         result={key: value for key, value in result.items() if key not in settings},
-        **environment())
+        **environment(),
+    )
 
 
 def bin_name(each: dict) -> str:
@@ -95,14 +108,18 @@ def run_all(runs: Sequence[Arm], path: Path) -> list[dict]:
             record = to_record(arm, run_arm(arm))
             append_record(path, record)
             state = f'{record["result"]["seconds"]:.0f} s'
-        scores = ', '.join(f'{bin_name(each)}: {100 * record["metrics"][bin_name(each)]:.1f}'
-                           for each in record['result']['bins'])  # fmt: skip
+        scores = ', '.join(
+            f'{bin_name(each)}: {100 * record["metrics"][bin_name(each)]:.1f}' for each in record['result']['bins']
+        )
         name = f'{arm.mixer}, seed {arm.seed}{", cues shuffled" if arm.task.shuffled else ""}'
         print(f'[{number}/{len(runs)}] {name}: {scores} ({state})', flush=True)
         records.append(record)
     wanted = [_common(arm.settings()) for arm in runs]
-    more = {(record['config_hash'], record['seed']): record for record in known
-            if record['kind'] == 'probe' and _common(record['settings']) in wanted}  # the latest of equal runs
+    more = {
+        (record['config_hash'], record['seed']): record
+        for record in known
+        if record['kind'] == 'probe' and _common(record['settings']) in wanted
+    }  # the latest of equal runs
     done = {(record['config_hash'], record['seed']) for record in records}
     return records + [record for run, record in more.items() if run not in done]
 
@@ -138,8 +155,10 @@ class Curve:
 
     def gains(self) -> list[float]:
         """Share of the way from chance to the ceiling, per bin."""
-        return [(mean - chance) / (self.ceiling - chance) if self.ceiling > chance + 1e-9 else 0.
-                for mean, chance in zip(self.mean, self.chance)]
+        return [
+            (mean - chance) / (self.ceiling - chance) if self.ceiling > chance + 1e-9 else 0.0
+            for mean, chance in zip(self.mean, self.chance)
+        ]
 
     def verdict(self) -> str:
         """What may be said of the mixer. Only one that learned the near bin is said to see no further."""
@@ -148,8 +167,9 @@ class Curve:
         gains = self.gains()
         above = [gain >= ABOVE_CHANCE for gain in gains]
         if not any(above):
-            return (f'did not train: hardly above chance in the near bin too ({100 * self.mean[0]:.1f} % at '
-                    f'{self.bins[0]})')
+            return (
+                f'did not train: hardly above chance in the near bin too ({100 * self.mean[0]:.1f} % at {self.bins[0]})'
+            )
         if not above[0]:
             return 'uneven: above chance only at ' + ', '.join(name for name, is_ in zip(self.bins, above) if is_)
         if all(above):
@@ -173,11 +193,14 @@ def curves(records: Sequence[dict]) -> list[Curve]:
         bins = [bin_name(each) for each in runs[0]['result']['bins']]
         intervals = [seed_interval([run['metrics'][name] for run in runs]) for name in bins]
         if len(runs) == 1:
-            intervals = [(each['correct'] / max(1, each['total']), each['low'], each['high'])
-                         for each in runs[0]['result']['bins']]
+            intervals = [
+                (each['correct'] / max(1, each['total']), each['low'], each['high'])
+                for each in runs[0]['result']['bins']
+            ]
         mean, low, high = map(list, zip(*intervals))
-        chance = [statistics.fmean(run['metrics'][name] for run in shuffled) if shuffled else NOMINAL_CHANCE
-                  for name in bins]
+        chance = [
+            statistics.fmean(run['metrics'][name] for run in shuffled) if shuffled else NOMINAL_CHANCE for name in bins
+        ]
         settings = runs[0]['settings']
         ceiling = NOMINAL_CHANCE if settings['cue_side'] == 'none' else 1 / (1 + settings['distractors'])
         found.append(Curve(mixer, bins, mean, low, high, chance, len(runs), len(shuffled), ceiling))
@@ -190,13 +213,17 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) == 1:
         return mean, mean, mean
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean, max(0., mean - half), min(1., mean + half)
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def interval_kind(found: Sequence[Curve]) -> str:
     """How the intervals of these curves were made, in words."""
-    kinds = {'95 % t intervals over seeds' if curve.seeds > 1 else '95 % bootstrap intervals over the test images of '
-             'the one seed' for curve in found}  # fmt: skip
+    kinds = {
+        '95 % t intervals over seeds'
+        if curve.seeds > 1
+        else '95 % bootstrap intervals over the test images of the one seed'
+        for curve in found
+    }
     return ' and '.join(sorted(kinds))
 
 
@@ -207,8 +234,13 @@ def table(found: Sequence[Curve], title: str) -> Table:
         cells = [_cell(*values) for values in zip(curve.mean, curve.low, curve.high)]
         grid.add_row(curve.mixer, *cells, str(curve.seeds), curve.verdict())
         if curve.chance_seeds:
-            grid.add_row('  chance', *(f'{100 * value:.1f}' for value in curve.chance), str(curve.chance_seeds),
-                         'cues shuffled', style='dim')
+            grid.add_row(
+                '  chance',
+                *(f'{100 * value:.1f}' for value in curve.chance),
+                str(curve.chance_seeds),
+                'cues shuffled',
+                style='dim',
+            )
     return grid
 
 
@@ -226,6 +258,7 @@ def markdown(found: Sequence[Curve]) -> str:
 def plot(found: Sequence[Curve], title: str, stem: Path) -> list[Path]:
     """Accuracy against distance with intervals, and the mean of the measured chances: ``stem``.png and .svg."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
@@ -236,12 +269,17 @@ def plot(found: Sequence[Curve], title: str, stem: Path) -> list[Path]:
         for number, curve in enumerate(found):
             shift = 0.05 * (number - (len(found) - 1) / 2)  # so that curves at one height stay visible
             below, above = ([100 * abs(a - b) for a, b in zip(curve.mean, ends)] for ends in (curve.low, curve.high))
-            axes.errorbar([place + shift for place in places], [100 * value for value in curve.mean],
-                          yerr=(below, above), marker=markers[number % len(markers)], capsize=3, label=curve.mixer)
+            axes.errorbar(
+                [place + shift for place in places],
+                [100 * value for value in curve.mean],
+                yerr=(below, above),
+                marker=markers[number % len(markers)],
+                capsize=3,
+                label=curve.mixer,
+            )
         chance = [100 * statistics.fmean(values) for values in zip(*(curve.chance for curve in found))]
         measured = all(curve.chance_seeds for curve in found)
-        axes.plot(places, chance, color='0.4', linestyle='--',
-                  label='chance, cues shuffled' if measured else 'chance')
+        axes.plot(places, chance, color='0.4', linestyle='--', label='chance, cues shuffled' if measured else 'chance')
         axes.set_xticks(places, found[0].bins)
         axes.set(xlabel='distance to the deciding cue (tokens)', ylabel='accuracy (%)', ylim=(0, 104))
         axes.set_title(title, loc='left', fontsize='medium')
@@ -258,12 +296,20 @@ def write_csv(records: Sequence[dict], path: Path) -> None:
     """One line per run and distance bin, with settings, device, versions, date and commit on each."""
     with path.open('w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
-        writer.writerow([*SETTINGS, *BIN, 'accuracy', 'seconds', 'device', 'torch', 'python', 'scan_backend', 'date',
-                         'commit'])
+        writer.writerow(
+            [*SETTINGS, *BIN, 'accuracy', 'seconds', 'device', 'torch', 'python', 'scan_backend', 'date', 'commit']
+        )
         for record in records:
             settings = [record['settings'][key] for key in SETTINGS]
-            about = [record['result']['seconds'], record['device'], record['versions']['torch'], record['python'],
-                     record['scan_backend'], record['date'][:10], record['commit']]  # fmt: skip
+            about = [
+                record['result']['seconds'],
+                record['device'],
+                record['versions']['torch'],
+                record['python'],
+                record['scan_backend'],
+                record['date'][:10],
+                record['commit'],
+            ]
             for each in record['result']['bins']:
                 accuracy = each['correct'] / max(1, each['total'])
                 writer.writerow([*settings, *(each[key] for key in BIN), f'{accuracy:.4f}', *about])

@@ -55,7 +55,7 @@ def average_precision(annotations: Path, predictions: Path, iou_type: str) -> di
         truth = COCO(str(annotations))
         names = {category['id']: category['name'] for category in truth.dataset['categories']}
         if not results:
-            return {'all': 0., **dict.fromkeys(names.values(), 0.)}
+            return {'all': 0.0, **dict.fromkeys(names.values(), 0.0)}
         evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -112,10 +112,13 @@ class _Job(threading.Thread):
 
     def run(self) -> None:
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONUNBUFFERED': '1'}
-        with self.log.open('w') as log, subprocess.Popen(
-                self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True) as process:
-            said = 0.
+        with (
+            self.log.open('w') as log,
+            subprocess.Popen(
+                self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process,
+        ):
+            said = 0.0
             for line in process.stdout:
                 log.write(line)
                 found = PROGRESS.search(line)
@@ -124,8 +127,12 @@ class _Job(threading.Thread):
                 elif found and time.monotonic() - said > 5:
                     said = time.monotonic()
                     phase, step, steps, eta, loss = found.groups()
-                    print(f'[{self.label}] {phase} {step}/{steps}' + (f'  eta {eta}' if eta else '') +
-                          (f'  loss {loss}' if loss else ''), flush=True)
+                    print(
+                        f'[{self.label}] {phase} {step}/{steps}'
+                        + (f'  eta {eta}' if eta else '')
+                        + (f'  loss {loss}' if loss else ''),
+                        flush=True,
+                    )
         self.status = process.returncode
 
 
@@ -156,16 +163,42 @@ def main(argv: list[str] | None = None) -> None:
     python = [sys.executable]
     subprocess.run([*python, 'tools/make_shapes.py', str(DATA)], cwd=ROOT, check=True)
     options = ['--cfg-options', f'train_cfg.max_iters={args.iterations}'] if args.iterations else []
-    _run_side_by_side([
-        _Job(task, [*python, 'tools/train.py', config, '--work-dir', str(run / task), *options],
-             run / f'{task}.train.log') for task, config in CONFIGS.items()])
+    _run_side_by_side(
+        [
+            _Job(
+                task,
+                [*python, 'tools/train.py', config, '--work-dir', str(run / task), *options],
+                run / f'{task}.train.log',
+            )
+            for task, config in CONFIGS.items()
+        ]
+    )
     last = {task: Path((run / task / 'last_checkpoint').read_text().strip()) for task in CONFIGS}
-    tests = {'detection': ['--out', str(run / 'detection' / 'test')],
-             'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')]}
-    _run_side_by_side([
-        _Job(task, [*python, 'tools/test.py', config, str(run / task / last[task].name), '--work-dir', str(run / task),
-                    '--show-dir', str(run / task / 'pictures'), *tests[task], *options], run / f'{task}.test.log')
-        for task, config in CONFIGS.items()])
+    tests = {
+        'detection': ['--out', str(run / 'detection' / 'test')],
+        'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')],
+    }
+    _run_side_by_side(
+        [
+            _Job(
+                task,
+                [
+                    *python,
+                    'tools/test.py',
+                    config,
+                    str(run / task / last[task].name),
+                    '--work-dir',
+                    str(run / task),
+                    '--show-dir',
+                    str(run / task / 'pictures'),
+                    *tests[task],
+                    *options,
+                ],
+                run / f'{task}.test.log',
+            )
+            for task, config in CONFIGS.items()
+        ]
+    )
 
     scores = summarize(run, ROOT / DATA)
     (run / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
@@ -179,14 +212,20 @@ def main(argv: list[str] | None = None) -> None:
         f'  {sys.executable} tools/test.py {config} {weights}\n'
         f'  {sys.executable} tools/analysis/complexity.py {FULL_SIZE}\n'
         f'  {sys.executable} tools/train.py {FULL_SIZE}',
-        soft_wrap=True, highlight=False)
+        soft_wrap=True,
+        highlight=False,
+    )
     faults = gate(scores)
     if faults:
         raise InputError('the networks did not learn: ' + '; '.join(faults))
-    print('quickstart passed: ' + ', '.join(f'{name} >= {floor:.2f}' for name, floor in FLOORS.items()) +
-          f', every class IoU >= {CLASS_IOU_FLOOR:.2f}')
+    print(
+        'quickstart passed: '
+        + ', '.join(f'{name} >= {floor:.2f}' for name, floor in FLOORS.items())
+        + f', every class IoU >= {CLASS_IOU_FLOOR:.2f}'
+    )
 
 
 if __name__ == '__main__':
     from mmbackbones.engine.cli import run_command
+
     run_command(main)

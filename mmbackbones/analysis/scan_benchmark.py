@@ -79,10 +79,7 @@ PEERS: dict[str, Callable] = {
 LOOPS = ('mamba_ssm loop', 'Hugging Face loop')
 # The exponentials of the recurrence alone, from registers to registers: this core's bounds of a forward pass. The usual
 # one, a polynomial, and the stricter one, with the table that the native kernel has.
-BOUNDS = {
-    'exp2 polynomial in registers': 'scan_exponentials_polynomial',
-    'table exp alone': 'scan_exponentials_table',
-}
+BOUNDS = {'exp2 polynomial in registers': 'scan_exponentials_polynomial', 'table exp alone': 'scan_exponentials_table'}
 METHODS = (*BACKENDS, *PEERS, *BOUNDS)
 ONLY_CUDA = ('triton', 'mamba_ssm', 'mamba_ssm CUDA')
 
@@ -173,8 +170,9 @@ def expected_seconds(method: str, case: Case, direction: str, device: str, dtype
     return seconds * (growth**2 if method in LOOPS and dout is not None else growth)
 
 
-def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int,
-              limit: float, limit_gb: float) -> Iterator[Row]:  # fmt: skip
+def benchmark(
+    case_name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int, limit: float, limit_gb: float
+) -> Iterator[Row]:
     """Time methods on a case, forward and forward+backward, one round after the other so that all share the conditions.
 
     Ratios are times over that of the default backend. A method that fails the parity check is timed without a ratio;
@@ -187,8 +185,11 @@ def benchmark(case_name: str, methods: list[str], device: str, dtype: torch.dtyp
     compared = [x for x in methods if x not in BOUNDS and not unavailable(x, case, device)]
     parities = {x: parity(x, case, device, dtype) for x in compared}
     for direction in ('forward', 'forward+backward'):
-        rows = [Row(case_name, shape, direction, method, case.elements, parity=parities.get(method))
-                for method in methods if method not in BOUNDS or direction == 'forward']  # fmt: skip
+        rows = [
+            Row(case_name, shape, direction, method, case.elements, parity=parities.get(method))
+            for method in methods
+            if method not in BOUNDS or direction == 'forward'
+        ]
         inputs = case.inputs(device, dtype)
         dout = torch.randn_like(inputs[0]) if direction == 'forward+backward' else None
         calls = {}
@@ -291,8 +292,11 @@ def environment(device: str, dtype: torch.dtype) -> dict[str, str]:
 def _cpu_name() -> str:
     for line in Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else ():
         if line.startswith('model name'):
-            family = [x.split(':')[1].strip() for x in Path('/proc/cpuinfo').read_text().splitlines()
-                      if x.startswith(('cpu family', 'model\t'))][:2]  # fmt: skip
+            family = [
+                x.split(':')[1].strip()
+                for x in Path('/proc/cpuinfo').read_text().splitlines()
+                if x.startswith(('cpu family', 'model\t'))
+            ][:2]
             return f'{line.split(":")[1].strip()} (family {family[0]}, model {family[1]})'
     return platform.processor() or platform.machine()
 
@@ -312,8 +316,20 @@ def _commit(device: str) -> str:
 
 def write_csv(rows: list[Row], path: str | Path, conditions: dict[str, str]) -> None:
     """One line per row, with the conditions on each."""
-    fields = ['case', 'shape', 'pass', 'method', 'median_ms', 'min_ms', 'max_ms', 'ns_per_element', 'times_default',
-              'peak_mb', 'parity', 'note']  # fmt: skip
+    fields = [
+        'case',
+        'shape',
+        'pass',
+        'method',
+        'median_ms',
+        'min_ms',
+        'max_ms',
+        'ns_per_element',
+        'times_default',
+        'peak_mb',
+        'parity',
+        'note',
+    ]
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow([*fields, *conditions])
@@ -323,11 +339,18 @@ def write_csv(rows: list[Row], path: str | Path, conditions: dict[str, str]) -> 
                 if row.seconds
                 else [''] * 3
             )
-            writer.writerow([
-                row.case, row.shape, row.direction, row.method, *times,
-                f'{1e9 * row.median / row.elements:.4g}' if row.seconds else '',
-                '' if row.ratio is None else f'{row.ratio:.4g}',
-                '' if row.peak is None else f'{row.peak / 1e6:.1f}',
-                '' if row.parity is None else f'{row.parity:.1e}',
-                row.note, *conditions.values(),
-            ])  # fmt: skip
+            writer.writerow(
+                [
+                    row.case,
+                    row.shape,
+                    row.direction,
+                    row.method,
+                    *times,
+                    f'{1e9 * row.median / row.elements:.4g}' if row.seconds else '',
+                    '' if row.ratio is None else f'{row.ratio:.4g}',
+                    '' if row.peak is None else f'{row.peak / 1e6:.1f}',
+                    '' if row.parity is None else f'{row.parity:.1e}',
+                    row.note,
+                    *conditions.values(),
+                ]
+            )

@@ -18,15 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from scipy.stats import linregress
 
 from mmbackbones.analysis.complexity import build_without_values, count_module
-from mmbackbones.analysis.speed_worker import (
-    DTYPES,
-    OUT_OF_MEMORY,
-    WARM_UP,
-    Case,
-    Row,
-    backbone_config,
-    serve,
-)
+from mmbackbones.analysis.speed_worker import DTYPES, OUT_OF_MEMORY, WARM_UP, Case, Row, backbone_config, serve
 from mmbackbones.engine.options import load_config
 from mmbackbones.engine.outputs import task_of
 from mmbackbones.errors import InputError
@@ -56,7 +48,8 @@ PRESETS = {
         precision={'cuda': 'fp16', 'cpu': 'fp32'},
         claim='Vim (arXiv 2401.09417, abstract): 2.8 times as fast as DeiT and 86.8 % less GPU memory in batch '
         'inference on 1248x1248 px images, from before attention was fused; the batch is not stated there, ours is '
-        '32 (fp16) on CUDA and 1 (fp32) on a CPU unless --batch and --precision say otherwise'),
+        '32 (fp16) on CUDA and 1 (fp32) on a CPU unless --batch and --precision say otherwise',
+    )
 }
 
 
@@ -119,8 +112,11 @@ def check(case: Case, sizes: Sequence[int], rounds: int) -> None:
         raise InputError('--device cuda: no CUDA device here')
     if case.device == 'cpu' and case.precision == 'fp16':
         raise InputError('--precision fp16: on a CPU expected fp32 or bf16')
-    for name, value, known in (('part', case.part, PARTS), ('step', case.step, STEPS),
-                               ('precision', case.precision, DTYPES)):  # fmt: skip
+    for name, value, known in (
+        ('part', case.part, PARTS),
+        ('step', case.step, STEPS),
+        ('precision', case.precision, DTYPES),
+    ):
         if value not in known:
             raise InputError(f'{name} {value!r}: expected one of {", ".join(known)}')
 
@@ -147,8 +143,9 @@ def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Ite
         if task == 'segmentation' and case.step == 'training' and case.batch < 2:
             raise InputError('--batch 1: expected 2 and more to train a segmentor, whose norms need several images')
         if task == 'detection' and case.device == 'cpu' and case.precision != 'fp32':
-            raise InputError(f"--precision {case.precision}: mmcv's CPU operators, which a detector needs, take "
-                             'fp32 alone')
+            raise InputError(
+                f"--precision {case.precision}: mmcv's CPU operators, which a detector needs, take fp32 alone"
+            )
     for size in sizes:
         workers = [_Worker(replace(case, size=size)) for case in cases]
         try:
@@ -197,8 +194,9 @@ class _Worker:
             self.process.join()
             if self.process.exitcode == -signal.SIGKILL:  # as Linux does when a machine has no memory left
                 return Row(self.case, note=f'{OUT_OF_MEMORY} (killed)')
-            raise RuntimeError(f'the process that measured {self.case} ended with status '
-                               f'{self.process.exitcode}') from None
+            raise RuntimeError(
+                f'the process that measured {self.case} ended with status {self.process.exitcode}'
+            ) from None
         if isinstance(answer, InputError):
             raise answer
         return answer

@@ -12,9 +12,28 @@ from mmbackbones.analysis.speed_worker import DTYPES, Case, Row
 from mmbackbones.engine.options import config_hash, load_config
 from mmbackbones.engine.outputs import environment, task_of
 
-COLUMNS = ('config', 'part', 'step', 'size', 'batch', 'tokens', 'backend', 'attention', 'precision', 'channels_last',
-           'median_ms', 'min_ms', 'max_ms', 'images_per_s', 'times_first', 'scan_share', 'peak_mb',
-           'process_peak_mb', 'peak_bytes_per_token', 'note')  # fmt: skip
+COLUMNS = (
+    'config',
+    'part',
+    'step',
+    'size',
+    'batch',
+    'tokens',
+    'backend',
+    'attention',
+    'precision',
+    'channels_last',
+    'median_ms',
+    'min_ms',
+    'max_ms',
+    'images_per_s',
+    'times_first',
+    'scan_share',
+    'peak_mb',
+    'process_peak_mb',
+    'peak_bytes_per_token',
+    'note',
+)
 
 
 def numbers(row: Row) -> dict[str, object]:
@@ -22,8 +41,15 @@ def numbers(row: Row) -> dict[str, object]:
     case, seconds = row.case, row.seconds
     tokens = row.tokens and row.tokens * case.batch
     return dict(
-        config=Path(case.config).stem, part=case.part, step=case.step, size=case.size, batch=case.batch,
-        tokens=row.tokens, backend=case.backend, attention=case.attention, precision=case.precision,
+        config=Path(case.config).stem,
+        part=case.part,
+        step=case.step,
+        size=case.size,
+        batch=case.batch,
+        tokens=row.tokens,
+        backend=case.backend,
+        attention=case.attention,
+        precision=case.precision,
         channels_last=case.channels_last,
         median_ms=1e3 * row.median if seconds else None,
         min_ms=1e3 * min(seconds) if seconds else None,
@@ -34,7 +60,8 @@ def numbers(row: Row) -> dict[str, object]:
         peak_mb=row.peak and row.peak / 1e6,
         process_peak_mb=row.process_peak and row.process_peak / 1e6,
         peak_bytes_per_token=row.peak / tokens if row.peak and tokens else None,
-        note=row.note)  # fmt: skip
+        note=row.note,
+    )
 
 
 def conditions(case: Case) -> dict[str, str]:
@@ -62,14 +89,38 @@ def record_of(row: Row, about: dict[str, str]) -> dict:
     """A record of kind ``'speed'`` (see :mod:`mmbackbones.engine.records`)."""
     cfg = load_config(row.case.config)
     values = numbers(row)
-    settings = {key: values.pop(key) for key in ('config', 'part', 'step', 'size', 'batch', 'backend', 'attention',
-                                                 'precision', 'channels_last', 'note')}  # fmt: skip
+    settings = {
+        key: values.pop(key)
+        for key in (
+            'config',
+            'part',
+            'step',
+            'size',
+            'batch',
+            'backend',
+            'attention',
+            'precision',
+            'channels_last',
+            'note',
+        )
+    }
     return dict(
-        environment(), kind='speed', task=task_of(cfg), config=Path(row.case.config).name,
-        config_hash=config_hash(cfg), recipe=cfg.get('recipe'), data_fingerprint=None, seed=0,
-        scan_backend=settings.pop('backend'), metrics=values, device=about['device'], clock=about['clock'],
-        threads=row.case.threads, rounds=len(row.seconds), **{k: v for k, v in settings.items() if k != 'config'},
-    )  # fmt: skip
+        environment(),
+        kind='speed',
+        task=task_of(cfg),
+        config=Path(row.case.config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        data_fingerprint=None,
+        seed=0,
+        scan_backend=settings.pop('backend'),
+        metrics=values,
+        device=about['device'],
+        clock=about['clock'],
+        threads=row.case.threads,
+        rounds=len(row.seconds),
+        **{k: v for k, v in settings.items() if k != 'config'},
+    )
 
 
 def growth_sentences(rows: Sequence[Row]) -> list[str]:
@@ -80,6 +131,8 @@ def growth_sentences(rows: Sequence[Row]) -> list[str]:
             fit = growth(group, cost)
             if fit:
                 kind = ', '.join(filter(None, (case.part, case.step, case.backend, case.attention)))
-                sentences.append(f'{Path(case.config).stem} ({kind}): {word} ~ tokens ** {fit.exponent:.2f} '
-                                 f'(standard error {fit.error:.2f})')  # fmt: skip
+                sentences.append(
+                    f'{Path(case.config).stem} ({kind}): {word} ~ tokens ** {fit.exponent:.2f} '
+                    f'(standard error {fit.error:.2f})'
+                )
     return sentences

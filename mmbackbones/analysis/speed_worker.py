@@ -102,6 +102,7 @@ def backbone_config(case: Case, cfg: Config) -> dict:
 def build(case: Case) -> tuple[nn.Module, str]:
     """Backbone or model with random weights, on its device and in its mode, and the task."""
     import mmbackbones.backbones  # noqa: F401  (registers them)
+
     cfg = load_config(case.config)
     task = task_of(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -165,13 +166,14 @@ class Step:
 
 def _meta(size: int) -> dict:
     shape = (size, size)
-    return dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1., 1.))
+    return dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
 
 
 def _detection_sample(size: int, device: str):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
+
     sample, sizes = DetDataSample(metainfo=_meta(size)), random.Random(0)
     corners = [(sizes.uniform(0, size / 2), sizes.uniform(0, size / 2)) for _ in range(OBJECTS)]
     boxes = [(x, y, x + sizes.uniform(size / 8, size / 2), y + sizes.uniform(size / 8, size / 2)) for x, y in corners]
@@ -180,7 +182,8 @@ def _detection_sample(size: int, device: str):
         left, top, right, bottom = map(int, box)
         mask[top:bottom, left:right] = 1
     sample.gt_instances = InstanceData(
-        bboxes=torch.tensor(boxes), labels=torch.zeros(OBJECTS, dtype=torch.long), masks=BitmapMasks(masks, size, size))
+        bboxes=torch.tensor(boxes), labels=torch.zeros(OBJECTS, dtype=torch.long), masks=BitmapMasks(masks, size, size)
+    )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     return sample.to(device)
 
@@ -188,6 +191,7 @@ def _detection_sample(size: int, device: str):
 def _segmentation_sample(size: int, device: str):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
+
     sample = SegDataSample(metainfo=_meta(size))
     sample.gt_sem_seg = PixelData(data=torch.arange(size).remainder(3).expand(1, size, size).contiguous())
     return sample.to(device)
@@ -263,6 +267,7 @@ def limit_memory(case: Case) -> None:
     held = _proc('/proc/self/status', 'VmSize')
     if limit and held:
         import resource
+
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (int(held + limit), hard))
 
@@ -290,5 +295,3 @@ def _proc(file: str, field: str) -> int | None:
         if line.startswith(f'{field}:'):
             return int(line.split()[1]) * 1024
     return None
-
-

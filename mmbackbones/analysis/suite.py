@@ -35,7 +35,7 @@ from mmbackbones.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ('configs', 'seeds', 'gpus', 'multi_scale', 'cfg_options', 'slurm')
 MULTI_SCALE = 'final-multi-scale'
-POLL_S = 1.
+POLL_S = 1.0
 MONTH_MIN = 60 * 24 * 31  # submitit stops a local job after five minutes unless told otherwise
 
 
@@ -85,8 +85,9 @@ class Run:
             self._execute('train', [self.config], ['--resume', 'auto', *place])
         if self.state() == 'to test':
             last = self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
-            self._execute('test', [self.config, str(last)],
-                          ['--tta', '--out', str(self.work_dir / MULTI_SCALE), *place])
+            self._execute(
+                'test', [self.config, str(last)], ['--tta', '--out', str(self.work_dir / MULTI_SCALE), *place]
+            )
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit before a preempted job is queued again: training resumes by itself."""
@@ -157,8 +158,16 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
         for seed in seeds:
             cfg.merge_from_dict({'randomness.seed': seed})
             runs.append(
-                Run(config, seed, Path(work_dir, Path(config).stem, f'seed{seed}').absolute(), config_hash(cfg),
-                    [*options, f'randomness.seed={seed}'], gpus, multi_scale and task_of(cfg) == 'segmentation'))
+                Run(
+                    config,
+                    seed,
+                    Path(work_dir, Path(config).stem, f'seed{seed}').absolute(),
+                    config_hash(cfg),
+                    [*options, f'randomness.seed={seed}'],
+                    gpus,
+                    multi_scale and task_of(cfg) == 'segmentation',
+                )
+            )
     twice = [run.work_dir.parent.name for run in runs if sum(run.work_dir == other.work_dir for other in runs) > 1]
     if twice:
         raise InputError(f'{path}: {twice[0]} with one seed is listed twice')
@@ -183,8 +192,10 @@ def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: 
     """
     stale = [run for run in suite.runs if run.state() == 'stale']
     if stale:
-        raise InputError(f'{stale[0].work_dir}: finished under another configuration than the suite now asks for '
-                         f'({len(stale)} such runs); move it away or choose another --work-dir')
+        raise InputError(
+            f'{stale[0].work_dir}: finished under another configuration than the suite now asks for '
+            f'({len(stale)} such runs); move it away or choose another --work-dir'
+        )
     if cluster == 'slurm' and shutil.which('srun') is None:
         raise InputError('--cluster slurm: there is no srun on this machine')
     waiting = []
@@ -220,8 +231,12 @@ def _executor(cluster: str, logs: Path, run: Run, slot: int, slurm: dict) -> sub
     if cluster == 'local':
         executor = submitit.LocalExecutor(logs)
         gpus = run.gpus
-        executor.update_parameters(timeout_min=MONTH_MIN, gpus_per_node=gpus, stderr_to_stdout=True,
-                                   visible_gpus=tuple(range(slot * gpus, (slot + 1) * gpus)))
+        executor.update_parameters(
+            timeout_min=MONTH_MIN,
+            gpus_per_node=gpus,
+            stderr_to_stdout=True,
+            visible_gpus=tuple(range(slot * gpus, (slot + 1) * gpus)),
+        )
         return executor
     executor = submitit.AutoExecutor(logs, cluster='slurm')
     executor.update_parameters(gpus_per_node=run.gpus, name=run.name.replace(' ', '-'), stderr_to_stdout=True)

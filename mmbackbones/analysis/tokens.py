@@ -30,8 +30,15 @@ IMAGENET = (224, 224)
 # Height and width at which MambaOut's argument counts tokens, its patch size, and the widths of ViT-S and ViT-B.
 PAPER_SHAPES = {'ImageNet': IMAGENET, 'COCO': (800, 1280), 'ADE20K': (512, 2048)}
 PAPER_PATCH, PAPER_WIDTHS = 16, (384, 768)
-SIZELESS = ('LoadImageFromFile', 'LoadAnnotations', 'FilterAnnotations', 'RandomFlip', 'PhotoMetricDistortion',
-            'PackDetInputs', 'PackSegInputs')  # fmt: skip
+SIZELESS = (
+    'LoadImageFromFile',
+    'LoadAnnotations',
+    'FilterAnnotations',
+    'RandomFlip',
+    'PhotoMetricDistortion',
+    'PackDetInputs',
+    'PackSegInputs',
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,9 @@ class Sizes:
     @staticmethod
     def mixture(parts: Sequence[tuple[float, 'Sizes']]) -> 'Sizes':
         """Distributions with the probability of each."""
-        return Sizes.of(np.concatenate([part.hw for _, part in parts]),
-                        np.concatenate([p * part.weight for p, part in parts]))  # fmt: skip
+        return Sizes.of(
+            np.concatenate([part.hw for _, part in parts]), np.concatenate([p * part.weight for p, part in parts])
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -141,10 +149,13 @@ def stages_of(cfg: Config) -> list[tuple[int, int]]:
         InputError: the backbone does not say.
     """
     import mmbackbones.backbones  # noqa: F401  (registers them)
+
     backbone = build_without_values({**cfg.model.backbone, 'init_cfg': None})
     if not hasattr(backbone, 'out_strides') or not hasattr(backbone, 'out_channels'):
-        raise InputError(f'model.backbone.type={cfg.model.backbone.type}: has no out_strides and out_channels, '
-                         'from which tokens are counted')
+        raise InputError(
+            f'model.backbone.type={cfg.model.backbone.type}: has no out_strides and out_channels, '
+            'from which tokens are counted'
+        )
     return list(dict.fromkeys(zip(backbone.out_strides, backbone.out_channels)))
 
 
@@ -242,8 +253,10 @@ def apply_pipeline(sizes: Sizes, pipeline: Sequence[dict]) -> Sizes:
             height, width = _pair(step['crop_size'])
             sizes = sizes.map(lambda h, w, height=height, width=width: (min(h, height), min(w, width)))
         elif kind not in SIZELESS:
-            raise InputError(f'pipeline step {kind}: its effect on image sizes is not known here; known are Resize, '
-                             'RandomResize by ratio, RandomChoiceResize, RandomChoice and absolute RandomCrop')
+            raise InputError(
+                f'pipeline step {kind}: its effect on image sizes is not known here; known are Resize, '
+                'RandomResize by ratio, RandomChoiceResize, RandomChoice and absolute RandomCrop'
+            )
     return sizes
 
 

@@ -25,8 +25,19 @@ from mmbackbones.engine.options import config_hash
 from mmbackbones.engine.outputs import environment, task_of
 
 QUANTILES = {'min': 0.0, 'p5': 0.05, 'median': 0.5, 'p95': 0.95, 'max': 1.0}
-COLUMNS = ('data', 'network', 'stage', 'stride', 'channels', 'images', 'mean', *QUANTILES, 'threshold_6D',
-           'r_median', 'long_share')  # fmt: skip
+COLUMNS = (
+    'data',
+    'network',
+    'stage',
+    'stride',
+    'channels',
+    'images',
+    'mean',
+    *QUANTILES,
+    'threshold_6D',
+    'r_median',
+    'long_share',
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,20 @@ class TokenReport:
         """The :data:`COLUMNS`, one row per stage."""
         return [
             dict(
-                data=self.data, network=self.network, stage=stage.stage, stride=stage.stride, channels=stage.channels,
-                images=round(stage.weight.sum()), mean=stage.mean,
+                data=self.data,
+                network=self.network,
+                stage=stage.stage,
+                stride=stage.stride,
+                channels=stage.channels,
+                images=round(stage.weight.sum()),
+                mean=stage.mean,
                 **{name: stage.quantile(q) for name, q in QUANTILES.items()},
-                threshold_6D=stage.threshold, r_median=ratio(stage.quantile(0.5), stage.channels),
-                long_share=stage.long_share) for stage in self.stages
-        ]  # fmt: skip
+                threshold_6D=stage.threshold,
+                r_median=ratio(stage.quantile(0.5), stage.channels),
+                long_share=stage.long_share,
+            )
+            for stage in self.stages
+        ]
 
 
 def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenReport]:
@@ -68,17 +87,25 @@ def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenR
     stages, sizes = stages_of(cfg), network_sizes(cfg, split)
     data = f'{cfg[f"{split}_dataloader"].dataset.type.removesuffix("Dataset")} {split}'
     imagenet = Sizes.of([IMAGENET])
-    return [TokenReport(network, data, task_of(cfg), sizes, count_tokens(sizes, stages)),
-            TokenReport(network, 'ImageNet 224x224', 'classification', imagenet, count_tokens(imagenet, stages))]
+    return [
+        TokenReport(network, data, task_of(cfg), sizes, count_tokens(sizes, stages)),
+        TokenReport(network, 'ImageNet 224x224', 'classification', imagenet, count_tokens(imagenet, stages)),
+    ]
 
 
 def paper_reports() -> list[TokenReport]:
     """MambaOut's argument: patches of 16 px in one size per data set, the widths of ViT-S and ViT-B."""
     return [
-        TokenReport(f'patch {PAPER_PATCH}, D = {width}', f'{name} {h}x{w}', 'classification', Sizes.of([(h, w)]),
-                    count_tokens(Sizes.of([(h, w)]), [(PAPER_PATCH, width)]))
-        for width in PAPER_WIDTHS for name, (h, w) in PAPER_SHAPES.items()
-    ]  # fmt: skip
+        TokenReport(
+            f'patch {PAPER_PATCH}, D = {width}',
+            f'{name} {h}x{w}',
+            'classification',
+            Sizes.of([(h, w)]),
+            count_tokens(Sizes.of([(h, w)]), [(PAPER_PATCH, width)]),
+        )
+        for width in PAPER_WIDTHS
+        for name, (h, w) in PAPER_SHAPES.items()
+    ]
 
 
 def write_csv(reports: Sequence[TokenReport], path: str | Path) -> None:
@@ -88,8 +115,9 @@ def write_csv(reports: Sequence[TokenReport], path: str | Path) -> None:
         writer.writeheader()
         for report in reports:
             for row in report.rows():
-                writer.writerow({k: f'{v:.4g}' if k in ('mean', 'r_median', 'long_share') else v
-                                 for k, v in row.items()})  # fmt: skip
+                writer.writerow(
+                    {k: f'{v:.4g}' if k in ('mean', 'r_median', 'long_share') else v for k, v in row.items()}
+                )
 
 
 def draw(reports: Sequence[TokenReport], task: str) -> Figure:
@@ -119,9 +147,23 @@ def draw(reports: Sequence[TokenReport], task: str) -> Figure:
 
 def record_of(cfg: Config, config: str, report: TokenReport, split: str) -> dict:
     """A record of kind ``'tokens'`` (see :mod:`mmbackbones.engine.records`)."""
-    metrics = {f'stage{row["stage"]}.{key}': value for row in report.rows() for key, value in row.items()
-               if key not in ('data', 'network', 'stage')}  # fmt: skip
+    metrics = {
+        f'stage{row["stage"]}.{key}': value
+        for row in report.rows()
+        for key, value in row.items()
+        if key not in ('data', 'network', 'stage')
+    }
     return dict(
-        kind='tokens', task=task_of(cfg), config=Path(config).name, config_hash=config_hash(cfg),
-        recipe=cfg.get('recipe'), split=split, data_fingerprint=report.sizes.fingerprint, seed=None, precision=None,
-        scan_backend=None, metrics=metrics, **environment())  # fmt: skip
+        kind='tokens',
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        split=split,
+        data_fingerprint=report.sizes.fingerprint,
+        seed=None,
+        precision=None,
+        scan_backend=None,
+        metrics=metrics,
+        **environment(),
+    )

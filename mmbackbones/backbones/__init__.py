@@ -15,6 +15,17 @@ from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
 __all__ = [
-    'EfficientVMamba', 'GatedMixerNet', 'IsotropicMixerNet', 'LocalVMamba', 'LocalVim', 'Mamba', 'MambaOut',
-    'MambaVision', 'PlainMamba', 'PlainMambaAdapter', 'TimmBackbone', 'VMamba', 'Vim',
-]  # fmt: skip
+    'EfficientVMamba',
+    'GatedMixerNet',
+    'IsotropicMixerNet',
+    'LocalVMamba',
+    'LocalVim',
+    'Mamba',
+    'MambaOut',
+    'MambaVision',
+    'PlainMamba',
+    'PlainMambaAdapter',
+    'TimmBackbone',
+    'VMamba',
+    'Vim',
+]

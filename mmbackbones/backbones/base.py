@@ -142,9 +142,10 @@ class Backbone(BaseModule, metaclass=_FrozenWhenBuilt):
     def _freeze(self) -> None:
         groups = self.freezable_modules() if self.frozen_stages >= 0 else []
         if self.frozen_stages >= max(len(groups), 1):
-            raise InputError(f'{type(self).__name__}: frozen_stages={self.frozen_stages}, but there are '
-                             f'{len(groups) - 1} stages')
-        for module in (module for group in groups[:self.frozen_stages + 1] for module in group):
+            raise InputError(
+                f'{type(self).__name__}: frozen_stages={self.frozen_stages}, but there are {len(groups) - 1} stages'
+            )
+        for module in (module for group in groups[: self.frozen_stages + 1] for module in group):
             module.eval()
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
@@ -178,7 +179,7 @@ def _still_statistics(block: nn.Module) -> Iterator[None]:
     """The second computation of a block must not move the running statistics of its batch norms once more."""
     norms = {module: module.momentum for module in block.modules() if isinstance(module, nn.BatchNorm2d)}
     for module in norms:
-        module.momentum = 0.
+        module.momentum = 0.0
     try:
         yield
     finally:

@@ -42,8 +42,10 @@ class SkipSS2D(SS2D):
         quarters, orders, lengths = quarter_orders(*x.shape[-2:], x.device)
         x = permute_tokens(x.flatten(2).transpose(1, 2), quarters)  # [B, D, H, W] -> [B, H*W, D], quarter by quarter
         parts = zip(x.split(lengths, 1), in_float32(x).split(lengths, 1), self.x_proj_weight, orders)
-        y = torch.cat([self.scan_tokens(u, F.linear(part, weight), k, order)
-                       for k, (part, u, weight, order) in enumerate(parts)], 1)  # fmt: skip
+        y = torch.cat(
+            [self.scan_tokens(u, F.linear(part, weight), k, order) for k, (part, u, weight, order) in enumerate(parts)],
+            1,
+        )
         return permute_tokens(y, ScanOrder(quarters.inverse, quarters.order)).transpose(1, 2)
 
 
@@ -55,7 +57,8 @@ class ScanBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.op = SkipSS2D(dim, d_state=d_state, conv_bias=True, gate=True)
         self.conv_branch = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.BatchNorm2d(dim), nn.GELU(), nn.Conv2d(dim, dim, 1))
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.BatchNorm2d(dim), nn.GELU(), nn.Conv2d(dim, dim, 1)
+        )
         self.se = ChannelGate(dim)
         self.drop_path = DropPath(drop_path)
 
@@ -73,7 +76,8 @@ class InvertedResidual(nn.Module):
         inner = 4 * dim
         self.conv_pw = nn.Sequential(nn.Conv2d(dim, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU())
         self.conv_dw = nn.Sequential(
-            nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU())
+            nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU()
+        )
         self.se = SqueezeExcite(inner, rd_channels=dim // 2)
         self.conv_pw2 = nn.Sequential(nn.Conv2d(inner, dim, 1, bias=False), nn.BatchNorm2d(dim))
         self.drop_path = DropPath(drop_path)
@@ -105,15 +109,17 @@ class EfficientVMamba(StagedBackbone):
 
     convert_state_dict = staticmethod(convert_efficientvmamba)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         options = arch_options('EfficientVMamba', arch, ARCHS, defaults=dict(d_state=16))
 
         def block(stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
@@ -132,4 +138,5 @@ class EfficientVMamba(StagedBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )

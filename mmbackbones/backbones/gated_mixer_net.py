@@ -47,20 +47,22 @@ class GatedMixerNet(MambaOut):
             what :class:`MambaOut` raises.
     """
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 mixers: str | Sequence[str | Sequence[str]] = 'none',
-                 d_state: int = 16,
-                 dt_rank: int | None = None,
-                 head_width: int | None = None,
-                 equal: str | None = None,
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        mixers: str | Sequence[str | Sequence[str]] = 'none',
+        d_state: int = 16,
+        dt_rank: int | None = None,
+        head_width: int | None = None,
+        equal: str | None = None,
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
         if equal is not None:
             arch = _matched_arch(arch, mixers, equal, options)
@@ -71,7 +73,8 @@ class GatedMixerNet(MambaOut):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         self.mixers = resolve_mixers(mixers, self.depths)
         # A branch of its own must not change what is drawn after it: heads, stochastic depth, data.
         with torch.random.fork_rng(devices=[]):
@@ -97,7 +100,8 @@ class MixedConv(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d, branch: nn.Module):
         super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups)
+            conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups
+        )
         self.weight, self.bias = conv.weight, conv.bias
         self.gate = nn.Parameter(torch.zeros(conv.out_channels))
         self.branch = branch
@@ -145,8 +149,10 @@ def resolve_mixers(mixers: str | Sequence[str | Sequence[str]], depths: Sequence
     for i, (entry, depth) in enumerate(zip(entries, depths), start=1):
         names = [entry] if isinstance(entry, str) else entry
         if not isinstance(names, list | tuple) or not 1 <= len(names) <= depth:
-            raise InputError(f'GatedMixerNet: mixers of stage {i} are {entry!r}, expected a name or 1 to {depth} names '
-                             f'for its {depth} blocks')
+            raise InputError(
+                f'GatedMixerNet: mixers of stage {i} are {entry!r}, expected a name or 1 to {depth} names '
+                f'for its {depth} blocks'
+            )
         if unknown := [name for name in names if name not in MIXERS]:
             raise InputError(f'GatedMixerNet: mixers of stage {i}: {unknown[0]!r} unknown; known: {", ".join(MIXERS)}')
         stages.append(tuple(names[block % len(names)] for block in range(depth)))
@@ -174,9 +180,11 @@ def _matched_arch(arch: str | dict, mixers: str | Sequence, equal: str, options:
     first = stages[0][0]
     ratio = first.fc2.in_features / first.fc2.out_features - cost / cost_per_ratio
     if any(int(ratio * blocks[0].fc2.out_features) < blocks[0].conv.in_channels for blocks in stages):
-        raise InputError(f'GatedMixerNet: mixers={mixers!r} cost more than the blocks can give up for equal={equal!r}; '
-                         'expected cheaper mixers or fewer stages with them')
+        raise InputError(
+            f'GatedMixerNet: mixers={mixers!r} cost more than the blocks can give up for equal={equal!r}; '
+            'expected cheaper mixers or fewer stages with them'
+        )
     widths = dict(
-        depths=tuple(len(blocks) for blocks in stages),
-        dims=tuple(blocks[0].fc2.out_features for blocks in stages))
+        depths=tuple(len(blocks) for blocks in stages), dims=tuple(blocks[0].fc2.out_features for blocks in stages)
+    )
     return {**(arch if isinstance(arch, dict) else widths), 'expansion_ratio': ratio}

@@ -59,30 +59,34 @@ class IsotropicMixerNet(PlainBackbone):
     The other arguments are those of :class:`PlainBackbone`.
     """
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 mixers: str | Sequence[str] = 'attn',
-                 d_state: int = 16,
-                 dt_rank: int | None = None,
-                 head_width: int | None = None,
-                 position: bool = True,
-                 img_size: int | tuple[int, int] = 224,
-                 out_indices: tuple[int, ...] = (5, 11, 17, 23),
-                 out_feature: str = 'residual',
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        mixers: str | Sequence[str] = 'attn',
+        d_state: int = 16,
+        dt_rank: int | None = None,
+        head_width: int | None = None,
+        position: bool = True,
+        img_size: int | tuple[int, int] = 224,
+        out_indices: tuple[int, ...] = (5, 11, 17, 23),
+        out_feature: str = 'residual',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         trunk, mixing = resolve_plain_arch('IsotropicMixerNet', arch, ARCHS, OPTIONAL)
         dim, ratio = trunk['embed_dims'], mixing.get('expansion_ratio', 8 / 3)
         if int(ratio * dim) < dim:
             raise InputError(f'IsotropicMixerNet: arch expansion_ratio={ratio}, expected 1 or more')
         names = [mixers] if isinstance(mixers, str) else mixers
         if not isinstance(names, list | tuple) or not 1 <= len(names) <= trunk['depth']:
-            raise InputError(f'IsotropicMixerNet: mixers={mixers!r}, expected a name or 1 to {trunk["depth"]} names '
-                             f'for its {trunk["depth"]} blocks')
+            raise InputError(
+                f'IsotropicMixerNet: mixers={mixers!r}, expected a name or 1 to {trunk["depth"]} names '
+                f'for its {trunk["depth"]} blocks'
+            )
         if unknown := [name for name in names if name not in BRANCHES]:
             raise InputError(f'IsotropicMixerNet: mixers: {unknown[0]!r} unknown; known: {", ".join(BRANCHES)}')
 
@@ -90,7 +94,8 @@ class IsotropicMixerNet(PlainBackbone):
             # Linear layers and patches of all arms draw the same numbers, whatever a branch draws.
             with torch.random.fork_rng(devices=[]):
                 branch = build_branch(
-                    names[index % len(names)], dim, d_state=d_state, dt_rank=dt_rank, head_width=head_width)
+                    names[index % len(names)], dim, d_state=d_state, dt_rank=dt_rank, head_width=head_width
+                )
             return MapBlock(dim, GatedMixing(dim, branch, ratio), drop_path, norm=nn.LayerNorm)
 
         super().__init__(
@@ -106,7 +111,8 @@ class IsotropicMixerNet(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         if not position:
             zeros = torch.zeros_like(self.pos_embed)
             del self.pos_embed

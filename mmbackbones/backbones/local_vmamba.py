@@ -25,23 +25,56 @@ from mmbackbones.registry import MODELS
 
 # Four orders per block, one stage below the other; see mmbackbones.ops.scan_orders for their names.
 TINY_DIRECTIONS = (
-    'h h_flip w7 w7_flip', 'h_flip v_flip w2 w2_flip',
-    'h_flip v_flip w2_flip w7', 'h_flip v v_flip w2',
-    'h h_flip v_flip w2_flip', 'h_flip v_flip w2 w2_flip', 'h w2_flip w7 w7_flip', 'h h_flip v v_flip',
-    'h v_flip w7 w7_flip', 'h_flip v w2 w7_flip', 'v v_flip w2 w7_flip', 'h h_flip v_flip w2_flip',
+    'h h_flip w7 w7_flip',
+    'h_flip v_flip w2 w2_flip',
+    'h_flip v_flip w2_flip w7',
+    'h_flip v v_flip w2',
+    'h h_flip v_flip w2_flip',
+    'h_flip v_flip w2 w2_flip',
+    'h w2_flip w7 w7_flip',
+    'h h_flip v v_flip',
+    'h v_flip w7 w7_flip',
+    'h_flip v w2 w7_flip',
+    'v v_flip w2 w7_flip',
+    'h h_flip v_flip w2_flip',
     'v_flip w2_flip w7 w7_flip',
-    'h_flip v_flip w2_flip w7_flip', 'h_flip v w7 w7_flip',
+    'h_flip v_flip w2_flip w7_flip',
+    'h_flip v w7 w7_flip',
 )
 SMALL_DIRECTIONS = (
-    'h v v_flip w7_flip', 'h h_flip v w7',
-    'h_flip v v_flip w7', 'h_flip v w2_flip w7',
-    'h_flip v w2_flip w7', 'h_flip v_flip w2 w7_flip', 'h_flip v v_flip w7', 'h v v_flip w7', 'h v v_flip w7',
-    'h v v_flip w7_flip', 'h h_flip v v_flip', 'h v v_flip w2', 'v v_flip w2_flip w7', 'h h_flip v w2',
-    'h_flip v v_flip w7_flip', 'h h_flip v v_flip', 'h v v_flip w7_flip', 'h v v_flip w7_flip', 'h h_flip v_flip w7',
-    'h_flip v_flip w2_flip w7', 'h_flip v v_flip w7_flip', 'v v_flip w7 w7_flip', 'h v v_flip w7_flip',
-    'h_flip v v_flip w2', 'h v v_flip w2_flip', 'h h_flip v w7', 'h h_flip w7 w7_flip', 'h v_flip w2 w2_flip',
-    'h v_flip w2 w7', 'h v v_flip w7_flip', 'h_flip v w2_flip w7',
-    'h_flip v_flip w7 w7_flip', 'h v w7 w7_flip',
+    'h v v_flip w7_flip',
+    'h h_flip v w7',
+    'h_flip v v_flip w7',
+    'h_flip v w2_flip w7',
+    'h_flip v w2_flip w7',
+    'h_flip v_flip w2 w7_flip',
+    'h_flip v v_flip w7',
+    'h v v_flip w7',
+    'h v v_flip w7',
+    'h v v_flip w7_flip',
+    'h h_flip v v_flip',
+    'h v v_flip w2',
+    'v v_flip w2_flip w7',
+    'h h_flip v w2',
+    'h_flip v v_flip w7_flip',
+    'h h_flip v v_flip',
+    'h v v_flip w7_flip',
+    'h v v_flip w7_flip',
+    'h h_flip v_flip w7',
+    'h_flip v_flip w2_flip w7',
+    'h_flip v v_flip w7_flip',
+    'v v_flip w7 w7_flip',
+    'h v v_flip w7_flip',
+    'h_flip v v_flip w2',
+    'h v v_flip w2_flip',
+    'h h_flip v w7',
+    'h h_flip w7 w7_flip',
+    'h v_flip w2 w2_flip',
+    'h v_flip w2 w7',
+    'h v v_flip w7_flip',
+    'h_flip v w2_flip w7',
+    'h_flip v_flip w7 w7_flip',
+    'h v w7 w7_flip',
 )
 ARCHS = {
     'tiny': dict(dims=96, depths=(2, 2, 9, 2), directions=TINY_DIRECTIONS),
@@ -114,16 +147,18 @@ class LocalVMamba(StagedBackbone):
 
     convert_state_dict = staticmethod(convert_local_vmamba)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 scan_inverse: str = 'official',
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        scan_inverse: str = 'official',
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         options = arch_options('LocalVMamba', arch, ARCHS, defaults=dict(d_state=16, directions=None))
         depths = options['depths']
         directions = resolve_directions('LocalVMamba', options['directions'], sum(depths))
@@ -131,8 +166,12 @@ class LocalVMamba(StagedBackbone):
         super().__init__(
             stem=patch_stem(options['dims'][0]),
             block=lambda stage, index, dim, drop_path: LocalBlock(
-                dim, drop_path, directions=directions[sum(depths[:stage]) + index], exact=exact,
-                d_state=options['d_state']),
+                dim,
+                drop_path,
+                directions=directions[sum(depths[:stage]) + index],
+                exact=exact,
+                d_state=options['d_state'],
+            ),
             downsample=PatchMerging,
             dims=options['dims'],
             depths=depths,
@@ -141,4 +180,5 @@ class LocalVMamba(StagedBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )

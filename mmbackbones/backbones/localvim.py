@@ -31,11 +31,27 @@ from mmbackbones.registry import MODELS
 
 # Four orders per block; see mmbackbones.ops.scan_orders for their names.
 SEARCHED = (
-    'h v_flip w7 w7_flip', 'h_flip w2_flip w7 w7_flip', 'h h_flip v w7', 'h h_flip v v_flip', 'h h_flip v v_flip',
-    'h h_flip v v_flip', 'h_flip v v_flip w7', 'h_flip v v_flip w2_flip', 'h h_flip v v_flip', 'h h_flip v v_flip',
-    'h v v_flip w2', 'h v v_flip w2_flip', 'h h_flip v_flip w7', 'h_flip v v_flip w2', 'h h_flip v v_flip',
-    'h v w2 w2_flip', 'v v_flip w2 w7', 'h h_flip v w2', 'h h_flip w2_flip w7', 'v v_flip w2 w2_flip',
-)  # fmt: skip
+    'h v_flip w7 w7_flip',
+    'h_flip w2_flip w7 w7_flip',
+    'h h_flip v w7',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h_flip v v_flip w7',
+    'h_flip v v_flip w2_flip',
+    'h h_flip v v_flip',
+    'h h_flip v v_flip',
+    'h v v_flip w2',
+    'h v v_flip w2_flip',
+    'h h_flip v_flip w7',
+    'h_flip v v_flip w2',
+    'h h_flip v v_flip',
+    'h v w2 w2_flip',
+    'v v_flip w2 w7',
+    'h h_flip v w2',
+    'h h_flip w2_flip w7',
+    'v v_flip w2 w2_flip',
+)
 ARCHS = {
     'tiny': dict(embed_dims=192, depth=20, directions=SEARCHED),
     'tiny_middle_cls_token': dict(embed_dims=192, depth=20, directions=SEARCHED, cls_token=True),
@@ -92,19 +108,21 @@ class LocalVim(PlainBackbone):
 
     convert_state_dict = staticmethod(convert_localvim)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 img_size: int | tuple[int, int] = 224,
-                 scan_inverse: str = 'official',
-                 block_norm: str = 'rms',
-                 out_indices: tuple[int, ...] = (4, 9, 14, 19),
-                 out_feature: str = 'mixer',
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        scan_inverse: str = 'official',
+        block_norm: str = 'rms',
+        out_indices: tuple[int, ...] = (4, 9, 14, 19),
+        out_feature: str = 'mixer',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         if block_norm not in BLOCK_NORMS:
             raise InputError(f'LocalVim: block_norm={block_norm!r}, expected one of {", ".join(BLOCK_NORMS)}')
         exact = is_exact('LocalVim', scan_inverse)
@@ -113,8 +131,11 @@ class LocalVim(PlainBackbone):
         cls_token, dim = mixer.pop('cls_token', False), trunk['embed_dims']
         super().__init__(
             block=lambda i, drop_path: MapBlock(
-                dim, LocalMambaMixer(dim, directions=directions[i], exact=exact, middle_token=cls_token, **mixer),
-                drop_path, BLOCK_NORMS[block_norm]),
+                dim,
+                LocalMambaMixer(dim, directions=directions[i], exact=exact, middle_token=cls_token, **mixer),
+                drop_path,
+                BLOCK_NORMS[block_norm],
+            ),
             **trunk,
             img_size=img_size,
             out_indices=out_indices,
@@ -126,7 +147,8 @@ class LocalVim(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         if block_norm == 'layer':
             self.fresh_keys = (*self.fresh_keys, *(f'layers.{i}.norm.bias' for i in range(len(self.layers))))
         self.rotary_grid = self.grid

@@ -10,10 +10,7 @@ from mmbackbones.backbones.plain import Block, PlainBackbone, resolve_plain_arch
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.registry import MODELS
 
-ARCHS = {
-    'tiny': dict(embed_dims=192, depth=24),
-    'small': dict(embed_dims=384, depth=24),
-}
+ARCHS = {'tiny': dict(embed_dims=192, depth=24), 'small': dict(embed_dims=384, depth=24)}
 
 
 @MODELS.register_module()
@@ -26,17 +23,19 @@ class Mamba(PlainBackbone):
     The other arguments are those of :class:`PlainBackbone`.
     """
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 img_size: int | tuple[int, int] = 224,
-                 out_indices: tuple[int, ...] = (5, 11, 17, 23),
-                 out_feature: str = 'residual',
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        out_indices: tuple[int, ...] = (5, 11, 17, 23),
+        out_feature: str = 'residual',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         trunk, mixer = resolve_plain_arch('Mamba', arch, ARCHS)
         dim = trunk['embed_dims']
         super().__init__(
@@ -52,4 +51,5 @@ class Mamba(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )

@@ -42,15 +42,17 @@ class MambaOut(Backbone):
     unused_keys = ('head.',)
     convert_state_dict = staticmethod(convert_mambaout)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         net = _build_timm(arch, drop_path_rate)
         self.depths = tuple(len(stage.blocks) for stage in net.stages)
@@ -90,7 +92,7 @@ class MambaOut(Backbone):
             return num_layers - 1, num_layers
         _, stage, part, *rest = name.split('.')
         block = int(rest[0]) if part == 'blocks' else 0
-        return 1 + sum(self.depths[:int(stage)]) + block, num_layers
+        return 1 + sum(self.depths[: int(stage)]) + block, num_layers
 
 
 def _build_timm(arch: str | dict, drop_path_rate: float) -> TimmMambaOut:

@@ -98,8 +98,15 @@ class MambaVisionMixer(nn.Module):
         x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
         dt, B, C = project(self.x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
         y = selective_scan(
-            x, project(self.dt_proj, dt), -torch.exp(self.A_log.float()), B, C, self.D,
-            delta_bias=self.bias_count * self.dt_proj.bias, delta_softplus=True)  # fmt: skip
+            x,
+            project(self.dt_proj, dt),
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            self.D,
+            delta_bias=self.bias_count * self.dt_proj.bias,
+            delta_softplus=True,
+        )
         return self.out_proj(torch.cat((y, z), dim=1).transpose(1, 2))  # [B, 2D, L] -> [B, L, C]
 
 
@@ -151,27 +158,32 @@ class MambaVision(StagedBackbone):
     unused_keys = ('norm.', 'head.')
     convert_state_dict = staticmethod(convert_mambavision)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 window_size: tuple[int, int] = (14, 7),
-                 step_bias: str = 'official',
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        window_size: tuple[int, int] = (14, 7),
+        step_bias: str = 'official',
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         if step_bias not in NUMERICS:
             raise InputError(f'MambaVision: step_bias={step_bias!r}, expected one of {", ".join(NUMERICS)}')
         if len(window_size) != 2 or min(window_size) < 1:
-            raise InputError(f'MambaVision: window_size={window_size}, expected two positive numbers, one per '
-                             'stage with windows')
+            raise InputError(
+                f'MambaVision: window_size={window_size}, expected two positive numbers, one per stage with windows'
+            )
         options = arch_options('MambaVision', arch, ARCHS, defaults=DEFAULTS)
         dims, depths, num_heads = options['dims'], options['depths'], options['num_heads']
         if len(num_heads) != 2 or any(dim % heads for dim, heads in zip(dims[CONV_STAGES:], num_heads)):
-            raise InputError(f'MambaVision: arch num_heads={num_heads}, expected divisors of the widths of the last '
-                             f'two stages, {dims[2]} and {dims[3]}')
+            raise InputError(
+                f'MambaVision: arch num_heads={num_heads}, expected divisors of the widths of the last '
+                f'two stages, {dims[2]} and {dims[3]}'
+            )
 
         def block(stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
             if stage < CONV_STAGES:
@@ -193,7 +205,8 @@ class MambaVision(StagedBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         self.window_size = tuple(window_size)
 
     def run_blocks(self, stage: int, x: Tensor) -> Tensor:

@@ -23,10 +23,9 @@ FEATURES = ('residual', 'mixer')
 UNDECAYED = re.compile(r'A(_\w)?_log|D(_\w)?|direction_Bs|pos_embed|cls_token')
 
 
-def resolve_plain_arch(family: str,
-                       arch: str | dict,
-                       table: dict[str, dict],
-                       optional: tuple[str, ...] = OPTIONAL) -> tuple[dict, dict]:
+def resolve_plain_arch(
+    family: str, arch: str | dict, table: dict[str, dict], optional: tuple[str, ...] = OPTIONAL
+) -> tuple[dict, dict]:
     """Arguments of :class:`PlainBackbone` and of its mixers.
 
     ``embed_dims`` and ``depth`` are required; ``patch_size`` is 16 px and ``stride`` the patch size if not given;
@@ -47,7 +46,8 @@ def resolve_plain_arch(family: str,
         embed_dims=arch.pop('embed_dims'),
         depth=arch.pop('depth'),
         patch_size=patch_size,
-        stride=arch.pop('stride', patch_size))
+        stride=arch.pop('stride', patch_size),
+    )
     return trunk, arch
 
 
@@ -68,8 +68,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.overhang:
-            bottom, right = (-(-side // self.stride) * self.stride - self.stride + self.patch_size - side
-                             for side in x.shape[-2:])
+            bottom, right = (
+                -(-side // self.stride) * self.stride - self.stride + self.patch_size - side for side in x.shape[-2:]
+            )
             x = F.pad(x, (0, max(right, 0), 0, max(bottom, 0)))
         return self.proj(x)  # [B, 3, H, W] -> [B, C, h, w]
 
@@ -128,25 +129,27 @@ class PlainBackbone(Backbone):
 
     unused_keys = ('head.', 'norm_f.')
 
-    def __init__(self,
-                 *,
-                 block: Callable[[int, float], Block],
-                 embed_dims: int,
-                 depth: int,
-                 patch_size: int,
-                 stride: int,
-                 img_size: int | tuple[int, int],
-                 out_indices: tuple[int, ...],
-                 out_feature: str,
-                 with_cls_token: bool,
-                 rope: bool,
-                 pad_patches: bool,
-                 drop_path_rate: float,
-                 frozen_stages: int,
-                 with_cp: bool,
-                 norm_cfg: dict | None,
-                 init_cfg: dict | list[dict] | None,
-                 patch_embed: nn.Module | None = None):
+    def __init__(
+        self,
+        *,
+        block: Callable[[int, float], Block],
+        embed_dims: int,
+        depth: int,
+        patch_size: int,
+        stride: int,
+        img_size: int | tuple[int, int],
+        out_indices: tuple[int, ...],
+        out_feature: str,
+        with_cls_token: bool,
+        rope: bool,
+        pad_patches: bool,
+        drop_path_rate: float,
+        frozen_stages: int,
+        with_cp: bool,
+        norm_cfg: dict | None,
+        init_cfg: dict | list[dict] | None,
+        patch_embed: nn.Module | None = None,
+    ):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         self.family = type(self).__name__
         self.out_indices = check_out_indices(self.family, out_indices, depth, 'blocks')
@@ -221,7 +224,7 @@ class PlainBackbone(Backbone):
     def _to_map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.with_cls_token:
             middle = _middle(grid)
-            x = torch.cat((x[:, :middle], x[:, middle + 1:]), dim=1)
+            x = torch.cat((x[:, :middle], x[:, middle + 1 :]), dim=1)
         return x.unflatten(1, grid)  # [B, h*w, C] -> [B, h, w, C]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:

@@ -46,10 +46,13 @@ class ConvStem(nn.Module):
         self.patch_size = patch_size
         width = STEM_CHANNELS
         self.stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.convs = nn.Sequential(*(
-            layer for _ in range(num_convs)
-            for layer in (nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        ))  # fmt: skip
+        self.convs = nn.Sequential(
+            *(
+                layer
+                for _ in range(num_convs)
+                for layer in (nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+            )
+        )
         self.projection = nn.Conv2d(width, embed_dims, patch_size // 2, patch_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,15 +76,17 @@ class PlainMambaMixer(nn.Module):
         step_bias (str): ``'exact'`` adds the bias of the step size once, ``'official'`` twice.
     """
 
-    def __init__(self,
-                 dim: int,
-                 *,
-                 d_state: int = 16,
-                 d_conv: int = 7,
-                 expand: int = 2,
-                 dt_rank: int | None = None,
-                 selection: str = 'official',
-                 step_bias: str = 'official'):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 7,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        selection: str = 'official',
+        step_bias: str = 'official',
+    ):
         super().__init__()
         inner = expand * dim
         self.d_state, self.dt_rank = d_state, dt_rank or math.ceil(dim / 16)
@@ -108,8 +113,15 @@ class PlainMambaMixer(nn.Module):
             delta, B, C = (to_sequence(s, order) for s in selected) if self.ordered else selected
             moves = self.direction_Bs[move_codes(name, *grid, x.device)].T  # [L, N] -> [N, L]
             y = selective_scan(
-                to_sequence(x, order), delta, -torch.exp(self.A_log.float()), B + moves, C, self.D,
-                delta_bias=self.bias_count * self.dt_proj.bias, delta_softplus=True)  # fmt: skip
+                to_sequence(x, order),
+                delta,
+                -torch.exp(self.A_log.float()),
+                B + moves,
+                C,
+                self.D,
+                delta_bias=self.bias_count * self.dt_proj.bias,
+                delta_softplus=True,
+            )
             total = total + to_map(y, order)
         return self.out_proj((total * F.silu(z)).transpose(1, 2))  # [B, D, L] -> [B, L, C]
 
@@ -119,9 +131,11 @@ class PlainMambaBlock(MapBlock):
 
     def __init__(self, dim: int, mixer: nn.Module, drop_path: float, dwconv: bool):
         super().__init__(dim, mixer, drop_path, norm=nn.LayerNorm)
-        self.dw = nn.Sequential(
-            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False), nn.BatchNorm2d(dim),
-            nn.GELU()) if dwconv else None  # fmt: skip
+        self.dw = (
+            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False), nn.BatchNorm2d(dim), nn.GELU())
+            if dwconv
+            else None
+        )
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x, mixed = super().forward(x, grid)
@@ -150,18 +164,20 @@ class PlainMamba(PlainBackbone):
     unused_keys = ('head.',)
     convert_state_dict = staticmethod(convert_plainmamba)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'L1',
-                 img_size: int | tuple[int, int] = 224,
-                 selection: str = 'official',
-                 step_bias: str = 'official',
-                 out_indices: tuple[int, ...] = (5, 11, 17, 23),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'L1',
+        img_size: int | tuple[int, int] = 224,
+        selection: str = 'official',
+        step_bias: str = 'official',
+        out_indices: tuple[int, ...] = (5, 11, 17, 23),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         for option, value in dict(selection=selection, step_bias=step_bias).items():
             if value not in NUMERICS:
                 raise InputError(f'PlainMamba: {option}={value!r}, expected one of {", ".join(NUMERICS)}')
@@ -173,8 +189,11 @@ class PlainMamba(PlainBackbone):
         super().__init__(
             patch_embed=ConvStem(dim, patch_size, stem_convs),
             block=lambda i, drop_path: PlainMambaBlock(
-                dim, PlainMambaMixer(dim, selection=selection, step_bias=step_bias, **mixer), drop_path,
-                dwconv=i in dwconv_blocks),
+                dim,
+                PlainMambaMixer(dim, selection=selection, step_bias=step_bias, **mixer),
+                drop_path,
+                dwconv=i in dwconv_blocks,
+            ),
             **trunk,
             img_size=img_size,
             out_indices=out_indices,
@@ -186,6 +205,7 @@ class PlainMamba(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         if norm_cfg is None or self.out_indices[-1] != self.depth - 1:
             self.unused_keys = (*self.unused_keys, f'outnorm{self.depth - 1}.')

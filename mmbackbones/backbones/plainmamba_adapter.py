@@ -38,8 +38,11 @@ class SpatialPrior(nn.Module):
     def __init__(self, dim: int, width: int, norm_cfg: dict):
         super().__init__()
         self.stem = nn.Sequential(
-            *conv_norm_relu(3, width, 2, norm_cfg), *conv_norm_relu(width, width, 1, norm_cfg),
-            *conv_norm_relu(width, width, 1, norm_cfg), nn.MaxPool2d(3, 2, 1))  # fmt: skip
+            *conv_norm_relu(3, width, 2, norm_cfg),
+            *conv_norm_relu(width, width, 1, norm_cfg),
+            *conv_norm_relu(width, width, 1, norm_cfg),
+            nn.MaxPool2d(3, 2, 1),
+        )
         self.conv2 = nn.Sequential(*conv_norm_relu(width, 2 * width, 2, norm_cfg))
         self.conv3 = nn.Sequential(*conv_norm_relu(2 * width, 4 * width, 2, norm_cfg))
         self.conv4 = nn.Sequential(*conv_norm_relu(4 * width, 4 * width, 2, norm_cfg))
@@ -48,8 +51,9 @@ class SpatialPrior(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for layer, project in zip((self.stem, self.conv2, self.conv3, self.conv4),
-                                  (self.fc1, self.fc2, self.fc3, self.fc4)):  # fmt: skip
+        for layer, project in zip(
+            (self.stem, self.conv2, self.conv3, self.conv4), (self.fc1, self.fc2, self.fc3, self.fc4)
+        ):
             x = layer(x)
             maps.append(project(x))
         return maps
@@ -78,7 +82,7 @@ class Attend(nn.Module):
     def __init__(self, dim: int, num_heads: int, num_points: int, num_levels: int):
         super().__init__()
         self.query_norm, self.feat_norm = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn = DeformableAttention(dim, num_heads, num_levels, num_points, dropout=0.)
+        self.attn = DeformableAttention(dim, num_heads, num_levels, num_points, dropout=0.0)
 
     def attend(self, query: Tensor, query_grids: list[Grid], feat: Tensor, feat_grids: list[Grid]) -> Tensor:
         """[B, Q, C], [B, K, C] -> [B, Q, C]; the grids make up the tokens of each in order."""
@@ -135,14 +139,16 @@ class ConvFFN(nn.Module):
 class Interaction(nn.Module):
     """Injector before a group of blocks, extractors after it."""
 
-    def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, drop_path: float, init_value: float,
-                 extra: bool):
+    def __init__(
+        self, dim: int, num_heads: int, num_points: int, ratio: float, drop_path: float, init_value: float, extra: bool
+    ):
         super().__init__()
         self.injector = Injector(dim, num_heads, num_points, init_value)
         self.extractor = Extractor(dim, num_heads, num_points, ratio, drop_path)
         if extra:
             self.extra_extractors = nn.Sequential(
-                *(Extractor(dim, num_heads, num_points, ratio, drop_path) for _ in range(NUM_EXTRA)))
+                *(Extractor(dim, num_heads, num_points, ratio, drop_path) for _ in range(NUM_EXTRA))
+            )
 
     def extractors(self) -> list[Extractor]:
         return [self.extractor, *getattr(self, 'extra_extractors', ())]
@@ -179,28 +185,38 @@ class PlainMambaAdapter(PlainMamba):
 
     fresh_keys = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'L1',
-                 img_size: int | tuple[int, int] = 224,
-                 selection: str = 'official',
-                 step_bias: str = 'official',
-                 num_groups: int = 4,
-                 num_heads: int = 6,
-                 num_points: int = 4,
-                 conv_width: int = 64,
-                 ffn_ratio: float = 0.25,
-                 init_value: float = 0.,
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'L1',
+        img_size: int | tuple[int, int] = 224,
+        selection: str = 'official',
+        step_bias: str = 'official',
+        num_groups: int = 4,
+        num_heads: int = 6,
+        num_points: int = 4,
+        conv_width: int = 64,
+        ffn_ratio: float = 0.25,
+        init_value: float = 0.0,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         depth = resolve_plain_arch('PlainMambaAdapter', arch, ARCHS, OPTIONAL)[0]['depth']
         super().__init__(
-            arch=arch, img_size=img_size, selection=selection, step_bias=step_bias, out_indices=(depth - 1,),
-            drop_path_rate=drop_path_rate, frozen_stages=frozen_stages, with_cp=with_cp, norm_cfg=None,
-            init_cfg=init_cfg)  # fmt: skip
+            arch=arch,
+            img_size=img_size,
+            selection=selection,
+            step_bias=step_bias,
+            out_indices=(depth - 1,),
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            norm_cfg=None,
+            init_cfg=init_cfg,
+        )
         dim = self.pos_embed.shape[-1]
         if num_groups < 1 or depth % num_groups:
             raise InputError(f'PlainMambaAdapter: num_groups={num_groups}, expected a divisor of the {depth} blocks')
@@ -211,7 +227,8 @@ class PlainMambaAdapter(PlainMamba):
         self.spm = SpatialPrior(dim, conv_width, norm_cfg)
         self.interactions = nn.ModuleList(
             Interaction(dim, num_heads, num_points, ffn_ratio, drop_path_rate, init_value, group == num_groups - 1)
-            for group in range(num_groups))
+            for group in range(num_groups)
+        )
         self.up = nn.ConvTranspose2d(dim, dim, 2, 2)
         self.out_channels, self.out_strides = (dim,) * 4, (4, 8, 16, 32)
         for i in range(4):
@@ -230,7 +247,7 @@ class PlainMambaAdapter(PlainMamba):
         x = self._add_position(to_tokens(x), grid)
         for group, interaction in enumerate(self.interactions):
             x = self._run(interaction.injector, x, grid, maps, grids)
-            for layer in self.layers[group * self.group_size:(group + 1) * self.group_size]:
+            for layer in self.layers[group * self.group_size : (group + 1) * self.group_size]:
                 x, _ = self._run(layer, x, grid)
             for extractor in interaction.extractors():
                 maps = self._run(extractor, maps, grids, x, grid)
@@ -249,4 +266,3 @@ class PlainMambaAdapter(PlainMamba):
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {'level_embed'}
-

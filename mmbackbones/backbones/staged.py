@@ -56,19 +56,21 @@ class StagedBackbone(Backbone):
 
     unused_keys = ('classifier.',)
 
-    def __init__(self,
-                 *,
-                 stem: nn.Module,
-                 block: Callable[[int, int, int, float], nn.Module],
-                 downsample: Callable[[int, int], nn.Module],
-                 dims: tuple[int, ...],
-                 depths: tuple[int, ...],
-                 out_indices: tuple[int, ...],
-                 drop_path_rate: float,
-                 frozen_stages: int,
-                 with_cp: bool,
-                 norm_cfg: dict | None,
-                 init_cfg: dict | list[dict] | None):
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        block: Callable[[int, int, int, float], nn.Module],
+        downsample: Callable[[int, int], nn.Module],
+        dims: tuple[int, ...],
+        depths: tuple[int, ...],
+        out_indices: tuple[int, ...],
+        drop_path_rate: float,
+        frozen_stages: int,
+        with_cp: bool,
+        norm_cfg: dict | None,
+        init_cfg: dict | list[dict] | None,
+    ):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         family = type(self).__name__
         if not 0 <= drop_path_rate < 1:
@@ -78,18 +80,24 @@ class StagedBackbone(Backbone):
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
         last = self.out_indices[-1]
-        self.unused_keys = (*self.unused_keys, f'layers.{last}.downsample.',
-                            *(f'layers.{i}.' for i in range(last + 1, len(depths))))
+        self.unused_keys = (
+            *self.unused_keys,
+            f'layers.{last}.downsample.',
+            *(f'layers.{i}.' for i in range(last + 1, len(depths))),
+        )
 
         drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))
         self.patch_embed = stem
         self.layers = nn.ModuleList(
-            Stage([block(i, j, dims[i], drop_path[i][j].item()) for j in range(depths[i])],
-                  downsample(dims[i], dims[i + 1]) if i < last else None)
-            for i in range(last + 1))  # fmt: skip
+            Stage(
+                [block(i, j, dims[i], drop_path[i][j].item()) for j in range(depths[i])],
+                downsample(dims[i], dims[i + 1]) if i < last else None,
+            )
+            for i in range(last + 1)
+        )
         for module in self.modules():
             if type(module) is nn.Linear:  # a subclass knows its own initialization
-                nn.init.trunc_normal_(module.weight, std=.02)
+                nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.add_out_norms(norm_cfg, self.out_indices)
@@ -125,7 +133,7 @@ class StagedBackbone(Backbone):
         if not name.startswith('layers.'):
             return num_layers - 1, num_layers
         _, stage, part, *rest = name.split('.')
-        before = sum(self.depths[:int(stage)]) + (int(rest[0]) if part == 'blocks' else self.depths[int(stage)])
+        before = sum(self.depths[: int(stage)]) + (int(rest[0]) if part == 'blocks' else self.depths[int(stage)])
         return 1 + before, num_layers
 
     def no_weight_decay(self) -> set[str]:

@@ -95,19 +95,21 @@ class TimmBackbone(Backbone):
             size that it cannot take.
     """
 
-    def __init__(self,
-                 *,
-                 arch: str | dict,
-                 out_indices: tuple[int, ...] | None = None,
-                 attention: str = 'fused',
-                 size_divisor: int | None = None,
-                 norm_eval: bool = False,
-                 bn_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict,
+        out_indices: tuple[int, ...] | None = None,
+        attention: str = 'fused',
+        size_divisor: int | None = None,
+        norm_eval: bool = False,
+        bn_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
         if attention not in ATTENTION:
             raise InputError(f'TimmBackbone: attention={attention!r}, expected one of {", ".join(ATTENTION)}')
@@ -144,8 +146,10 @@ class TimmBackbone(Backbone):
         if out_indices is None:
             out_indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides)
             if len(out_indices) < 4:
-                raise InputError(f'{self.family}: its {len(strides)} maps have the strides '
-                                 f'{sorted(set(strides))}; choose out_indices')
+                raise InputError(
+                    f'{self.family}: its {len(strides)} maps have the strides '
+                    f'{sorted(set(strides))}; choose out_indices'
+                )
         return check_out_indices(self.family, out_indices, len(strides), 'feature maps')
 
     def _choose_attention(self, net: nn.Module, attention: str) -> None:
@@ -163,8 +167,9 @@ class TimmBackbone(Backbone):
             return net
         if any(isinstance(norm, BatchNormAct2d) for norm in norms):
             # mmengine reverts synchronised norms in a single process, and would lose the activation within.
-            raise InputError(f"{self.family}: bn_cfg.type='SyncBN', but its norms hold activations; only 'BN' is "
-                             'supported')
+            raise InputError(
+                f"{self.family}: bn_cfg.type='SyncBN', but its norms hold activations; only 'BN' is supported"
+            )
         return convert_sync_batchnorm(net)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -182,7 +187,7 @@ class TimmBackbone(Backbone):
             raise self._refuse(size, ' '.join(str(error).split())[:200] or 'it does not divide it') from error
         outs = []
         for index, stride, out in zip(self.out_indices, self.out_strides, maps):
-            out = out[..., :-(-size[0] // stride), :-(-size[1] // stride)]
+            out = out[..., : -(-size[0] // stride), : -(-size[1] // stride)]
             if any(abs(cells - side / stride) >= 1 for cells, side in zip(out.shape[2:], size)):
                 raise self._refuse(size, f'map {index} of stride {stride} would measure {out.shape[2]}x{out.shape[3]}')
             outs.append(self.apply_out_norm(index, out.permute(0, 2, 3, 1)))  # [B, C, H, W] -> [B, H, W, C]
@@ -300,7 +305,7 @@ def _is_patchify(module: nn.Module) -> bool:
 
 
 def _pad_to_stride(conv: nn.Conv2d, args: tuple[Tensor]) -> Tensor:
-    x, = args
+    (x,) = args
     return F.pad(x, (0, -x.shape[-1] % conv.stride[1], 0, -x.shape[-2] % conv.stride[0]))
 
 
@@ -310,7 +315,7 @@ def _keep_statistics_still(net: nn.Module) -> None:
 
     def before(norm: _BatchNorm, _) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
-            momenta[norm], norm.momentum = norm.momentum, 0.
+            momenta[norm], norm.momentum = norm.momentum, 0.0
 
     def after(norm: _BatchNorm, *_) -> None:
         if norm in momenta:

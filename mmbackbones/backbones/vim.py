@@ -58,22 +58,24 @@ class Vim(PlainBackbone):
 
     convert_state_dict = staticmethod(convert_vim)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny',
-                 img_size: int | tuple[int, int] = 224,
-                 bidirection: str = 'ssm_conv',
-                 divide_out: bool = True,
-                 out_indices: tuple[int, ...] = (5, 11, 17, 23),
-                 out_feature: str = 'residual',
-                 with_cls_token: bool = False,
-                 rope: bool = False,
-                 pad_patches: bool = True,
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        bidirection: str = 'ssm_conv',
+        divide_out: bool = True,
+        out_indices: tuple[int, ...] = (5, 11, 17, 23),
+        out_feature: str = 'residual',
+        with_cls_token: bool = False,
+        rope: bool = False,
+        pad_patches: bool = True,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         if bidirection not in BIDIRECTIONS:
             raise InputError(f'Vim: bidirection={bidirection!r}, expected one of {", ".join(BIDIRECTIONS)}')
         directions = BIDIRECTIONS[bidirection]
@@ -82,7 +84,8 @@ class Vim(PlainBackbone):
         dim = trunk['embed_dims']
         super().__init__(
             block=lambda i, drop_path: Block(
-                dim, MambaMixer(dim, direction=directions[i % 2], divide_out=divide_out, **mixer), drop_path),
+                dim, MambaMixer(dim, direction=directions[i % 2], divide_out=divide_out, **mixer), drop_path
+            ),
             **trunk,
             img_size=img_size,
             out_indices=out_indices,
@@ -94,4 +97,5 @@ class Vim(PlainBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )

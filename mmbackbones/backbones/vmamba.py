@@ -20,15 +20,15 @@ from mmbackbones.layers.ss2d import SS2D
 from mmbackbones.layers.stems import conv_downsample, conv_stem, patch_stem
 from mmbackbones.registry import MODELS
 
-V2 = dict(ssm_ratio=2., d_state=1, mlp_ratio=4., conv_bias=False, gate=False, patches=False)
-V0 = dict(ssm_ratio=2., d_state=16, mlp_ratio=0., conv_bias=True, gate=True, patches=True)
+V2 = dict(ssm_ratio=2.0, d_state=1, mlp_ratio=4.0, conv_bias=False, gate=False, patches=False)
+V0 = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, conv_bias=True, gate=True, patches=True)
 ARCHS = {
-    'tiny_s1l8': dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.),
-    'tiny_s2l5': dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.),
-    'small_s2l15': dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.),
-    'small_s1l20': dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.),
-    'base_s2l15': dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.),
-    'base_s1l20': dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.),
+    'tiny_s1l8': dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0),
+    'tiny_s2l5': dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0),
+    'small_s2l15': dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+    'small_s1l20': dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0),
+    'base_s2l15': dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+    'base_s1l20': dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0),
     'tiny_v0': dict(dims=96, depths=(2, 2, 9, 2), **V0),
     'small_v0': dict(dims=96, depths=(2, 2, 27, 2), **V0),
     'base_v0': dict(dims=128, depths=(2, 2, 27, 2), **V0),
@@ -77,15 +77,17 @@ class VMamba(StagedBackbone):
 
     convert_state_dict = staticmethod(convert_vmamba)
 
-    def __init__(self,
-                 *,
-                 arch: str | dict = 'tiny_s1l8',
-                 out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        *,
+        arch: str | dict = 'tiny_s1l8',
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         options = arch_options('VMamba', arch, ARCHS, defaults=V2)
         dims, depths, patches = options.pop('dims'), options.pop('depths'), options.pop('patches')
         super().__init__(
@@ -99,4 +101,5 @@ class VMamba(StagedBackbone):
             frozen_stages=frozen_stages,
             with_cp=with_cp,
             norm_cfg=norm_cfg,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )

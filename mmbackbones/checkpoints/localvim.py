@@ -8,10 +8,7 @@ from torch import Tensor
 
 from mmbackbones.checkpoints.position import add_square_grid
 
-RENAMES = (
-    (r'\.mixer\.A_log_(\d)$', r'.mixer.A_\1_log'),
-    (r'\.mixer\.attn\.', '.mixer.channel_gate.'),
-)
+RENAMES = ((r'\.mixer\.A_log_(\d)$', r'.mixer.A_\1_log'), (r'\.mixer\.attn\.', '.mixer.channel_gate.'))
 
 
 def convert_localvim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

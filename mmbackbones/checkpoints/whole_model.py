@@ -6,9 +6,7 @@ from torch import Tensor
 
 
 def convert_whole_model(
-    state_dict: dict[str, Tensor],
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    prefix: str = 'backbone.',
+    state_dict: dict[str, Tensor], convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], prefix: str = 'backbone.'
 ) -> dict[str, Tensor]:
     """Apply a family's adapter to the backbone's part of a whole model; neck and heads keep their names.
 

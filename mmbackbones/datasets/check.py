@@ -54,8 +54,9 @@ class DatasetReport(Findings):
         _require_clean([self])
 
 
-def check_dataset(dataset: Mapping, full: bool = False, cache: bool = True,
-                  default_scope: str | None = None) -> DatasetReport | None:
+def check_dataset(
+    dataset: Mapping, full: bool = False, cache: bool = True, default_scope: str | None = None
+) -> DatasetReport | None:
     """Check one data set.
 
     Args:
@@ -80,8 +81,9 @@ def data_fingerprint(dataset: Mapping, cache: bool = True, default_scope: str | 
     return '' if spec is None else _fingerprint(spec, cache)
 
 
-def inspect_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = False,
-                   cache: bool = True) -> dict[str, list[DatasetReport]]:
+def inspect_config(
+    cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = False, cache: bool = True
+) -> dict[str, list[DatasetReport]]:
     """Check every data set of a configuration, each once; never raises for faults in the data.
 
     Data sets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset`` are found. The annotation file of a COCO
@@ -105,8 +107,14 @@ def inspect_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fa
     return reports
 
 
-def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = False, cache: bool = True,
-                 json_file: str | Path | None = None, drop_dir: str | Path | None = None) -> dict[str, str]:
+def check_config(
+    cfg: Mapping,
+    splits: Sequence[str] = SPLITS,
+    full: bool = False,
+    cache: bool = True,
+    json_file: str | Path | None = None,
+    drop_dir: str | Path | None = None,
+) -> dict[str, str]:
     """Stop a run whose data has faults, and identify the data.
 
     With ``data_check=False`` in the configuration the search for faults is left out; ``data_check='full'`` is ``full``.
@@ -146,8 +154,11 @@ def check_config(cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = Fals
     _require_clean(distinct, where=f'all of them are in {json_file}' if json_file else None)
     for report in distinct:
         if report.warnings and not report.cached:
-            print_log(f'Data check: {report.name} has {len(report.warnings)} flaws that do not stop a run; the first: '
-                      f'{report.warnings[0]}', logger='current')
+            print_log(
+                f'Data check: {report.name} has {len(report.warnings)} flaws that do not stop a run; the first: '
+                f'{report.warnings[0]}',
+                logger='current',
+            )
     return {split: _join([report.fingerprint for report in group]) for split, group in reports.items()}
 
 
@@ -166,9 +177,11 @@ def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -
     """What :func:`inspect_config` found, for ``rich``: a line for each data set, then a table of what is wrong."""
     for report, splits in _distinct(reports):
         verdict = 'clean' if not report.faults else f'[bold red]{len(report.faults)} faults[/]'
-        yield (f'{", ".join(splits)}: [bold]{escape(report.name)}[/]: {report.images} images, {report.annotations} '
-               f'annotations, {verdict}, {len(report.warnings)} warnings, fingerprint {report.fingerprint or "none"} '
-               f'({report.seconds:.1f} s{", cached" if report.cached else ""})')
+        yield (
+            f'{", ".join(splits)}: [bold]{escape(report.name)}[/]: {report.images} images, {report.annotations} '
+            f'annotations, {verdict}, {len(report.warnings)} warnings, fingerprint {report.fingerprint or "none"} '
+            f'({report.seconds:.1f} s{", cached" if report.cached else ""})'
+        )
         rows = [('fault', fault) for fault in report.faults] + [('warning', warning) for warning in report.warnings]
         if not rows:
             continue
@@ -200,8 +213,11 @@ def _distinct(reports: Mapping[str, Sequence[DatasetReport]]) -> list[tuple[Data
 
 
 def _plain(report: DatasetReport) -> dict:
-    return dict(dataclasses.asdict(report), faults=[fault._asdict() for fault in report.faults],
-                warnings=[fault._asdict() for fault in report.warnings])
+    return dict(
+        dataclasses.asdict(report),
+        faults=[fault._asdict() for fault in report.faults],
+        warnings=[fault._asdict() for fault in report.warnings],
+    )
 
 
 def _require_clean(reports: Sequence[DatasetReport], where: str | None = None) -> None:
@@ -225,16 +241,23 @@ def _drop(cfg: Mapping, folder: Path, cache: bool) -> None:
             continue
         suffix = 'json' if isinstance(spec, CocoSpec) else 'txt'
         rest, dropped, counts = without_faults(
-            spec, folder / f'data_kept_{number}.{suffix}', lambda spec: _check(spec, True, cache).faults)
+            spec, folder / f'data_kept_{number}.{suffix}', lambda spec: _check(spec, True, cache).faults
+        )
         if not dropped:
             continue
         leaf['ann_file'] = rest.ann_file
         everything[str(spec)] = dict(
-            kept=rest.ann_file, counts=counts,
-            dropped=[dict(file=fault.file, kind=fault.kind, detail=fault.detail) for fault in dropped])
+            kept=rest.ann_file,
+            counts=counts,
+            dropped=[dict(file=fault.file, kind=fault.kind, detail=fault.detail) for fault in dropped],
+        )
         what = ', '.join(f'{kind}: {count}' for kind, count in sorted(counts.items()))
-        print_log(f'data_check="drop": {spec}: left out of the training ({what}), all in {folder / DROPPED}; '
-                  f'the first: {dropped[0]}', logger='current', level=logging.WARNING)
+        print_log(
+            f'data_check="drop": {spec}: left out of the training ({what}), all in {folder / DROPPED}; '
+            f'the first: {dropped[0]}',
+            logger='current',
+            level=logging.WARNING,
+        )
     write_atomically(folder / DROPPED, json.dumps(everything, indent=1))
 
 
@@ -275,8 +298,9 @@ def _evaluator_faults(cfg: Mapping, split: str, specs: list[Spec]) -> list[Fault
         if not os.path.isfile(path):
             faults.append(Fault(path, 'evaluator', f'no such annotation file; it is {split}_evaluator.ann_file'))
         elif not any(os.path.isfile(file) and filecmp.cmp(path, file, shallow=False) for file in own):
-            faults.append(Fault(path, 'evaluator', f'is {split}_evaluator.ann_file, but the {split} data set reads '
-                                f'{own[0]}'))
+            faults.append(
+                Fault(path, 'evaluator', f'is {split}_evaluator.ann_file, but the {split} data set reads {own[0]}')
+            )
     return faults
 
 
@@ -301,10 +325,12 @@ def _spec(dataset: Mapping, default_scope: str | None) -> Spec | None:
 def _reader_of(cls: type) -> Callable[[object, Mapping], Spec] | None:
     import mmdet.datasets
     import mmseg.datasets
+
     coco, segmentation = mmdet.datasets.CocoDataset, mmseg.datasets.BaseSegDataset
     # Subclasses that read other files, or read them otherwise, have a say of their own.
-    if issubclass(cls, coco) and all(getattr(cls, name) is getattr(coco, name)
-                                     for name in ('load_data_list', 'parse_data_info')):
+    if issubclass(cls, coco) and all(
+        getattr(cls, name) is getattr(coco, name) for name in ('load_data_list', 'parse_data_info')
+    ):
         return _coco_spec
     if issubclass(cls, segmentation) and cls.load_data_list is segmentation.load_data_list:
         return _segmentation_spec
@@ -319,7 +345,8 @@ def _coco_spec(built, dataset: Mapping) -> CocoSpec:
         img_dir=built.data_prefix.get('img') or '.',
         classes=tuple(built.metainfo['classes']),
         need_objects=not built.test_mode,
-        need_masks='pipeline' not in dataset or _loads_masks(dataset['pipeline']))
+        need_masks='pipeline' not in dataset or _loads_masks(dataset['pipeline']),
+    )
 
 
 def _loads_masks(node: object) -> bool:
@@ -339,7 +366,8 @@ def _segmentation_spec(built, dataset: Mapping) -> SegmentationSpec:
         seg_suffix=built.seg_map_suffix,
         num_labels=len(classes) if classes else None,
         reduce_zero_label=bool(built.reduce_zero_label),
-        ignore_index=built.ignore_index)
+        ignore_index=built.ignore_index,
+    )
 
 
 def _check(spec: Spec, full: bool, cache: bool) -> DatasetReport:
@@ -379,8 +407,10 @@ def _recall(spec: Spec, state: str | None) -> dict:
         if entry['stamp'] != state:
             return {}
         if entry['report'] is not None:
-            warnings = [Fault(**dict(warning, item=warning['item'] and tuple(warning['item'])))
-                        for warning in entry['report']['warnings']]
+            warnings = [
+                Fault(**dict(warning, item=warning['item'] and tuple(warning['item'])))
+                for warning in entry['report']['warnings']
+            ]
             entry['report'] = DatasetReport(**dict(entry['report'], warnings=warnings, cached=True))
         return dict(entry, fingerprint=str(entry['fingerprint']))
     except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of another make

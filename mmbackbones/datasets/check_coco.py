@@ -118,17 +118,29 @@ class CocoSpec:
         if categories and missing:
             near = difflib.get_close_matches(missing[0], [name for name in names if name not in self.classes], n=1)
             hint = f'; did you mean {near[0]!r}?' if near else f'; the file has {_show(names)}'
-            fault('category', f'no category has the name of {len(missing)} of the data set\'s {len(self.classes)} '
-                  f'classes: {_show(missing)}{hint}')
+            fault(
+                'category',
+                f"no category has the name of {len(missing)} of the data set's {len(self.classes)} "
+                f'classes: {_show(missing)}{hint}',
+            )
         in_file_order = [name for name in names if name in self.classes]
         if not missing and in_file_order != list(self.classes) and len(set(names)) == len(names):
             # mmdet numbers the labels in the file's order and names them in the configuration's.
-            fault('category', f'the file has the categories in the order {_show(in_file_order)}, the data set\'s '
-                  f'classes are {_show(list(self.classes))}: labels would get wrong names')
+            fault(
+                'category',
+                f"the file has the categories in the order {_show(in_file_order)}, the data set's "
+                f'classes are {_show(list(self.classes))}: labels would get wrong names',
+            )
         surplus = [name for name in names if name not in self.classes]
         if surplus and not missing:
-            found.warnings.append(Fault(self.ann_file, 'category', f'{len(surplus)} categories are no class of the '
-                                        f'data set, their objects are dropped: {_show(surplus)}'))
+            found.warnings.append(
+                Fault(
+                    self.ann_file,
+                    'category',
+                    f'{len(surplus)} categories are no class of the '
+                    f'data set, their objects are dropped: {_show(surplus)}',
+                )
+            )
         return set(ids)
 
     def _check_images(self, records: list, found: Findings, full: bool) -> tuple[dict, list[tuple[str, int]]]:
@@ -137,8 +149,9 @@ class CocoSpec:
         for index, record in enumerate(records):
             problem = _image_record_fault(record)
             if problem:
-                found.faults.append(Fault(self.ann_file, 'image record', f'images[{index}]: {problem}',
-                                          ('images', index)))
+                found.faults.append(
+                    Fault(self.ann_file, 'image record', f'images[{index}]: {problem}', ('images', index))
+                )
                 continue
             if record['id'] in images:
                 detail = f'image id {_show(record["id"])} occurs twice'
@@ -155,18 +168,32 @@ class CocoSpec:
             if probe.fault:
                 found.faults.append(Fault(path, 'image', probe.fault, item))
             elif probe.size != stated:
-                found.faults.append(Fault(path, 'image size', f'is {probe.size[0]}x{probe.size[1]} px, but '
-                                          f'{self.ann_file} says {stated[0]}x{stated[1]} (width x height)', item))
+                found.faults.append(
+                    Fault(
+                        path,
+                        'image size',
+                        f'is {probe.size[0]}x{probe.size[1]} px, but '
+                        f'{self.ann_file} says {stated[0]}x{stated[1]} (width x height)',
+                        item,
+                    )
+                )
         return images, [(record['file_name'], probe.bytes) for (_, record), probe in zip(present, probes)]
 
-    def _check_annotations(self, annotations: list, images: dict, category_ids: set, found: Findings,
-                           full: bool) -> None:
+    def _check_annotations(
+        self, annotations: list, images: dict, category_ids: set, found: Findings, full: bool
+    ) -> None:
         seen = set()
         for index, annotation in enumerate(annotations):
             item = ('annotations', index)
             if not isinstance(annotation, dict) or not _is_id(annotation.get('id')):
-                found.faults.append(Fault(self.ann_file, 'annotation', f'annotations[{index}] needs an "id", not '
-                                          f'{_show(annotation)}', item))
+                found.faults.append(
+                    Fault(
+                        self.ann_file,
+                        'annotation',
+                        f'annotations[{index}] needs an "id", not {_show(annotation)}',
+                        item,
+                    )
+                )
                 continue
             found.annotations += 1
             where = f'annotation {_show(annotation["id"])}'
@@ -177,14 +204,15 @@ class CocoSpec:
                 fault = Fault(self.ann_file, kind, f'{where}: {detail}', item)
                 (found.faults if is_fault else found.warnings).append(fault)
 
-    def _annotation_findings(self, annotation: dict, images: dict, category_ids: set,
-                             full: bool) -> Iterator[tuple[str, str, bool]]:
+    def _annotation_findings(
+        self, annotation: dict, images: dict, category_ids: set, full: bool
+    ) -> Iterator[tuple[str, str, bool]]:
         category, image = annotation.get('category_id'), annotation.get('image_id')
         if not _is_id(category) or category not in category_ids:
-            yield 'unknown category', f'category_id {_show(category)} is not among the file\'s categories', True
+            yield 'unknown category', f"category_id {_show(category)} is not among the file's categories", True
         record = images.get(image) if _is_id(image) else None
         if record is None:
-            yield 'unknown image', f'image_id {_show(image)} is not among the file\'s images', True
+            yield 'unknown image', f"image_id {_show(image)} is not among the file's images", True
             return
         yield from _box_findings(annotation, record)
         problem = _segmentation_fault(annotation.get('segmentation'), record, self.need_masks)

@@ -109,8 +109,12 @@ def probe_mask(path: str) -> Probe:
                     values, counts = np.unique(np.asarray(mask), return_counts=True)
                     labels = dict(zip(values.tolist(), counts.tolist()))
                 else:
-                    return Probe(len(data), mask.size, f'not an index mask: its mode is {mask.mode}, one channel '
-                                 'was expected', sha256=hashlib.sha256(data).hexdigest())
+                    return Probe(
+                        len(data),
+                        mask.size,
+                        f'not an index mask: its mode is {mask.mode}, one channel was expected',
+                        sha256=hashlib.sha256(data).hexdigest(),
+                    )
                 return Probe(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
     except FileNotFoundError:
         return Probe(-1, fault='no such file')
@@ -155,9 +159,11 @@ def _one_line(error: Exception) -> str:
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
     """``[function(item) for item in items]`` in threads, with a progress bar on a terminal."""
     if len(items) >= LONG:
-        print_log(f'Data check: {title}, {len(items)} files. This is done once; later runs find the result cached.',
-                  logger='current')
-    chunks = [items[start:start + 64] for start in range(0, len(items), 64)]
+        print_log(
+            f'Data check: {title}, {len(items)} files. This is done once; later runs find the result cached.',
+            logger='current',
+        )
+    chunks = [items[start : start + 64] for start in range(0, len(items), 64)]
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results: list[Result] = []
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:

@@ -79,8 +79,9 @@ class SegmentationSpec:
                 self._compare(name, image, mask, found)
             if not self.ann_file:
                 for name in sorted(set(_stems(self.seg_dir, self.seg_suffix)) - set(names)):
-                    found.faults.append(Fault(self._image(name), 'image', f'missing: {self._mask(name)} has no image',
-                                              ('images', name)))
+                    found.faults.append(
+                        Fault(self._image(name), 'image', f'missing: {self._mask(name)} has no image', ('images', name))
+                    )
         found.fingerprint = self._digest(names, [image.bytes for image in images], masks)
         return found
 
@@ -89,9 +90,11 @@ class SegmentationSpec:
         return ''.join(f'{name}\n' for name in self._names(Findings()) if ('images', name) not in items).encode()
 
     def _missing(self) -> list[Fault]:
-        faults = [Fault(path, kind, f'no such folder of {what}{missing_folder(path)}')
-                  for path, kind, what in ((self.img_dir, 'image folder', 'images'),
-                                           (self.seg_dir, 'mask folder', 'masks')) if path and not os.path.isdir(path)]
+        faults = [
+            Fault(path, kind, f'no such folder of {what}{missing_folder(path)}')
+            for path, kind, what in ((self.img_dir, 'image folder', 'images'), (self.seg_dir, 'mask folder', 'masks'))
+            if path and not os.path.isdir(path)
+        ]
         if self.ann_file and not os.path.isfile(self.ann_file) and not os.path.isdir(self.ann_file):
             faults.append(Fault(self.ann_file, 'annotation file', 'no such list of names'))
         return faults
@@ -126,17 +129,32 @@ class SegmentationSpec:
         elif mask.fault:
             found.faults.append(Fault(path, 'mask', mask.fault, item))
         if image.size and mask.size and image.size != mask.size:
-            found.faults.append(Fault(path, 'mask size', f'is {mask.size[0]}x{mask.size[1]} px, its image '
-                                      f'{self._image(name)} {image.size[0]}x{image.size[1]}', item))
+            found.faults.append(
+                Fault(
+                    path,
+                    'mask size',
+                    f'is {mask.size[0]}x{mask.size[1]} px, its image '
+                    f'{self._image(name)} {image.size[0]}x{image.size[1]}',
+                    item,
+                )
+            )
         if mask.labels is None or self.num_labels is None:
             return
         top = self.num_labels if self.reduce_zero_label else self.num_labels - 1
-        wrong = {label: count for label, count in mask.labels.items()
-                 if not 0 <= label <= top and label != self.ignore_index}
+        wrong = {
+            label: count for label, count in mask.labels.items() if not 0 <= label <= top and label != self.ignore_index
+        }
         if wrong:
             labels = ', '.join(map(str, sorted(wrong)[:5])) + (', ...' if len(wrong) > 5 else '')
-            found.faults.append(Fault(path, 'label', f'label {labels} ({sum(wrong.values())} pixels) is outside 0 to '
-                                      f'{top} for the {self.num_labels} classes', item))
+            found.faults.append(
+                Fault(
+                    path,
+                    'label',
+                    f'label {labels} ({sum(wrong.values())} pixels) is outside 0 to '
+                    f'{top} for the {self.num_labels} classes',
+                    item,
+                )
+            )
 
     def _digest(self, names: list[str], sizes: list[int], masks: list[Probe] | None) -> str:
         hashes = [mask.sha256 for mask in masks] if masks else [''] * len(names)
@@ -145,5 +163,6 @@ class SegmentationSpec:
 
 def _stems(folder: str, suffix: str) -> list[str]:
     """Names below `folder` that end in `suffix`, without it: found as mmseg finds them."""
-    return sorted(name[:-len(suffix)]
-                  for name in list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True))
+    return sorted(
+        name[: -len(suffix)] for name in list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
+    )

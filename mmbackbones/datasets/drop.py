@@ -13,8 +13,9 @@ from mmbackbones.datasets.check_segmentation import SegmentationSpec
 Spec = CocoSpec | SegmentationSpec
 
 
-def without_faults(spec: Spec, ann_file: Path, check: Callable[[Spec], list[Fault]]
-                   ) -> tuple[Spec, list[Fault], Counter]:
+def without_faults(
+    spec: Spec, ann_file: Path, check: Callable[[Spec], list[Fault]]
+) -> tuple[Spec, list[Fault], Counter]:
     """Write an annotation file, or a list of names, that lacks every item with a fault.
 
     What hangs on a left out image goes as well. A data set with a fault that leaving items out does not mend

@@ -121,9 +121,8 @@ class ProbeTask:
             if keys is not None:
                 texture.scatter_(1, at, keys.repeat_interleave(alike, dim=1))
         return ProbeBatch(
-            self._render(paint, texture, generator),
-            labels.where(shapes, BACKGROUND),
-            distances.where(shapes, 0))
+            self._render(paint, texture, generator), labels.where(shapes, BACKGROUND), distances.where(shapes, 0)
+        )
 
     def _rows(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Places [B, n, 1 + distractors] of each row's cues, the row of each token and which tokens are shapes."""
@@ -179,8 +178,10 @@ def _textures() -> Tensor:
     walsh = torch.ones(1, 1)
     for _ in range(4):
         walsh = torch.cat((torch.cat((walsh, walsh), 1), torch.cat((walsh, -walsh), 1)))
-    return torch.cat((walsh[1:1 + KEYS], torch.zeros(1, PATCH * PATCH))).view(-1, PATCH, PATCH)
+    return torch.cat((walsh[1 : 1 + KEYS], torch.zeros(1, PATCH * PATCH))).view(-1, PATCH, PATCH)
 
 
 TEXTURES = _textures()
-PALETTE = torch.tensor([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])  # equally far from each other
+PALETTE = torch.tensor(
+    [[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]]
+)  # equally far from each other

@@ -85,14 +85,18 @@ def _verify(out_dir: Path, settings: dict) -> None:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f'{manifest_file} is damaged ({error!r}); delete {out_dir} and write it again') from None
     if manifest != settings:
-        raise InputError(f'{out_dir} holds shapes of other settings: {manifest} instead of {settings}; '
-                         'name a new folder or delete this one')
+        raise InputError(
+            f'{out_dir} holds shapes of other settings: {manifest} instead of {settings}; '
+            'name a new folder or delete this one'
+        )
     present = {path.relative_to(out_dir).as_posix() for path in out_dir.rglob('*') if path.is_file()} - {MANIFEST}
     wrong = sorted(present ^ set(hashes))
     wrong += sorted(name for name in present & set(hashes) if _sha256((out_dir / name).read_bytes()) != hashes[name])
     if wrong:
-        raise InputError(f'{out_dir / wrong[0]} is missing, foreign or changed (so are {len(wrong) - 1} more files); '
-                         f'delete {out_dir} and write it again')
+        raise InputError(
+            f'{out_dir / wrong[0]} is missing, foreign or changed (so are {len(wrong) - 1} more files); '
+            f'delete {out_dir} and write it again'
+        )
 
 
 def _write(root: Path, settings: dict) -> dict[str, str]:
@@ -119,11 +123,17 @@ def _write(root: Path, settings: dict) -> dict[str, str]:
             put(f'ade20k/images/{ade_split}/{ade_name}.jpg', jpeg)
             put(f'ade20k/annotations/{ade_split}/{ade_name}.png', _encode(labels, format='PNG'))
             images.append(dict(id=index, file_name=file_name, width=labels.shape[1], height=labels.shape[0]))
-            annotations += [dict(id=len(annotations) + i, image_id=index, **instance)
-                            for i, instance in enumerate(instances, 1)]
+            annotations += [
+                dict(id=len(annotations) + i, image_id=index, **instance) for i, instance in enumerate(instances, 1)
+            ]
         categories = [dict(id=i, name=name, supercategory='shape') for i, name in enumerate(CLASSES, 1)]
-        content = dict(info=dict(description='Generated shapes', **settings), licenses=[], images=images,
-                       annotations=annotations, categories=categories)
+        content = dict(
+            info=dict(description='Generated shapes', **settings),
+            licenses=[],
+            images=images,
+            annotations=annotations,
+            categories=categories,
+        )
         put(f'coco/annotations/instances_{split}2017.json', json.dumps(content).encode())
     shared = images_of['train'] & images_of['val']
     assert not shared, f'{len(shared)} images are in both training and validation'
@@ -147,12 +157,15 @@ def _scene(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray,
         polygon = _outline(rng, label, centre, radius)
         mask = _fill(polygon, owner.shape)
         _paint(rng, picture, owner, label, mask)
-        instances.append(dict(
-            category_id=label + 1,
-            iscrowd=0,
-            segmentation=[polygon.ravel().tolist()],
-            bbox=[round(float(v), 2) for v in (*polygon.min(0), *np.ptp(polygon, axis=0))],
-            area=float(mask.sum())))
+        instances.append(
+            dict(
+                category_id=label + 1,
+                iscrowd=0,
+                segmentation=[polygon.ravel().tolist()],
+                bbox=[round(float(v), 2) for v in (*polygon.min(0), *np.ptp(polygon, axis=0))],
+                area=float(mask.sum()),
+            )
+        )
     labels = owner + 1
     labels[binary_dilation(owner > 0) & (owner == 0)] = 0
     return picture.clip(0, 255).astype(np.uint8), labels, instances
@@ -173,7 +186,8 @@ def _paint_crowd(rng: np.random.Generator, picture: np.ndarray, owner: np.ndarra
         iscrowd=1,
         segmentation=dict(size=list(crowd.shape), counts=_run_lengths(crowd)),
         bbox=[float(v) for v in (left, top, right - left, bottom - top)],
-        area=float(crowd.sum()))
+        area=float(crowd.sum()),
+    )
 
 
 def _free_place(rng: np.random.Generator, owner: np.ndarray, radius: float) -> np.ndarray | None:

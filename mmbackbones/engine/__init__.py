@@ -10,5 +10,14 @@ from mmbackbones.engine.pretrained import Pretrained
 from mmbackbones.engine.runner import Runner
 from mmbackbones.engine.watchdog import WatchdogHook
 
-__all__ = ['CheckpointHook', 'IoUMetric', 'NumericsHook', 'OptimWrapperConstructor', 'PreemptionHook', 'Pretrained',
-           'Runner', 'WatchdogHook', 'loading']
+__all__ = [
+    'CheckpointHook',
+    'IoUMetric',
+    'NumericsHook',
+    'OptimWrapperConstructor',
+    'PreemptionHook',
+    'Pretrained',
+    'Runner',
+    'WatchdogHook',
+    'loading',
+]

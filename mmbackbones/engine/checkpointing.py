@@ -105,8 +105,12 @@ class CheckpointHook(MMCheckpointHook):
             sampler.seed = seed
         loop = runner.train_loop
         if isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(loader):
-            print_log(f'resumed in the middle of an epoch, at iteration {loop.iter}: epoch {loop.epoch + 1} begins '
-                      'anew, and its first iterations happen twice', logger='current', level=logging.WARNING)
+            print_log(
+                f'resumed in the middle of an epoch, at iteration {loop.iter}: epoch {loop.epoch + 1} begins '
+                'anew, and its first iterations happen twice',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         resumed, self._resumed = self._resumed, None
@@ -116,8 +120,11 @@ class CheckpointHook(MMCheckpointHook):
         if isinstance(states, list) and len(states) == get_world_size():
             set_random_state(states[get_rank()])
         else:
-            print_log('resumed with another number of processes: the random states begin anew', logger='current',
-                      level=logging.WARNING)
+            print_log(
+                'resumed with another number of processes: the random states begin anew',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def before_val(self, runner: Runner) -> None:
         self._before_val = get_random_state()
@@ -136,8 +143,9 @@ class CheckpointHook(MMCheckpointHook):
         for key in list(checkpoint):
             checkpoint[key], dropped = to_plain(checkpoint[key], key)
             if dropped:
-                print_log(f'not saved, being no plain data: {", ".join(dropped)}', logger='current',
-                          level=logging.WARNING)
+                print_log(
+                    f'not saved, being no plain data: {", ".join(dropped)}', logger='current', level=logging.WARNING
+                )
 
     def save_now(self, runner: Runner, finished: bool) -> Path | None:
         """Save out of turn, if the training loop can take up from here.
@@ -153,8 +161,7 @@ class CheckpointHook(MMCheckpointHook):
         in_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop) and not finished
         name = self.filename_tmpl.format(step)
         if not in_epoch and (self.last_ckpt is None or Path(self.last_ckpt).name != name):
-            self._save_checkpoint_with_step(
-                runner, step, dict(epoch=runner.epoch, iter=runner.iter + (not finished)))
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter + (not finished)))
         return self.last_ckpt and Path(self.last_ckpt)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

@@ -26,7 +26,8 @@ from mmbackbones.errors import InputError, TrainingStopped
 BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
 # How Python and mmengine say that a config gives a constructor what it does not take, or names an unknown type.
 REFUSED = re.compile(
-    r'class `\w+` in |\w+\.__init__\(\) (got an unexpected|missing)|.* is not in the .*registry', re.DOTALL)
+    r'class `\w+` in |\w+\.__init__\(\) (got an unexpected|missing)|.* is not in the .*registry', re.DOTALL
+)
 
 
 def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
@@ -64,8 +65,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file (Python code: it is executed)')
     parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/<config name>)')
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE',
-                        help='override keys of the config, such as optim_wrapper.optimizer.lr=2e-4')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Overrides,
+        metavar='KEY=VALUE',
+        help='override keys of the config, such as optim_wrapper.optimizer.lr=2e-4',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
@@ -100,8 +106,15 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _record(cfg: Config, args: argparse.Namespace, identity: dict, fingerprint: str | None, runner: Runner,
-            metrics: dict, **more: object) -> dict:
+def _record(
+    cfg: Config,
+    args: argparse.Namespace,
+    identity: dict,
+    fingerprint: str | None,
+    runner: Runner,
+    metrics: dict,
+    **more: object,
+) -> dict:
     return dict(
         task=task_of(cfg),
         config=Path(args.config).name,
@@ -116,7 +129,8 @@ def _record(cfg: Config, args: argparse.Namespace, identity: dict, fingerprint: 
         metrics=plain(metrics),
         **environment(),
         **identity,
-        **more)
+        **more,
+    )
 
 
 def _identity(cfg: Config, options: dict) -> dict:
@@ -153,7 +167,8 @@ def require_weights(cfg: Config) -> None:
         raise InputError(
             f'no pretrained weights are established for {backbone.type} {backbone.get("arch", "")}: set '
             'model.backbone.init_cfg.checkpoint (and model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file '
-            'or URL, or model.backbone.init_cfg=None to train from random weights')
+            'or URL, or model.backbone.init_cfg=None to train from random weights'
+        )
 
 
 def require_class_count(cfg: Config, dataset: Dataset) -> None:
@@ -165,8 +180,10 @@ def require_class_count(cfg: Config, dataset: Dataset) -> None:
         heads |= {f'model.roi_head.{name}': model.roi_head[name] for name in ('bbox_head', 'mask_head')}
     for key, head in heads.items():
         if isinstance(head, dict) and head.get('num_classes', classes) != classes:
-            raise InputError(f'{key}.num_classes={head.num_classes}, but the data set has {classes} classes: '
-                             f'{", ".join(dataset.metainfo["classes"][:5])}{", …" if classes > 5 else ""}')
+            raise InputError(
+                f'{key}.num_classes={head.num_classes}, but the data set has {classes} classes: '
+                f'{", ".join(dataset.metainfo["classes"][:5])}{", …" if classes > 5 else ""}'
+            )
 
 
 def _resume(cfg: Config, choice: str) -> None:
@@ -178,8 +195,9 @@ def _resume(cfg: Config, choice: str) -> None:
         if found is None and skipped:
             raise InputError(f'--resume: no checkpoint in {cfg.work_dir} is whole; remove them to start afresh')
         if found is None and choice == 'required':
-            raise InputError(f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts afresh, --resume PATH '
-                             'names one')
+            raise InputError(
+                f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts afresh, --resume PATH names one'
+            )
         if found is None:
             _say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting afresh')
             return
@@ -192,9 +210,14 @@ def _resume(cfg: Config, choice: str) -> None:
 def train(argv: list[str] | None = None) -> None:
     """``tools/train.py CONFIG``: train, then test the last checkpoint and keep its predictions in WORK_DIR/final."""
     parser = _parser('Train a detector or segmentor, then test its last checkpoint.')
-    parser.add_argument('--resume', nargs='?', const='required', metavar='auto|PATH',
-                        help='continue from the newest checkpoint of the work dir, which must exist; auto: or start '
-                        'if there is none; PATH: from that checkpoint')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='required',
+        metavar='auto|PATH',
+        help='continue from the newest checkpoint of the work dir, which must exist; auto: or start '
+        'if there is none; PATH: from that checkpoint',
+    )
     parser.add_argument('--amp', action='store_true', help='FP16 automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
     args = parser.parse_args(argv)
@@ -229,10 +252,22 @@ def train(argv: list[str] | None = None) -> None:
     trained = time.monotonic()
     metrics = runner.test()
     record = _record(
-        cfg, args, identity, fingerprints.get('test'), runner, metrics, kind='train',
-        train_fingerprint=fingerprints.get('train'), precision=precision(cfg), recipe_precision=wanted, tta=False,
-        iterations=runner.iter, resumed=bool(cfg.resume), train_seconds=round(trained - started, 1),
-        test_seconds=round(time.monotonic() - trained, 1))
+        cfg,
+        args,
+        identity,
+        fingerprints.get('test'),
+        runner,
+        metrics,
+        kind='train',
+        train_fingerprint=fingerprints.get('train'),
+        precision=precision(cfg),
+        recipe_precision=wanted,
+        tta=False,
+        iterations=runner.iter,
+        resumed=bool(cfg.resume),
+        train_seconds=round(trained - started, 1),
+        test_seconds=round(time.monotonic() - trained, 1),
+    )
     _keep(record, folder, cfg.work_dir, runner.test_dataloader.dataset)
     _say(f'{_headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
 
@@ -250,7 +285,7 @@ def test(argv: list[str] | None = None) -> None:
     identity, task = _identity(cfg, args.cfg_options or {}), task_of(cfg)
     if args.tta:
         if task == 'detection':
-            raise InputError('--tta: for segmentors only; mmdet\'s test-time augmentation of Mask R-CNN has no masks')
+            raise InputError("--tta: for segmentors only; mmdet's test-time augmentation of Mask R-CNN has no masks")
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
             raise InputError(f'--tta: {args.config} has no tta_model and tta_pipeline')
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
@@ -270,8 +305,18 @@ def test(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     metrics = runner.test()
     record = _record(
-        cfg, args, identity, fingerprints.get('test'), runner, metrics, kind='test', precision='fp32', tta=args.tta,
-        checkpoint=Path(args.checkpoint).name, test_seconds=round(time.monotonic() - started, 1))
+        cfg,
+        args,
+        identity,
+        fingerprints.get('test'),
+        runner,
+        metrics,
+        kind='test',
+        precision='fp32',
+        tta=args.tta,
+        checkpoint=Path(args.checkpoint).name,
+        test_seconds=round(time.monotonic() - started, 1),
+    )
     _keep(record, folder, cfg.work_dir, runner.test_dataloader.dataset)
     where = f'  (predictions and record in {folder.path})' if folder else ''
     _say(f'{_headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')

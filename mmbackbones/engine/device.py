@@ -42,7 +42,8 @@ def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
             type='MMDistributedDataParallel',
             device_ids=None,
             broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         notices.append('no CUDA: gloo in place of nccl')
         if not torch.distributed.is_initialized():
             # mmengine's own start-up selects a CUDA device whatever the backend.
@@ -75,4 +76,5 @@ def _provide_cuda_ops(cfg: Config) -> list[str]:
     if 'roi_head' not in cfg.model.get('module', cfg.model):
         return []
     from mmcv.ops import get_compiling_cuda_version
+
     return [torchvision_route.install()] if get_compiling_cuda_version() == 'not available' else []

@@ -103,8 +103,10 @@ def require_whole(path: Path, name: str, sha256: str | None = None) -> None:
     if wanted is not None:
         digest = sha256_of(path)
         if digest != wanted:
-            raise InputError(f'checkpoint {name}: its SHA-256 is {digest}, the one {source} is {wanted}; '
-                             f'{"another file" if sha256 else "damaged"}, refused')
+            raise InputError(
+                f'checkpoint {name}: its SHA-256 is {digest}, the one {source} is {wanted}; '
+                f'{"another file" if sha256 else "damaged"}, refused'
+            )
         return
     try:
         fault = _fault_of_archive(path)

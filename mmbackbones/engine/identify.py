@@ -52,8 +52,11 @@ def _fingerprint(backbone: type[Backbone], arch: str) -> tuple[tuple[str, ...], 
 
 
 def _shapes(weights: dict[str, Tensor], skipped: tuple[str, ...]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in weights.items()
-            if not key.startswith(skipped) and not key.endswith('num_batches_tracked')}
+    return {
+        key: value.shape
+        for key, value in weights.items()
+        if not key.startswith(skipped) and not key.endswith('num_batches_tracked')
+    }
 
 
 def _whole(backbone: type[Backbone], arch: str) -> Backbone:

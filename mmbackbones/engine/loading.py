@@ -40,8 +40,10 @@ from mmbackbones.errors import InputError
 MapLocation = str | torch.device | dict | Callable | None
 SCHEMES = 'a path, https://…, hf://owner/name/file'
 CHECKSUM = '#sha256='
-TRUST = ('; if you trust its author, tools/trust_checkpoint.py runs that code once, on your word, and keeps the plain '
-         'tensors')
+TRUST = (
+    '; if you trust its author, tools/trust_checkpoint.py runs that code once, on your word, and keeps the plain '
+    'tensors'
+)
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a firewall that drops packets would hang the run
 
 
@@ -88,10 +90,9 @@ def split_checksum(filename: str) -> tuple[str, str | None]:
     return name, digest.lower() or None
 
 
-def read_checkpoint(path: str | Path,
-                    map_location: MapLocation = None,
-                    name: str | None = None,
-                    sha256: str | None = None) -> dict:
+def read_checkpoint(
+    path: str | Path, map_location: MapLocation = None, name: str | None = None, sha256: str | None = None
+) -> dict:
     """Read a file of tensors without running anything that it names.
 
     Args:
@@ -132,7 +133,8 @@ def read_checkpoint(path: str | Path,
     if not isinstance(checkpoint, dict):
         trust = TRUST if isinstance(checkpoint, Inert) else ''
         raise InputError(
-            f'checkpoint {name}: holds a {type(checkpoint).__qualname__}, expected a dict of tensors{trust}')
+            f'checkpoint {name}: holds a {type(checkpoint).__qualname__}, expected a dict of tensors{trust}'
+        )
     if not tensors:
         foreign = strip_inert(checkpoint)[1]
         within = f' outside objects of foreign code ({", ".join(foreign)[:80]}){TRUST}' if foreign else ''
@@ -304,8 +306,10 @@ def load_from_huggingface(filename: str, map_location: MapLocation = None) -> di
 
 def _unreachable(url: str, error: Exception) -> InputError:
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
-    return InputError(f'cannot download {url}: {reason}; download it where there is a network and give the path of '
-                      'the local file instead')
+    return InputError(
+        f'cannot download {url}: {reason}; download it where there is a network and give the path of '
+        'the local file instead'
+    )
 
 
 @CheckpointLoader.register_scheme(prefixes=('modelzoo://', 'torchvision://'), force=True)
@@ -326,8 +330,11 @@ def load_from_openmmlab(filename: str, map_location: MapLocation = None) -> dict
 def load_from_mmcls(filename: str, map_location: MapLocation = None) -> dict:
     checkpoint = load_from_http(_look_up(filename, get_mmcls_models()), map_location)
     state_dict = checkpoint.get('state_dict', checkpoint)
-    return {'state_dict': OrderedDict((key.removeprefix('backbone.'), value) for key, value in state_dict.items()
-                                      if key.startswith('backbone.'))}
+    return {
+        'state_dict': OrderedDict(
+            (key.removeprefix('backbone.'), value) for key, value in state_dict.items() if key.startswith('backbone.')
+        )
+    }
 
 
 def _look_up(filename: str, urls: dict[str, str]) -> str:

@@ -38,5 +38,6 @@ class IoUMetric(SegIoUMetric):
             np.savez_compressed(
                 self._areas_file,
                 image_ids=np.array(columns[-1]),
-                **{name: np.stack(column).astype(np.int64) for name, column in zip(AREAS, columns)})
+                **{name: np.stack(column).astype(np.int64) for name, column in zip(AREAS, columns)},
+            )
         return super().compute_metrics([areas[:-1] for areas in results])

@@ -44,8 +44,9 @@ class NumericsHook(Hook):
 
     def __init__(self, max_skips: int = 0, max_amp_skips: int = 25):
         if max_skips < 0 or max_amp_skips < 1:
-            raise InputError(f'NumericsHook: max_skips={max_skips} must be at least 0 and '
-                             f'max_amp_skips={max_amp_skips} at least 1')
+            raise InputError(
+                f'NumericsHook: max_skips={max_skips} must be at least 0 and max_amp_skips={max_amp_skips} at least 1'
+            )
         self.max_skips, self.max_amp_skips = max_skips, max_amp_skips
         self.skipped = self.amp_skipped = self._amp_skipped_in_a_row = 0
         self._stepped, self._bad = False, []
@@ -55,8 +56,12 @@ class NumericsHook(Hook):
         names = {id(parameter): name for name, parameter in unwrap(runner.model).named_parameters()}
 
         def before_step(optimizer: torch.optim.Optimizer, *_) -> None:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group['params']
-                          if parameter.grad is not None]
+            parameters = [
+                parameter
+                for group in optimizer.param_groups
+                for parameter in group['params']
+                if parameter.grad is not None
+            ]
             largest = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters], math.inf)
             self._stepped = True
             if torch.isfinite(largest):
@@ -73,8 +78,9 @@ class NumericsHook(Hook):
         if self.skipped < self.max_skips:  # a forward pass with NaN spoils the statistics of norms
             self._buffers = [buffer.clone() for buffer in unwrap(runner.model).buffers()]
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                         outputs: dict | None = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         losses = {name: float(value) for name, value in (outputs or {}).items() if 'loss' in name}
         bad_losses = {name: value for name, value in losses.items() if not math.isfinite(value)}
         amp_hopeless = self._count_amp_skip(runner) and not bad_losses
@@ -126,7 +132,8 @@ class NumericsHook(Hook):
             gradients_not_finite=_named(bad),
             weights_not_finite=_named(wrong_weights),
             learning_rates=sorted({group['lr'] for group in runner.optim_wrapper.param_groups}),
-            amp_scale=_amp_scale(runner))
+            amp_scale=_amp_scale(runner),
+        )
         try:
             return report | _second_pass(runner, model, self._batch)
         # A broken model may fail in any way on the way; the first finding must not be lost by that.
@@ -138,14 +145,18 @@ class NumericsHook(Hook):
         if report['gradients_not_finite']['count'] and not what:
             what = [f'the gradient of {report["gradients_not_finite"]["names"][0]} is not finite']
         if amp_hopeless:
-            what = [f'gradients overflowed in {self._amp_skipped_in_a_row} steps in a row, at every loss scale down to '
-                    f'{report["amp_scale"]}']
+            what = [
+                f'gradients overflowed in {self._amp_skipped_in_a_row} steps in a row, at every loss scale down to '
+                f'{report["amp_scale"]}'
+            ]
         first = report.get('first_module')
         where = f', first in the output of {first}' if first else ''
         images = report['images']
         shown = f' (images {", ".join(images[:2])}{", …" if len(images) > 2 else ""})' if images else ''
-        return (f'numerical trouble at iteration {report["iteration"]}: {"; ".join(what) or "in another process"}'
-                f'{where}{shown}; report: {file}')
+        return (
+            f'numerical trouble at iteration {report["iteration"]}: {"; ".join(what) or "in another process"}'
+            f'{where}{shown}; report: {file}'
+        )
 
 
 def _second_pass(runner: Runner, model: nn.Module, batch: dict) -> dict:
@@ -158,13 +169,18 @@ def _second_pass(runner: Runner, model: nn.Module, batch: dict) -> dict:
         losses = model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
         loss, _ = model.parse_losses(losses)
     loss.backward()
-    bad = [name for name, parameter in model.named_parameters()
-           if parameter.grad is not None and not parameter.grad.isfinite().all()]
+    bad = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
     return dict(
         first_module=found[0] if found else None,
         inputs_finite=inputs_finite,
         second_pass=dict(
-            loss=float(loss) if math.isfinite(loss) else str(float(loss)), gradients_not_finite=_named(bad)))
+            loss=float(loss) if math.isfinite(loss) else str(float(loss)), gradients_not_finite=_named(bad)
+        ),
+    )
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
-        paramwise_cfg = {'norm_decay_mult': 0., **(paramwise_cfg or {})}
+        paramwise_cfg = {'norm_decay_mult': 0.0, **(paramwise_cfg or {})}
         for option in paramwise_cfg:
             if option not in OPTIONS:
                 raise InputError(f'optim_wrapper.paramwise_cfg.{option}: unknown; known: {", ".join(OPTIONS)}')
@@ -50,13 +50,15 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group = dict(
                 params=members,  # named, so that a checkpoint's optimizer state says what it belongs to
                 lr=self.base_lr * lr_mult,
-                weight_decay=self.base_wd * decay_mult)
+                weight_decay=self.base_wd * decay_mult,
+            )
             params.append(group)
             count = sum(parameter.numel() for _, parameter in members)
             print_log(
                 f'parameter group: {len(members)} tensors, {count:,} values, lr {group["lr"]:.3g}, '
                 f'weight decay {group["weight_decay"]:.3g}',
-                logger='current')
+                logger='current',
+            )
 
     def _multipliers(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, float, float]]:
         rule = self.paramwise_cfg
@@ -68,16 +70,16 @@ class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 if not parameter.requires_grad or parameter in seen:
                     continue
                 seen.add(parameter)
-                lr_mult, decay_mult = 1., 1.
+                lr_mult, decay_mult = 1.0, 1.0
                 if name in depth_of:
                     layer, num_layers = depth_of[name]
-                    lr_mult = rule.get('layer_decay_rate', 1.)**(num_layers - 1 - layer)
+                    lr_mult = rule.get('layer_decay_rate', 1.0) ** (num_layers - 1 - layer)
                 if name in undecayed:
-                    decay_mult = 0.
+                    decay_mult = 0.0
                 elif isinstance(module, NORMS):
                     decay_mult = rule['norm_decay_mult']
                 elif name.endswith('bias'):
-                    decay_mult = rule.get('bias_decay_mult', 1.)
+                    decay_mult = rule.get('bias_decay_mult', 1.0)
                 for key, multipliers in custom:
                     if key in name:
                         lr_mult = multipliers.get('lr_mult', lr_mult)

@@ -11,11 +11,31 @@ from mmengine.runner import Runner
 from mmbackbones.errors import InputError
 
 # Keys of ours that a configuration may leave out, beside the Runner's own arguments.
-OWN_KEYS = ('auto_scale_lr', 'data_check', 'find_unused_parameters', 'load_from_allow', 'model_wrapper_cfg', 'recipe',
-            'sync_bn', 'tta_model', 'tta_pipeline')
+OWN_KEYS = (
+    'auto_scale_lr',
+    'data_check',
+    'find_unused_parameters',
+    'load_from_allow',
+    'model_wrapper_cfg',
+    'recipe',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+)
 # What says where and on what a run happens, not what it computes.
-PLACE_KEYS = ('work_dir', 'launcher', 'resume', 'load_from', 'log_level', 'data_check', 'env_cfg', 'visualizer',
-              'vis_backends', 'default_hooks', 'model_wrapper_cfg')
+PLACE_KEYS = (
+    'work_dir',
+    'launcher',
+    'resume',
+    'load_from',
+    'log_level',
+    'data_check',
+    'env_cfg',
+    'visualizer',
+    'vis_backends',
+    'default_hooks',
+    'model_wrapper_cfg',
+)
 
 
 class Overrides(DictAction):

@@ -22,8 +22,17 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import log_once
 
-PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'timm',
-            'numpy', 'mmbackbones')
+PACKAGES = (
+    'torch',
+    'torchvision',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmdetection',
+    'onedl-mmsegmentation',
+    'timm',
+    'numpy',
+    'mmbackbones',
+)
 RECORD = 'run.json'
 
 
@@ -107,7 +116,8 @@ def environment() -> dict:
         python=platform.python_version(),
         device=device,
         commit=_commit(),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'))
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+    )
 
 
 def _commit() -> str | None:

@@ -30,8 +30,9 @@ def to_plain(value: object, place: str = '') -> tuple[object, list[str]]:
         return torch.from_numpy(value.copy()), []
     if isinstance(value, HistoryBuffer):
         values, counts = value.data
-        return dict(values=torch.from_numpy(values.astype(np.float64)),
-                    counts=torch.from_numpy(counts.astype(np.int64))), []
+        return dict(
+            values=torch.from_numpy(values.astype(np.float64)), counts=torch.from_numpy(counts.astype(np.int64))
+        ), []
     if isinstance(value, dict):
         return _plain_dict(value, place)
     if isinstance(value, list | tuple):

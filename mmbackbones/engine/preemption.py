@@ -70,5 +70,6 @@ class PreemptionHook(Hook):
         saved = hook and hook.save_now(runner, finished)
         barrier()  # the first process to leave brings the others down
         where = f'the newest checkpoint is {saved.name}' if saved else 'nothing is saved yet'
-        raise Preempted(f'SIGTERM: stopped at iteration {runner.iter + (not finished)}; {where}; start again with '
-                        '--resume auto')
+        raise Preempted(
+            f'SIGTERM: stopped at iteration {runner.iter + (not finished)}; {where}; start again with --resume auto'
+        )

@@ -40,14 +40,20 @@ class Pretrained:
     def __call__(self, module: nn.Module) -> None:
         family = type(module).__name__
         if not self.checkpoint:
-            raise InputError(f'no pretrained weights for {family}: set model.backbone.init_cfg.checkpoint to their '
-                             'file or URL, or model.backbone.init_cfg=None to start from random weights')
+            raise InputError(
+                f'no pretrained weights for {family}: set model.backbone.init_cfg.checkpoint to their '
+                'file or URL, or model.backbone.init_cfg=None to start from random weights'
+            )
         published = weights_of(load_checkpoint(self.checkpoint, self.map_location), self.checkpoint)
         try:
             weights, layout = self._adapt(published, module)
-            loaded = load_strictly(module, weights, name=self.checkpoint,
-                                   fresh=tuple(getattr(module, 'fresh_keys', ())),
-                                   unused=tuple(getattr(module, 'unused_keys', ())))
+            loaded = load_strictly(
+                module,
+                weights,
+                name=self.checkpoint,
+                fresh=tuple(getattr(module, 'fresh_keys', ())),
+                unused=tuple(getattr(module, 'unused_keys', ())),
+            )
         except InputError as error:
             if isinstance(module, Backbone):
                 raise InputError(f'{error}{both_names(published, module)}') from error
@@ -60,8 +66,11 @@ class Pretrained:
         """Bring the keys to the module's names, and say which layout they had."""
         own = module.state_dict()
         prefix, layout = self.prefix and self.prefix.rstrip('.') + '.', 'own names'
-        if prefix is None and any(key.startswith('backbone.') for key in weights) and not any(
-                key.startswith('backbone.') for key in own):
+        if (
+            prefix is None
+            and any(key.startswith('backbone.') for key in weights)
+            and not any(key.startswith('backbone.') for key in own)
+        ):
             prefix = 'backbone.'
         if prefix:
             weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
@@ -74,8 +83,10 @@ class Pretrained:
         try:
             converted = getattr(module, 'convert_state_dict', dict)(weights)
         except KeyError as error:
-            raise InputError(f'checkpoint {self.checkpoint} does not fit {type(module).__name__}: it has no '
-                             f'{error.args[0]}; is it of another model or family?') from error
+            raise InputError(
+                f'checkpoint {self.checkpoint} does not fit {type(module).__name__}: it has no '
+                f'{error.args[0]}; is it of another model or family?'
+            ) from error
         if converted.keys() != weights.keys():
             layout = layout.replace('own names', "authors' names") + ', converted'
         return converted, layout

@@ -17,7 +17,8 @@ def get_random_state() -> dict:
         python_gauss=gauss,
         numpy=torch.from_numpy(keys.astype(np.int64)),
         numpy_rest=[int(position), int(has_gauss), float(cached)],
-        torch=torch.get_rng_state())
+        torch=torch.get_rng_state(),
+    )
     if torch.cuda.is_available():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
@@ -37,5 +38,6 @@ def set_random_state(state: dict) -> None:
         if 'cuda' in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state['cuda'].cpu())
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f'the random states of the checkpoint cannot be taken up: {type(error).__name__}: '
-                         f'{error}') from error
+        raise InputError(
+            f'the random states of the checkpoint cannot be taken up: {type(error).__name__}: {error}'
+        ) from error

@@ -17,8 +17,21 @@ from mmbackbones.errors import InputError
 
 RECORDS = 'records.jsonl'
 # Every record has these keys; None where a kind of run has no such thing.
-REQUIRED = ('kind', 'config', 'config_hash', 'recipe', 'data_fingerprint', 'seed', 'versions', 'device', 'precision',
-            'scan_backend', 'commit', 'date', 'metrics')
+REQUIRED = (
+    'kind',
+    'config',
+    'config_hash',
+    'recipe',
+    'data_fingerprint',
+    'seed',
+    'versions',
+    'device',
+    'precision',
+    'scan_backend',
+    'commit',
+    'date',
+    'metrics',
+)
 
 # Rules, by kind of record. These keys must agree; one that a record lacks altogether is unknown and not judged.
 RESULT_KEYS = ('task', 'recipe', 'data_fingerprint', 'train_fingerprint', 'images', 'tta', 'iterations')
@@ -30,13 +43,30 @@ MUST_AGREE = {
 }
 RESULTS = ('train', 'test')  # both say what a checkpoint scores, so they may meet
 # What two results may differ in, because it is what is compared: the backbone, and the channels it hands on.
-DECLARED = ('model.backbone', 'model.neck.in_channels', 'model.decode_head.in_channels',
-            'model.auxiliary_head.in_channels')
+DECLARED = (
+    'model.backbone',
+    'model.neck.in_channels',
+    'model.decode_head.in_channels',
+    'model.auxiliary_head.in_channels',
+)
 # A backbone of a single stride needs a neck of its own, which makes the pyramid.
 PYRAMIDS = ('mmbackbones.SimpleFeaturePyramid', 'Feature2Pyramid')
 # Settings that reach a result; other keys of a config name variables or say what is logged.
-SETTINGS = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator', 'train_cfg', 'test_cfg', 'optim_wrapper',
-            'param_scheduler', 'auto_scale_lr', 'custom_hooks', 'load_from_allow', 'sync_bn', 'randomness')
+SETTINGS = (
+    'model',
+    'train_dataloader',
+    'test_dataloader',
+    'test_evaluator',
+    'train_cfg',
+    'test_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'auto_scale_lr',
+    'custom_hooks',
+    'load_from_allow',
+    'sync_bn',
+    'randomness',
+)
 MULTI_SCALE = ('tta_pipeline', 'tta_model')
 # Below these keys stands where the data lies (its fingerprint is compared), or how fast it is read.
 WITHOUT_EFFECT = ('data_root', 'ann_file', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'seed')
@@ -137,8 +167,9 @@ def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[s
         found |= _unequal(facts[0], other)
     # Of two different heads only the type is named, not every argument of either.
     others = tuple(key.removesuffix('.type') for key in found if key.endswith('.type'))
-    return sorted(key for key in found if not _under(key, declared) and (
-        key.endswith('.type') or not _under(key, others)))
+    return sorted(
+        key for key in found if not _under(key, declared) and (key.endswith('.type') or not _under(key, others))
+    )
 
 
 def surroundings(records: Sequence[dict]) -> list[str]:
@@ -150,8 +181,11 @@ def surroundings(records: Sequence[dict]) -> list[str]:
             values = {name: [record['versions'].get(name) for record in records] for name in sorted(names)}
         else:
             values = {key: [record.get(key) for record in records if record.get(key) is not None]}
-        notes += [f'{name} differs: {", ".join(dict.fromkeys(map(str, seen)))}' for name, seen in values.items()
-                  if any(value != seen[0] for value in seen)]
+        notes += [
+            f'{name} differs: {", ".join(dict.fromkeys(map(str, seen)))}'
+            for name, seen in values.items()
+            if any(value != seen[0] for value in seen)
+        ]
     return notes
 
 
@@ -180,8 +214,11 @@ def _settings(record: dict) -> dict[str, object]:
 
 def _unequal(one: dict, other: dict) -> set[str]:
     optional = set(MUST_AGREE['train'])
-    return {key for key in one.keys() | other.keys() if one.get(key, ...) != other.get(key, ...) and not (
-        key in optional and (key not in one or key not in other))}
+    return {
+        key
+        for key in one.keys() | other.keys()
+        if one.get(key, ...) != other.get(key, ...) and not (key in optional and (key not in one or key not in other))
+    }
 
 
 def _under(key: str, prefixes: Sequence[str]) -> bool:

@@ -41,8 +41,13 @@ def _newest_first(work_dir: Path) -> list[Path]:
         if not named.is_file():
             named = work_dir / named.name
     folders = {work_dir, named.parent} if named else {work_dir}
-    found = [path for folder in folders if folder.is_dir() for path in folder.glob('*.pth')
-             if NUMBERED.fullmatch(path.name) and not path.name.startswith('best_')]
+    found = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.glob('*.pth')
+        if NUMBERED.fullmatch(path.name) and not path.name.startswith('best_')
+    ]
     ages = {path: path.stat().st_mtime_ns for path in found}
 
     def newness(path: Path) -> tuple:

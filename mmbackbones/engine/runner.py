@@ -1,6 +1,7 @@
 """The runner of our commands: mmengine's, with loading that must fit and executes nothing."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -59,11 +60,13 @@ class Runner(MMRunner):
         except OSError as error:
             raise cannot_write(Path(out_dir, filename), error) from error
 
-    def load_checkpoint(self,
-                        filename: str,
-                        map_location: MapLocation = 'cpu',
-                        strict: bool = True,
-                        revise_keys: list[tuple[str, str]] = [(r'^module\.', '')]) -> dict:  # noqa: B006  (read only)
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: MapLocation = 'cpu',
+        strict: bool = True,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> dict:
         """Load weights into the model.
 
         Raises:
@@ -118,14 +121,19 @@ class Runner(MMRunner):
         meta, hub = (part if isinstance(part, dict) else {} for part in parts)
         needed = ['optimizer'] + ['param_schedulers'] * (self.param_schedulers is not None)
         absent = [key for key in needed if key not in checkpoint]
-        absent += [f'message_hub.{key}' for key in ('log_scalars', 'runtime_info', 'resumed_keys')
-                   if not isinstance(hub.get(key), dict)]
+        absent += [
+            f'message_hub.{key}'
+            for key in ('log_scalars', 'runtime_info', 'resumed_keys')
+            if not isinstance(hub.get(key), dict)
+        ]
         absent += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
         absent += [place for place in dropped if place.startswith(('optimizer.', 'param_schedulers.'))]
         if absent:
-            raise InputError(f'checkpoint {filename}: cannot be resumed, it has no usable {", ".join(absent)}; to '
-                             'start a new training from its weights give it as load_from, without --resume'
-                             f'{TRUST if dropped else ""}')
+            raise InputError(
+                f'checkpoint {filename}: cannot be resumed, it has no usable {", ".join(absent)}; to '
+                'start a new training from its weights give it as load_from, without --resume'
+                f'{TRUST if dropped else ""}'
+            )
         hub['log_scalars'] = restore_logs(hub['log_scalars'])
         hub['runtime_info'] = trustworthy_paths(hub['runtime_info'])
         kept = hub['log_scalars'].keys() | hub['runtime_info'].keys()

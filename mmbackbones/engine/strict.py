@@ -47,8 +47,10 @@ def weights_of(checkpoint: dict, name: str) -> OrderedDict[str, Tensor]:
         checkpoint = checkpoint[key]
     weights = OrderedDict((key, value) for key, value in checkpoint.items() if isinstance(value, Tensor))
     if not weights:
-        raise InputError(f'checkpoint {name}: no weights under state_dict, model or at the top; it holds '
-                         f'{", ".join(map(str, checkpoint))[:200]}')
+        raise InputError(
+            f'checkpoint {name}: no weights under state_dict, model or at the top; it holds '
+            f'{", ".join(map(str, checkpoint))[:200]}'
+        )
     versions = getattr(checkpoint, '_metadata', None)
     while all(key.startswith('module.') for key in weights):
         weights = OrderedDict((key.removeprefix('module.'), value) for key, value in weights.items())
@@ -58,13 +60,15 @@ def weights_of(checkpoint: dict, name: str) -> OrderedDict[str, Tensor]:
     return weights
 
 
-def load_strictly(module: nn.Module,
-                  weights: dict[str, Tensor],
-                  *,
-                  name: str,
-                  fresh: tuple[str, ...] = (),
-                  unused: tuple[str, ...] = (),
-                  hint: str = '') -> Loaded:
+def load_strictly(
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    name: str,
+    fresh: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+    hint: str = '',
+) -> Loaded:
     """Load a state dict that must fit. The modules' own load hooks run, so what they resize fits.
 
     Args:
@@ -87,19 +91,24 @@ def load_strictly(module: nn.Module,
     finally:
         hook.remove()
     own = module.state_dict()
-    keys, = lists
+    (keys,) = lists
     missing = [key for key in keys.missing_keys if not key.startswith(fresh)]
     unexpected = [key for key in keys.unexpected_keys if not key.startswith(unused)]
     if missing or unexpected or faults:
         raise InputError(_complaint(module, weights, name, missing, unexpected, faults) + hint)
     loaded = [key for key in own if key not in keys.missing_keys]
     parameters = dict(module.named_parameters())
-    return Loaded(loaded, list(keys.missing_keys), list(keys.unexpected_keys),
-                  sum(parameters[key].numel() for key in loaded if key in parameters))
+    return Loaded(
+        loaded,
+        list(keys.missing_keys),
+        list(keys.unexpected_keys),
+        sum(parameters[key].numel() for key in loaded if key in parameters),
+    )
 
 
-def _complaint(module: nn.Module, weights: dict[str, Tensor], name: str, missing: list[str], unexpected: list[str],
-               faults: str) -> str:
+def _complaint(
+    module: nn.Module, weights: dict[str, Tensor], name: str, missing: list[str], unexpected: list[str], faults: str
+) -> str:
     own = module.state_dict()
     misshapen = [key for key in re.findall(r'size mismatch for (\S+):', faults) if key in weights]
     if faults and not misshapen:
@@ -108,8 +117,10 @@ def _complaint(module: nn.Module, weights: dict[str, Tensor], name: str, missing
         by_shapes: dict[tuple, list[str]] = {}
         for key in misshapen:
             by_shapes.setdefault((tuple(weights[key].shape), tuple(own[key].shape)), []).append(key)
-        misshapen_text = ', '.join(f'{fold_keys(keys)} is {list(there)} in the file and {list(here)} in the model'
-                                   for (there, here), keys in by_shapes.items())
+        misshapen_text = ', '.join(
+            f'{fold_keys(keys)} is {list(there)} in the file and {list(here)} in the model'
+            for (there, here), keys in by_shapes.items()
+        )
     common = len(own.keys() & weights.keys())
     guess = 'another model or family' if common < len(own) / 4 else 'another variant or setting of this model'
     parts = [f"{common} of the model's {len(own)} keys are in the file, so it looks like {guess}"]

@@ -22,8 +22,15 @@ CALLERS = {
 }
 
 
-def torchvision_roi_align(input: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float = 1.0,
-                          sampling_ratio: int = 0, pool_mode: str = 'avg', aligned: bool = True) -> Tensor:
+def torchvision_roi_align(
+    input: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    pool_mode: str = 'avg',
+    aligned: bool = True,
+) -> Tensor:
     """mmcv's ``roi_align`` through torchvision.
 
     Args:
@@ -39,17 +46,21 @@ def torchvision_roi_align(input: Tensor, rois: Tensor, output_size: int | tuple[
         Tensor: [K, C, h, w], dtype of ``input``.
     """
     from torchvision.ops import roi_align
+
     if pool_mode != 'avg':
-        raise InputError(f'roi_layer.pool_mode={pool_mode}: torchvision has avg alone, and mmcv was built without CUDA '
-                         'operators (docs/install.md)')
+        raise InputError(
+            f'roi_layer.pool_mode={pool_mode}: torchvision has avg alone, and mmcv was built without CUDA '
+            'operators (docs/install.md)'
+        )
     # Coordinates in half precision would be whole pixels off at the far end of an image.
     dtype = torch.promote_types(input.dtype, rois.dtype)
     pooled = roi_align(input.to(dtype), rois.to(dtype), output_size, spatial_scale, sampling_ratio, aligned)
     return pooled.to(input.dtype)
 
 
-def torchvision_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, score_threshold: float = 0,
-                    max_num: int = -1) -> tuple[Tensor, Tensor]:
+def torchvision_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, score_threshold: float = 0, max_num: int = -1
+) -> tuple[Tensor, Tensor]:
     """mmcv's ``nms`` through torchvision.
 
     Args:
@@ -64,6 +75,7 @@ def torchvision_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset:
         tuple[Tensor, Tensor]: kept boxes with their scores [K, 5] and indices int64 [K], best first.
     """
     from torchvision.ops import nms
+
     candidates = torch.arange(len(scores), device=scores.device)
     if score_threshold > 0:
         candidates = candidates[scores > score_threshold]
@@ -86,16 +98,19 @@ def install() -> str:
         InputError: torchvision has no compiled operators that fit this torch.
     """
     from torchvision.extension import _has_ops
+
     if not _has_ops():
-        raise InputError('neither mmcv nor torchvision has CUDA operators here: install the torchvision that belongs '
-                         f'to torch {torch.__version__}, build mmcv with nvcc (docs/install.md), or set '
-                         'CUDA_VISIBLE_DEVICES="" to run on the CPU')
+        raise InputError(
+            'neither mmcv nor torchvision has CUDA operators here: install the torchvision that belongs '
+            f'to torch {torch.__version__}, build mmcv with nvcc (docs/install.md), or set '
+            'CUDA_VISIBLE_DEVICES="" to run on the CPU'
+        )
     for name, theirs in (('roi_align', torchvision_roi_align), ('nms', torchvision_nms)):
         for module in map(importlib.import_module, CALLERS[name]):
             ours = getattr(module, name)
             if not hasattr(ours, 'on_cuda'):
                 setattr(module, name, _by_device(ours, theirs))
-    return 'mmcv was built without CUDA operators: RoIAlign and NMS run on torchvision\'s'
+    return "mmcv was built without CUDA operators: RoIAlign and NMS run on torchvision's"
 
 
 def _by_device(on_cpu: Callable, on_cuda: Callable) -> Callable:

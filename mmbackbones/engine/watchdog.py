@@ -1,5 +1,4 @@
-"""An end to hangs: a run that makes no progress says where it stands and stops, so that the cluster can start it again.
-"""
+"""An end to hangs: a run without progress says where it stands and stops, so that the cluster can start it again."""
 
 import faulthandler
 import os
@@ -36,7 +35,7 @@ class WatchdogHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, timeout: float = 1800.):
+    def __init__(self, timeout: float = 1800.0):
         if timeout <= 0:
             raise InputError(f'WatchdogHook: timeout={timeout} must be positive')
         self.timeout = timeout
@@ -96,7 +95,7 @@ class WatchdogHook(Hook):
             self._doing = None
 
     def _watch(self, work_dir: str) -> None:
-        while not self._over.wait(min(self.timeout / 4, 10.)):
+        while not self._over.wait(min(self.timeout / 4, 10.0)):
             doing = self._doing
             if doing and time.monotonic() - doing[1] > self.timeout:
                 self._end(Path(work_dir), *doing)
@@ -110,6 +109,9 @@ class WatchdogHook(Hook):
         except OSError as error:
             stacks = f'; stacks could not be written: {error}'
         who = f'process {get_rank()} of {get_world_size()} ' if get_world_size() > 1 else ''
-        print(f'error: {who}hangs after iteration {iteration}, for {time.monotonic() - since:.0f} s {what}{stacks}',
-              file=sys.stderr, flush=True)
+        print(
+            f'error: {who}hangs after iteration {iteration}, for {time.monotonic() - since:.0f} s {what}{stacks}',
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(HANG_EXIT_CODE)

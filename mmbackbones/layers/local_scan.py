@@ -32,8 +32,10 @@ def resolve_directions(family: str, given: str | list[str] | None, num_blocks: i
     lists = [given] * num_blocks if isinstance(given, str) else given or []
     lists = [tuple(names.split()) for names in lists]
     if len(lists) != num_blocks or any(len(names) != NUM_ORDERS for names in lists):
-        raise InputError(f'{family}: arch directions={given!r}, expected a string of {NUM_ORDERS} scan orders, or '
-                         f'{num_blocks} such strings, one per block')
+        raise InputError(
+            f'{family}: arch directions={given!r}, expected a string of {NUM_ORDERS} scan orders, or '
+            f'{num_blocks} such strings, one per block'
+        )
     for name in {name for names in lists for name in names}:
         scan_order(name, 1, 1)
     return lists
@@ -51,11 +53,9 @@ def is_exact(family: str, scan_inverse: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def local_orders(direction: str,
-                 grid: tuple[int, int],
-                 device: torch.device,
-                 exact: bool,
-                 middle_token: bool = False) -> tuple[ScanOrder, ScanOrder]:
+def local_orders(
+    direction: str, grid: tuple[int, int], device: torch.device, exact: bool, middle_token: bool = False
+) -> tuple[ScanOrder, ScanOrder]:
     """The order to scan a grid in and the one to bring it back by, without reversal: scan ``_flip`` from the end.
 
     Args:

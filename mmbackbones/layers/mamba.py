@@ -43,17 +43,19 @@ class MambaMixer(nn.Module):
         InputError: unknown ``direction``.
     """
 
-    def __init__(self,
-                 dim: int,
-                 *,
-                 d_state: int = 16,
-                 d_conv: int = 4,
-                 expand: int = 2,
-                 dt_rank: int | None = None,
-                 conv_bias: bool = True,
-                 bias: bool = False,
-                 direction: str = 'forward',
-                 divide_out: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        conv_bias: bool = True,
+        bias: bool = False,
+        direction: str = 'forward',
+        divide_out: bool = False,
+    ):
         super().__init__()
         if direction not in DIRECTIONS:
             raise InputError(f'MambaMixer: direction={direction!r}, expected one of {", ".join(DIRECTIONS)}')
@@ -97,9 +99,10 @@ class MambaMixer(nn.Module):
     def _fused_scans(self, x: Tensor, z: Tensor) -> Tensor:
         """All directions of x, gated by z, all [B, L, D]."""
         suffixes = {'ssm': ('', ''), 'ssm_conv': ('', '_b')}.get(self.direction, ('',))
-        convs, x_projs, dt_projs, Ds = ([getattr(self, name + suffix) for suffix in suffixes]
-                                        for name in ('conv1d', 'x_proj', 'dt_proj', 'D'))
-        A_logs = [getattr(self, name) for name in ('A_log', 'A_b_log')[:len(suffixes)]]
+        convs, x_projs, dt_projs, Ds = (
+            [getattr(self, name + suffix) for suffix in suffixes] for name in ('conv1d', 'x_proj', 'dt_proj', 'D')
+        )
+        A_logs = [getattr(self, name) for name in ('A_log', 'A_b_log')[: len(suffixes)]]
         proj_weight = torch.stack([linear.weight for linear in x_projs])
         D = torch.stack(Ds)
         if self.divide_out:
@@ -115,10 +118,18 @@ class MambaMixer(nn.Module):
             if self.conv1d.bias is not None:
                 conv_bias = torch.stack([conv.bias for conv in convs])
         return directional_scan(
-            x, proj_weight, torch.stack([linear.weight for linear in dt_projs]),
-            torch.stack([linear.bias for linear in dt_projs]), -torch.exp(torch.stack(A_logs).float()), D, z,
-            conv_weight, conv_bias, orders=[None] * len(suffixes),
-            reverse=[self.direction == 'backward', True][:len(suffixes)])
+            x,
+            proj_weight,
+            torch.stack([linear.weight for linear in dt_projs]),
+            torch.stack([linear.bias for linear in dt_projs]),
+            -torch.exp(torch.stack(A_logs).float()),
+            D,
+            z,
+            conv_weight,
+            conv_bias,
+            orders=[None] * len(suffixes),
+            reverse=[self.direction == 'backward', True][: len(suffixes)],
+        )
 
     def _scan(self, x: Tensor, z: Tensor, suffix: str = '', reverse: bool = False) -> Tensor:
         """One branch: convolution, projections and scan of x, gated by z, all [B, D, L]."""
@@ -129,8 +140,17 @@ class MambaMixer(nn.Module):
 
         def scan(A_log: Tensor, reverse: bool) -> Tensor:
             return selective_scan(
-                x, delta, -torch.exp(A_log.float()), B, C, getattr(self, f'D{suffix}'), z,
-                dt_proj.bias, delta_softplus=True, reverse=reverse)
+                x,
+                delta,
+                -torch.exp(A_log.float()),
+                B,
+                C,
+                getattr(self, f'D{suffix}'),
+                z,
+                dt_proj.bias,
+                delta_softplus=True,
+                reverse=reverse,
+            )
 
         y = scan(getattr(self, f'A{suffix}_log'), reverse)
         return y + scan(self.A_b_log, True) if self.direction == 'ssm' else y
@@ -144,7 +164,7 @@ class StepProjection(nn.Linear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.uniform_(self.weight, -self.in_features**-0.5, self.in_features**-0.5)
+        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
         step = torch.exp(torch.empty_like(self.bias).uniform_(*map(math.log, STEP_RANGE)))
         self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
@@ -169,7 +189,7 @@ def _one_sided_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
     reach = conv.kernel_size[0] - 1
     weight = conv.weight.flip(-1) if reverse else conv.weight
     y = F.conv1d(x, weight, conv.bias, padding=reach, groups=conv.groups)
-    return y[..., reach:] if reverse else y[..., :x.shape[-1]]
+    return y[..., reach:] if reverse else y[..., : x.shape[-1]]
 
 
 def initial_A_log(inner: int, d_state: int) -> nn.Parameter:

@@ -36,8 +36,10 @@ class DirectionalScans(nn.Module):
     @torch.no_grad()
     def reset_ssm_parameters(self) -> None:
         """Initialize the state-space weights as Mamba does (https://arxiv.org/abs/2312.00752, section 3.6)."""
-        nn.init.uniform_(self.x_proj_weight, -self.x_proj_weight.shape[-1]**-0.5, self.x_proj_weight.shape[-1]**-0.5)
-        nn.init.uniform_(self.dt_projs_weight, -self.dt_rank**-0.5, self.dt_rank**-0.5)
+        nn.init.uniform_(
+            self.x_proj_weight, -(self.x_proj_weight.shape[-1] ** -0.5), self.x_proj_weight.shape[-1] ** -0.5
+        )
+        nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         step = torch.empty_like(self.dt_projs_bias).uniform_(*map(math.log, STEP_RANGE)).exp()
         self.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
         self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
@@ -59,9 +61,16 @@ class DirectionalScans(nn.Module):
         """All directions of a map in one operator: [B, D, H, W] -> [B, D, H*W], the sum, a view of [B, H*W, D]."""
         shape = self.dt_projs_bias.shape
         return directional_scan(
-            x.flatten(2).transpose(1, 2), self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias,
-            -torch.exp(in_float32(self.A_logs)).unflatten(0, shape), self.Ds.unflatten(0, shape), orders=orders,
-            reverse=reverse, out_dtype=torch.promote_types(x.dtype, torch.float32)).transpose(1, 2)
+            x.flatten(2).transpose(1, 2),
+            self.x_proj_weight,
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            -torch.exp(in_float32(self.A_logs)).unflatten(0, shape),
+            self.Ds.unflatten(0, shape),
+            orders=orders,
+            reverse=reverse,
+            out_dtype=torch.promote_types(x.dtype, torch.float32),
+        ).transpose(1, 2)
 
     def scan_sequences(self, xs: Tensor, u: Tensor, directions: slice, reverse: bool = False) -> Tensor:
         """Scan K sequences with the weights of K directions.
@@ -77,8 +86,9 @@ class DirectionalScans(nn.Module):
         """
         low_rank, B, C = (self.x_proj_weight[directions] @ xs).split([self.dt_rank, self.d_state, self.d_state], dim=2)
         delta = self.dt_projs_weight[directions] @ low_rank  # [B, K, R, L] -> [B, K, D, L]
-        A_logs, Ds = (m.unflatten(0, self.dt_projs_bias.shape)[directions].flatten(0, 1)
-                      for m in (self.A_logs, self.Ds))
+        A_logs, Ds = (
+            m.unflatten(0, self.dt_projs_bias.shape)[directions].flatten(0, 1) for m in (self.A_logs, self.Ds)
+        )
         y = selective_scan(
             u.flatten(1, 2),
             delta.flatten(1, 2),
@@ -88,7 +98,8 @@ class DirectionalScans(nn.Module):
             Ds,
             delta_bias=self.dt_projs_bias[directions].flatten(),
             delta_softplus=True,
-            reverse=reverse)
+            reverse=reverse,
+        )
         return y.view_as(u)
 
     def scan_tokens(self, u: Tensor, projected: Tensor, k: int, order: Tensor, reverse: bool = False) -> Tensor:
@@ -118,7 +129,8 @@ class DirectionalScans(nn.Module):
             delta_bias=self.dt_projs_bias[k],
             delta_softplus=True,
             reverse=reverse,
-            order=order)
+            order=order,
+        )
         return y.transpose(1, 2)
 
 
@@ -137,14 +149,16 @@ class SS2D(DirectionalScans):
         gate (bool): whether a gate z is projected beside x and multiplies the normalized scan.
     """
 
-    def __init__(self,
-                 dim: int,
-                 *,
-                 d_state: int = 1,
-                 ssm_ratio: float = 2.,
-                 dt_rank: int | None = None,
-                 conv_bias: bool = False,
-                 gate: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        *,
+        d_state: int = 1,
+        ssm_ratio: float = 2.0,
+        dt_rank: int | None = None,
+        conv_bias: bool = False,
+        gate: bool = False,
+    ):
         super().__init__()
         inner = int(ssm_ratio * dim)
         self.gate = gate

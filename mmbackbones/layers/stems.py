@@ -16,12 +16,22 @@ def patch_stem(dim: int) -> nn.Sequential:
 def conv_stem(dim: int) -> nn.Sequential:
     """Two 3x3 convolutions with stride 2, each with LayerNorm, GELU between; sides are rounded up (VMamba)."""
     return nn.Sequential(
-        nn.Conv2d(3, dim // 2, 3, stride=2, padding=1), to_channels_last(), nn.LayerNorm(dim // 2),
-        to_channels_first(), nn.GELU(),
-        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1), to_channels_last(), nn.LayerNorm(dim))  # fmt: skip
+        nn.Conv2d(3, dim // 2, 3, stride=2, padding=1),
+        to_channels_last(),
+        nn.LayerNorm(dim // 2),
+        to_channels_first(),
+        nn.GELU(),
+        nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+        to_channels_last(),
+        nn.LayerNorm(dim),
+    )
 
 
 def conv_downsample(dim: int, next_dim: int) -> nn.Sequential:
     """[B, H, W, dim] -> [B, ceil(H/2), ceil(W/2), next_dim] by a 3x3 convolution and LayerNorm (VMamba)."""
-    return nn.Sequential(to_channels_first(), nn.Conv2d(dim, next_dim, 3, stride=2, padding=1), to_channels_last(),
-                         nn.LayerNorm(next_dim))  # fmt: skip
+    return nn.Sequential(
+        to_channels_first(),
+        nn.Conv2d(dim, next_dim, 3, stride=2, padding=1),
+        to_channels_last(),
+        nn.LayerNorm(next_dim),
+    )

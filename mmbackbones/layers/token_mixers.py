@@ -28,12 +28,9 @@ DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4}
 WIDEST_HEAD = 32
 
 
-def build_branch(name: str,
-                 dim: int,
-                 *,
-                 d_state: int = 16,
-                 dt_rank: int | None = None,
-                 head_width: int | None = None) -> nn.Module:
+def build_branch(
+    name: str, dim: int, *, d_state: int = 16, dt_rank: int | None = None, head_width: int | None = None
+) -> nn.Module:
     """A module from a map [B, H, W, C] to a map of the same shape.
 
     Args:

@@ -34,17 +34,20 @@ class SimpleFeaturePyramid(BaseModule):
         InputError: a scale that is no power of two from 0.25 to 4, or fewer outputs than scales.
     """
 
-    def __init__(self,
-                 in_channels: int | list[int],
-                 out_channels: int = 256,
-                 scales: tuple[float, ...] = (4, 2, 1, 0.5),
-                 num_outs: int = 5,
-                 norm_cfg: dict | None = dict(type='mmbackbones.LN2d', eps=1e-6),  # noqa: B006  (read only)
-                 init_cfg: dict | list[dict] | None = None):
+    def __init__(
+        self,
+        in_channels: int | list[int],
+        out_channels: int = 256,
+        scales: tuple[float, ...] = (4, 2, 1, 0.5),
+        num_outs: int = 5,
+        norm_cfg: dict | None = dict(type='mmbackbones.LN2d', eps=1e-6),  # noqa: B006  (read only)
+        init_cfg: dict | list[dict] | None = None,
+    ):
         super().__init__(init_cfg)
         if num_outs < len(scales):
-            raise InputError(f'SimpleFeaturePyramid: num_outs={num_outs}, expected at least {len(scales)} for '
-                             f'scales={tuple(scales)}')
+            raise InputError(
+                f'SimpleFeaturePyramid: num_outs={num_outs}, expected at least {len(scales)} for scales={tuple(scales)}'
+            )
         if not isinstance(in_channels, int):
             in_channels = in_channels[-1]
         self.num_extra = num_outs - len(scales)
@@ -55,7 +58,9 @@ class SimpleFeaturePyramid(BaseModule):
                 nn.Sequential(
                     *resample,
                     ConvModule(channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None),
-                    ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=None)))
+                    ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg, act_cfg=None),
+                )
+            )
         self.extra = nn.MaxPool2d(1, stride=2)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

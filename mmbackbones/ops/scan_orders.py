@@ -27,9 +27,20 @@ from torch import Tensor
 from mmbackbones.errors import InputError
 
 __all__ = [
-    'ScanOrder', 'cross_merge', 'cross_scan', 'forget_orders', 'inverse_order', 'localmamba_displacement',
-    'localmamba_unscan_order', 'move_codes', 'permute_tokens', 'quarter_orders', 'scan_order', 'to_map', 'to_sequence',
-]  # fmt: skip
+    'ScanOrder',
+    'cross_merge',
+    'cross_scan',
+    'forget_orders',
+    'inverse_order',
+    'localmamba_displacement',
+    'localmamba_unscan_order',
+    'move_codes',
+    'permute_tokens',
+    'quarter_orders',
+    'scan_order',
+    'to_map',
+    'to_sequence',
+]
 
 _NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
 
@@ -50,8 +61,10 @@ def scan_order(name: str, height: int, width: int, device: torch.device | str = 
         InputError: unknown name, or a side below 1.
     """
     if _NAME.fullmatch(name) is None:
-        raise InputError(f"scan order {name!r} unknown; expected h, v, w<K>, w<K>v, s2, snake_h or snake_v, "
-                         "optionally followed by '_flip'")  # fmt: skip
+        raise InputError(
+            f'scan order {name!r} unknown; expected h, v, w<K>, w<K>v, s2, snake_h or snake_v, '
+            "optionally followed by '_flip'"
+        )
     if height < 1 or width < 1:
         raise InputError(f'scan order {name!r}: height and width must be positive, got {height} x {width}')
     return _cached_order(name, height, width, torch.device(device))
@@ -101,8 +114,9 @@ def inverse_order(order: Tensor, num_pixels: int) -> Tensor:
     return inverse[:num_pixels].clone()
 
 
-def localmamba_unscan_order(name: str, height: int, width: int, device: torch.device | str = 'cpu', *,
-                            exact: bool = False) -> ScanOrder:  # fmt: skip
+def localmamba_unscan_order(
+    name: str, height: int, width: int, device: torch.device | str = 'cpu', *, exact: bool = False
+) -> ScanOrder:
     """The order to hand to :func:`to_map` after a LocalMamba scan in the order ``name``.
 
     The published code brings column-major sequences back with height and width exchanged: their inverse on
@@ -121,8 +135,9 @@ def _cached_displacement(name: str, height: int, width: int, device: torch.devic
         return ScanOrder(displacement, inverse_order(displacement, height * width))
 
 
-def localmamba_displacement(name: str, height: int, width: int, device: torch.device | str = 'cpu', *,
-                            exact: bool = False) -> ScanOrder | None:  # fmt: skip
+def localmamba_displacement(
+    name: str, height: int, width: int, device: torch.device | str = 'cpu', *, exact: bool = False
+) -> ScanOrder | None:
     """Where tokens end up that stand in their right places, see :func:`localmamba_unscan_order`; None: there.
 
     To be handed to :func:`permute_tokens` after a scan that writes by the order ``name`` itself.
@@ -142,8 +157,9 @@ def _cached_quarters(height: int, width: int, device: torch.device) -> tuple[Sca
         return ScanOrder(order, inverse_order(order, height * width)), quarters.unbind()
 
 
-def quarter_orders(height: int, width: int, device: torch.device | str = 'cpu'
-                   ) -> tuple[ScanOrder, tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
+def quarter_orders(
+    height: int, width: int, device: torch.device | str = 'cpu'
+) -> tuple[ScanOrder, tuple[Tensor, ...], tuple[int, ...]]:
     """The order ``s2`` in two steps, for scans of one quarter each.
 
     Returns:

@@ -14,12 +14,17 @@ from pycocotools.cocoeval import COCOeval
 def copied(truth: dict, results: list[dict], counts: np.ndarray) -> tuple[dict, list[dict]]:
     """The data set that a resample stands for."""
     ids = sorted(image['id'] for image in truth['images'])
-    drawn = {image_id: [1000 * place + number for number in range(count)]
-             for place, (image_id, count) in enumerate(zip(ids, counts))}
-    data = dict(categories=truth['categories'], images=[
-        dict(image, id=new) for image in truth['images'] for new in drawn[image['id']]])
-    data['annotations'] = [dict(annotation, image_id=new) for annotation in truth['annotations']
-                           for new in drawn[annotation['image_id']]]
+    drawn = {
+        image_id: [1000 * place + number for number in range(count)]
+        for place, (image_id, count) in enumerate(zip(ids, counts))
+    }
+    data = dict(
+        categories=truth['categories'],
+        images=[dict(image, id=new) for image in truth['images'] for new in drawn[image['id']]],
+    )
+    data['annotations'] = [
+        dict(annotation, image_id=new) for annotation in truth['annotations'] for new in drawn[annotation['image_id']]
+    ]
     for number, annotation in enumerate(data['annotations'], 1):
         annotation['id'] = number
     return data, [dict(result, image_id=new) for result in results for new in drawn[result['image_id']]]
@@ -42,8 +47,12 @@ def slow_ap(truth: dict, results: list[dict], iou_type: str, counts: np.ndarray,
 def slow_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, counts: np.ndarray) -> float:
     """mmseg's, before it rounds; ``pairs`` are the prediction and the label of each image."""
     import torch
-    areas = [IoUMetric.intersect_and_union(torch.from_numpy(prediction), torch.from_numpy(label), classes, 255)
-             for (prediction, label), count in zip(pairs, counts) for _ in range(count)]
+
+    areas = [
+        IoUMetric.intersect_and_union(torch.from_numpy(prediction), torch.from_numpy(label), classes, 255)
+        for (prediction, label), count in zip(pairs, counts)
+        for _ in range(count)
+    ]
     intersect, union = (torch.stack(column).double().sum(0) for column in list(zip(*areas))[:2])
     return float(np.nanmean((intersect / union).numpy()))
 
@@ -51,6 +60,7 @@ def slow_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, counts: 
 def jittered(truth: dict, seed: int, skill: float) -> list[dict]:
     """Detections near true objects, as boxes and masks, with misses, wrong classes and chance finds among them."""
     from pycocotools import mask as masks
+
     rng = np.random.default_rng(seed)
     sizes = {image['id']: (image['height'], image['width']) for image in truth['images']}
     classes = [category['id'] for category in truth['categories']]
@@ -65,11 +75,18 @@ def jittered(truth: dict, seed: int, skill: float) -> list[dict]:
             w, h = w * np.exp(rng.normal(0, 0.1)), h * np.exp(rng.normal(0, 0.1))
             box = [float(np.clip(x + shift[0], 0, width - 2)), float(np.clip(y + shift[1], 0, height - 2))]
             box += [float(np.clip(w, 1, width - box[0])), float(np.clip(h, 1, height - box[1]))]
-            corners = np.array([box[0], box[1], box[0] + box[2], box[1], box[0] + box[2], box[1] + box[3], box[0],
-                                box[1] + box[3]])
+            corners = np.array(
+                [box[0], box[1], box[0] + box[2], box[1], box[0] + box[2], box[1] + box[3], box[0], box[1] + box[3]]
+            )
             rle = masks.merge(masks.frPyObjects([corners.tolist()], height, width))
             category = annotation['category_id'] if rng.random() < 0.9 else int(rng.choice(classes))
-            results.append(dict(
-                image_id=annotation['image_id'], category_id=category, bbox=box, score=float(rng.beta(4, 2)),
-                segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+            results.append(
+                dict(
+                    image_id=annotation['image_id'],
+                    category_id=category,
+                    bbox=box,
+                    score=float(rng.beta(4, 2)),
+                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                )
+            )
     return json.loads(json.dumps(results))

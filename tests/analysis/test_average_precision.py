@@ -54,8 +54,8 @@ def test_equals_pycocotools_on_copies(case, tmp_path):
     truth = json.loads(annotations.read_text())
     for area in AREAS:
         ours = average_precision(matches[area], counts).mean(1)
-        slow = [slow_ap(truth, detections, iou_type, row, area) for row in counts[:3 if area == 'all' else 1]]
-        assert ours[:len(slow)] == pytest.approx(slow, abs=1e-9), area
+        slow = [slow_ap(truth, detections, iou_type, row, area) for row in counts[: 3 if area == 'all' else 1]]
+        assert ours[: len(slow)] == pytest.approx(slow, abs=1e-9), area
 
 
 def test_some_classes_only(realdata):
@@ -77,10 +77,14 @@ def test_nothing_detected_and_nothing_to_detect(realdata, tmp_path):
     assert scores[0] == 0 and np.isnan(scores[1])
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    (None, 'No such file'), ('[{"image_id": 1, "category', 'no readable predictions'),
-    ('[{"image_id": 999999999, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]', 'such as 999999999'),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, 'No such file'),
+        ('[{"image_id": 1, "category', 'no readable predictions'),
+        ('[{"image_id": 999999999, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}]', 'such as 999999999'),
+    ],
+)
 def test_bad_predictions(realdata, tmp_path, text, message):
     if text is not None:
         (tmp_path / 'results.json').write_text(text)

@@ -56,7 +56,7 @@ def test_draws():
 def test_holm():
     # Holm 1979: the smallest times 3, the next times 2, the last as it is, and never falling
     assert holm([0.02, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
-    assert holm([0.5, 0.9]) == [1., 1.] and holm([0.2]) == [0.2]
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2]
 
 
 def test_p_value_and_interval_agree():
@@ -65,12 +65,12 @@ def test_p_value_and_interval_agree():
         differences = rng.normal(shift, 1, 999)
         low, high = interval(differences)
         assert (p_value(differences) < 0.05) == (low > 0 or high < 0) or abs(abs(shift) - 2) < 0.5
-    assert p_value(np.full(999, 1.)) == 2 / 1000 and p_value(np.zeros(9)) == 1.
-    assert interval(np.array([1., np.nan, 1.])) == (1., 1.) and np.isnan(interval(np.array([np.nan]))).all()
+    assert p_value(np.full(999, 1.0)) == 2 / 1000 and p_value(np.zeros(9)) == 1.0
+    assert interval(np.array([1.0, np.nan, 1.0])) == (1.0, 1.0) and np.isnan(interval(np.array([np.nan]))).all()
 
 
 def test_seeds_are_drawn_with_their_full_variance():
-    values = np.array([[0.], [1.], [5.]]).repeat(200_001, 1)
+    values = np.array([[0.0], [1.0], [5.0]]).repeat(200_001, 1)
     drawn = mean_over_seeds(values, np.random.default_rng(0))
     assert drawn[0] == 2 and drawn[1:].mean() == pytest.approx(2, abs=0.02)
     assert drawn[1:].var() == pytest.approx(np.var([0, 1, 5], ddof=1) / 3, rel=0.02)
@@ -116,7 +116,7 @@ def segmented_population():
     label = present * rng.gamma(2, 2000, (POPULATION, 8))
     hardness = rng.normal(0, 1, (POPULATION, 1))
     models = []
-    for skill in (1., 1.1):
+    for skill in (1.0, 1.1):
         logit = skill + np.linspace(-0.5, 0.5, 8) - hardness + rng.normal(0, 0.7, (POPULATION, 8))
         intersect = label / (1 + np.exp(-logit))
         models.append((intersect, label + rng.gamma(1, 150, (POPULATION, 8))))
@@ -130,8 +130,9 @@ def test_miou_intervals_cover(segmented_population):
     def score(model, sample, counts):
         return mean_iou(model[0][sample], model[1][sample], counts)
 
-    right, wrong = (coverage(segmented_population, second - first, score, 300, 300, draws)
-                    for draws in (draw_counts, draw_once))
+    right, wrong = (
+        coverage(segmented_population, second - first, score, 300, 300, draws) for draws in (draw_counts, draw_once)
+    )
     print(f'mIoU: {right} of 95 % intervals cover, drawn once {wrong}')
     assert 0.93 <= right <= 0.97
     assert wrong < 0.93
@@ -141,10 +142,10 @@ def test_miou_intervals_cover(segmented_population):
 def detected_population():
     """Detections of two models on 50,000 images: objects of three classes, hits by IoU, false finds."""
     rng = np.random.default_rng(0)
-    truths = rng.poisson([[0.5], [1.5], [3.]], (3, POPULATION))
+    truths = rng.poisson([[0.5], [1.5], [3.0]], (3, POPULATION))
     hardness = rng.normal(0, 0.5, POPULATION)
     models = []
-    for skill in (1., 1.15):
+    for skill in (1.0, 1.15):
         classes = []
         for row in truths:
             image = np.repeat(np.arange(POPULATION), row)
@@ -165,9 +166,14 @@ def sample_of(matches, sample):
     place = np.full(POPULATION, -1)
     place[sample] = np.arange(len(sample))
     kept = [place[found.image] >= 0 for found in matches.classes]
-    return Matches(list(sample), matches.truths[:, sample], [
-        ClassMatches(place[found.image[keep]], found.hit[:, keep], found.ignored[:, keep])
-        for found, keep in zip(matches.classes, kept)])
+    return Matches(
+        list(sample),
+        matches.truths[:, sample],
+        [
+            ClassMatches(place[found.image[keep]], found.hit[:, keep], found.ignored[:, keep])
+            for found, keep in zip(matches.classes, kept)
+        ],
+    )
 
 
 @pytest.mark.full
@@ -179,8 +185,9 @@ def test_ap_intervals_cover(detected_population):
     def score(model, sample, counts):
         return average_precision(sample_of(model, sample), counts).mean(1)
 
-    right, wrong = (coverage(detected_population, second - first, score, 300, 200, draws)
-                    for draws in (draw_counts, draw_once))
+    right, wrong = (
+        coverage(detected_population, second - first, score, 300, 200, draws) for draws in (draw_counts, draw_once)
+    )
     print(f'AP: {right} of 95 % intervals cover, drawn once {wrong}')
     assert 0.93 <= right <= 0.97
     assert wrong < 0.93

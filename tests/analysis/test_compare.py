@@ -15,10 +15,14 @@ from mmbackbones.engine.records import REQUIRED, append_record, read_records, se
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
-CONFIGS = {name: str(ROOT / 'configs' / path) for name, path in {
-    'mambaout': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
-    'vmamba': 'vmamba/mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco.py',
-    'vim': 'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py'}.items()}
+CONFIGS = {
+    name: str(ROOT / 'configs' / path)
+    for name, path in {
+        'mambaout': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
+        'vmamba': 'vmamba/mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco.py',
+        'vim': 'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py',
+    }.items()
+}
 
 
 @pytest.fixture(scope='module')
@@ -35,19 +39,33 @@ def make_run(oracle, tmp_path):
     annotations, results = oracle
     ids = [image['id'] for image in json.loads(annotations.read_text())['images']]
 
-    def make(name, config='mambaout', seed=0, loss=0., options=None, **record):
+    def make(name, config='mambaout', seed=0, loss=0.0, options=None, **record):
         folder = tmp_path / name
         folder.mkdir()
         keep = np.random.default_rng(len(name) + 10 * seed).random(len(results)) >= loss
         kept = [result for result, keeps in zip(results, keep) if keeps]
         (folder / 'predictions.bbox.json').write_text(json.dumps(kept))
         ap = pycocotools_ap(annotations, folder / 'predictions.bbox.json', 'bbox')['all']
-        cfg = load_config(CONFIGS[config], {'randomness.seed': seed, 'test_evaluator.ann_file': str(annotations),
-                                            **(options or {})})
-        content = {**dict.fromkeys(REQUIRED), 'kind': 'test', 'versions': {}, 'date': '', 'tta': False,
-                   'task': 'detection', 'config': f'{config}.py', 'config_hash': f'{config}{seed}', 'seed': seed,
-                   'recipe': cfg.recipe, 'data_fingerprint': 'd', 'image_ids': ids, 'settings': settings_of(cfg),
-                   'metrics': {'coco/bbox_mAP': round(ap, 3)}, **record}
+        cfg = load_config(
+            CONFIGS[config], {'randomness.seed': seed, 'test_evaluator.ann_file': str(annotations), **(options or {})}
+        )
+        content = {
+            **dict.fromkeys(REQUIRED),
+            'kind': 'test',
+            'versions': {},
+            'date': '',
+            'tta': False,
+            'task': 'detection',
+            'config': f'{config}.py',
+            'config_hash': f'{config}{seed}',
+            'seed': seed,
+            'recipe': cfg.recipe,
+            'data_fingerprint': 'd',
+            'image_ids': ids,
+            'settings': settings_of(cfg),
+            'metrics': {'coco/bbox_mAP': round(ap, 3)},
+            **record,
+        }
         (folder / 'run.json').write_text(json.dumps(content))
         return folder
 
@@ -61,12 +79,13 @@ def compare(*folders, **options):
 def test_one_seed_speaks_of_checkpoints(make_run, oracle):
     first, second = make_run('a'), make_run('b', 'vmamba', loss=0.4)
     found = compare(first, second)
-    row, = found.differences
-    points = [100 * pycocotools_ap(oracle[0], folder / 'predictions.bbox.json', 'bbox')['all']
-              for folder in (first, second)]
+    (row,) = found.differences
+    points = [
+        100 * pycocotools_ap(oracle[0], folder / 'predictions.bbox.json', 'bbox')['all'] for folder in (first, second)
+    ]
     assert [row.reference_score, row.score] == pytest.approx(points, abs=1e-6)
     assert row.low < row.difference < row.high < 0 and row.p < 0.05 and row.about == 'checkpoints'
-    sentence, = found.sentences
+    (sentence,) = found.sentences
     assert 'These checkpoints differ by more than the choice of images explains' in sentence
     assert 'not the methods: another seed may give another difference' in sentence
     assert found.differences == compare(first, second).differences
@@ -75,16 +94,18 @@ def test_one_seed_speaks_of_checkpoints(make_run, oracle):
 
 def test_equal_predictions_show_no_difference(make_run):
     first, second = make_run('a'), make_run('b', 'vmamba')
-    row, = compare(first, second).differences
+    (row,) = compare(first, second).differences
     assert (row.difference, row.low, row.high, row.p) == (0, 0, 0, 1)
     assert 'No difference between these checkpoints is shown' in compare(first, second).sentences[0]
 
 
 def test_three_seeds_speak_of_methods(make_run):
-    arms = [[make_run(f'{config}{seed}', config, seed, loss) for seed in range(3)]
-            for config, loss in (('mambaout', 0.05), ('vmamba', 0.5))]
+    arms = [
+        [make_run(f'{config}{seed}', config, seed, loss) for seed in range(3)]
+        for config, loss in (('mambaout', 0.05), ('vmamba', 0.5))
+    ]
     found = compare(*arms[0], *arms[1])
-    row, = found.differences
+    (row,) = found.differences
     assert row.about == 'methods' and [arm.seeds for arm in found.arms] == [3, 3]
     assert 'The methods differ by more than the choice of seeds and images explains' in found.sentences[0]
     assert 'checkpoints' not in found.sentences[0]
@@ -108,8 +129,10 @@ def test_more_than_two_are_corrected(make_run):
 
 def test_splits(make_run):
     found = compare(make_run('a'), make_run('b', 'vmamba', loss=0.3), splits=('object size', 'tokens', 'image area'))
-    groups = {split: [row.group for row in found.differences if row.split == split]
-              for split in ('all', 'object size', 'tokens', 'image area')}
+    groups = {
+        split: [row.group for row in found.differences if row.split == split]
+        for split in ('all', 'object size', 'tokens', 'image area')
+    }
     assert groups['object size'] == ['small objects', 'medium objects', 'large objects']
     assert 2 <= len(groups['tokens']) <= 3 and all(group.endswith(' tokens') for group in groups['tokens'])
     assert 2 <= len(groups['image area']) <= 3
@@ -119,18 +142,21 @@ def test_splits(make_run):
 def test_record_holds_everything(make_run, tmp_path):
     found = compare(make_run('a'), make_run('b', 'vmamba', loss=0.3), splits=('image area',))
     append_record(tmp_path / 'r.jsonl', to_record(found))
-    record, = read_records(tmp_path / 'r.jsonl')
+    (record,) = read_records(tmp_path / 'r.jsonl')
     assert record['metrics'] == {'box AP: vmamba - mambaout': found.differences[0].difference}
     assert len(record['differences']) == len(found.differences) and record['sentences'] == found.sentences
 
 
-@pytest.mark.parametrize(('change', 'named'), [
-    (dict(data_fingerprint='other'), 'data_fingerprint'),
-    (dict(recipe='native'), 'recipe'),
-    (dict(options={'optim_wrapper.optimizer.lr': 3e-4}), 'optim_wrapper.optimizer.lr'),
-    (dict(options={'model.test_cfg.rcnn.score_thr': 0.3}), 'model.test_cfg.rcnn.score_thr'),
-    (dict(tta=True), 'tta'),
-])
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (dict(data_fingerprint='other'), 'data_fingerprint'),
+        (dict(recipe='native'), 'recipe'),
+        (dict(options={'optim_wrapper.optimizer.lr': 3e-4}), 'optim_wrapper.optimizer.lr'),
+        (dict(options={'model.test_cfg.rcnn.score_thr': 0.3}), 'model.test_cfg.rcnn.score_thr'),
+        (dict(tta=True), 'tta'),
+    ],
+)
 def test_what_differs_elsewhere_is_refused_by_name(make_run, change, named):
     first, second = make_run('a'), make_run('b', 'vmamba', **change)
     with pytest.raises(InputError, match=rf'cannot be compared, they differ in {named}; --allow'):
@@ -174,8 +200,9 @@ def test_bad_runs(make_run, tmp_path):
 
 
 def test_images_that_were_not_tested(make_run):
-    first, second = (make_run(name, config, image_ids=list(range(3))) for name, config in
-                     (('a', 'mambaout'), ('b', 'vmamba')))
+    first, second = (
+        make_run(name, config, image_ids=list(range(3))) for name, config in (('a', 'mambaout'), ('b', 'vmamba'))
+    )
     with pytest.raises(InputError, match=r'a: tested on 3 images, but .*instances_val2014_100\.json has 100, such as'):
         compare(first, second)
 

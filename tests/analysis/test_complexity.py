@@ -11,14 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmbackbones.analysis.complexity import (
-    OLDER_RULE,
-    ONE_UNIT,
-    SCAN_RULES,
-    SHAPES,
-    count_complexity,
-    count_module,
-)
+from mmbackbones.analysis.complexity import OLDER_RULE, ONE_UNIT, SCAN_RULES, SHAPES, count_complexity, count_module
 from mmbackbones.analysis.complexity_table import COLUMNS, all_configs, count_configs, to_markdown, write_csv
 from mmbackbones.engine.options import load_config
 from mmbackbones.engine.outputs import task_of
@@ -27,10 +20,14 @@ from mmbackbones.ops.scan_orders import scan_order, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from tests.conftest import ROOT
 
-CONFIGS = {'detection': 'mask-rcnn_{}_fpn_8xb2-amp-1x_coco.py',
-           'segmentation': '{}_upernet_8xb2-amp-160k_ade20k-512x512.py'}
-QUICKSTART = {'detection': 'mask-rcnn_{}_fpn_1xb4-300_shapes-coco.py',
-              'segmentation': '{}_upernet_1xb8-500_shapes-ade20k-128x128.py'}
+CONFIGS = {
+    'detection': 'mask-rcnn_{}_fpn_8xb2-amp-1x_coco.py',
+    'segmentation': '{}_upernet_8xb2-amp-160k_ade20k-512x512.py',
+}
+QUICKSTART = {
+    'detection': 'mask-rcnn_{}_fpn_1xb4-300_shapes-coco.py',
+    'segmentation': '{}_upernet_1xb8-500_shapes-ade20k-128x128.py',
+}
 MINIATURES = sorted((ROOT / 'configs/quickstart').glob('*upernet*shapes*.py'))
 
 
@@ -44,15 +41,23 @@ def mini(network: str, task: str, overrides: dict | None = None):
 
 PUBLISHED = {  # million parameters, GMACs
     # MambaOut, CVPR 2025, Tables 2 and 3
-    ('mambaout-tiny', 'detection'): (43, 262), ('mambaout-tiny', 'segmentation'): (54, 938),
-    ('mambaout-small', 'detection'): (65, 354), ('mambaout-small', 'segmentation'): (76, 1032),
-    ('mambaout-base', 'detection'): (100, 495), ('mambaout-base', 'segmentation'): (112, 1178),
+    ('mambaout-tiny', 'detection'): (43, 262),
+    ('mambaout-tiny', 'segmentation'): (54, 938),
+    ('mambaout-small', 'detection'): (65, 354),
+    ('mambaout-small', 'segmentation'): (76, 1032),
+    ('mambaout-base', 'detection'): (100, 495),
+    ('mambaout-base', 'segmentation'): (112, 1178),
     # the authors' assets/performance.md, but for small in Mask R-CNN (see below)
-    ('vmamba-tiny-s1l8', 'detection'): (50, 271), ('vmamba-tiny-s1l8', 'segmentation'): (62, 949),
-    ('vmamba-small-s2l15', 'detection'): (70, 349), ('vmamba-small-s2l15', 'segmentation'): (82, 1028),
-    ('vmamba-base-s2l15', 'detection'): (108, 485), ('vmamba-base-s2l15', 'segmentation'): (122, 1170),
-    ('vmamba-tiny-v0', 'detection'): (42, 286), ('vmamba-tiny-v0', 'segmentation'): (55, 964),
-    ('vmamba-small-v0', 'detection'): (64, 400), ('vmamba-base-v0', 'segmentation'): (110, 1226),
+    ('vmamba-tiny-s1l8', 'detection'): (50, 271),
+    ('vmamba-tiny-s1l8', 'segmentation'): (62, 949),
+    ('vmamba-small-s2l15', 'detection'): (70, 349),
+    ('vmamba-small-s2l15', 'segmentation'): (82, 1028),
+    ('vmamba-base-s2l15', 'detection'): (108, 485),
+    ('vmamba-base-s2l15', 'segmentation'): (122, 1170),
+    ('vmamba-tiny-v0', 'detection'): (42, 286),
+    ('vmamba-tiny-v0', 'segmentation'): (55, 964),
+    ('vmamba-small-v0', 'detection'): (64, 400),
+    ('vmamba-base-v0', 'segmentation'): (110, 1226),
 }
 
 
@@ -109,8 +114,10 @@ class Plain(nn.Module):
         if not hasattr(self.model, 'roi_head'):
             return self.model.decode_head(self.model.extract_feat(image))
         from mmdet.structures import DetDataSample
-        sample = DetDataSample(metainfo=dict(
-            img_shape=self.shape, ori_shape=self.shape, batch_input_shape=self.shape, scale_factor=(1, 1)))
+
+        sample = DetDataSample(
+            metainfo=dict(img_shape=self.shape, ori_shape=self.shape, batch_input_shape=self.shape, scale_factor=(1, 1))
+        )
         return self.model(image, [sample], mode='tensor')
 
 
@@ -120,8 +127,9 @@ def traced(cfg, shape) -> tuple[int, dict[str, int]]:
     torch.manual_seed(0)
     model = MODELS.build({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}}).eval()
     analyzer = FlopAnalyzer(Plain(model, shape).eval(), (torch.randn(1, 3, *shape),))
-    analyzer.set_op_handle(**{'mmbackbones::selective_scan': trace_macs,
-                              'aten::scaled_dot_product_attention': trace_attention})
+    analyzer.set_op_handle(
+        **{'mmbackbones::selective_scan': trace_macs, 'aten::scaled_dot_product_attention': trace_attention}
+    )
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     logging.disable(logging.WARNING)  # the tracer warns at every shape read in Python
     try:
@@ -133,7 +141,9 @@ def traced(cfg, shape) -> tuple[int, dict[str, int]]:
 
 
 ALL_PROPOSALS = {  # random networks suppress most of their proposals, trained ones do not
-    'model.test_cfg.rpn.nms.iou_threshold': 1.0, 'model.test_cfg.rpn.min_bbox_size': -1}
+    'model.test_cfg.rpn.nms.iou_threshold': 1.0,
+    'model.test_cfg.rpn.min_bbox_size': -1,
+}
 
 
 @pytest.mark.parametrize('network', ['mambaout-mini', 'vmamba-mini'])
@@ -162,9 +172,17 @@ def test_the_sum_equals_the_whole_at_full_size(task):
 
 def test_counts_by_hand():
     """A stem of two 3x3 convolutions and one block per stage, counted with a pencil."""
-    cfg = mini('mambaout-mini', 'segmentation', {
-        'model.backbone.arch': dict(depths=(1,), dims=(8,)), 'model.backbone.out_indices': (0,),
-        'model.decode_head.in_channels': [8], 'model.decode_head.in_index': [0], 'model.auxiliary_head': None})
+    cfg = mini(
+        'mambaout-mini',
+        'segmentation',
+        {
+            'model.backbone.arch': dict(depths=(1,), dims=(8,)),
+            'model.backbone.out_indices': (0,),
+            'model.decode_head.in_channels': [8],
+            'model.decode_head.in_index': [0],
+            'model.auxiliary_head': None,
+        },
+    )
     counts = count_complexity(cfg, (32, 64))
     stem = 16 * 32 * 4 * 27 + 8 * 16 * 8 * 36
     hidden = int(8 / 3 * 8)
@@ -174,7 +192,6 @@ def test_counts_by_hand():
 
 
 class Scan(nn.Module):
-
     def forward(self, u: Tensor, A: Tensor, B: Tensor, D: Tensor, order: Tensor | None = None) -> Tensor:
         return selective_scan(u, u, A, B, B, D, order=order)
 
@@ -193,7 +210,6 @@ def test_scan_rules_by_hand():
 
 
 class Attention(nn.Module):
-
     def __init__(self, fused: bool, mask: bool = False):
         super().__init__()
         self.fused, self.mask = fused, mask
@@ -220,13 +236,77 @@ def test_multihead_attention_is_not_missed():
 
 
 HARMLESS = {  # element-wise, reductions, layout
-    '_safe_softmax', '_softmax', '_to_copy', '_unsafe_view', '_upsample_bicubic2d_aa', 'add', 'add_', 'alias', 'arange',
-    'avg_pool2d', 'cat', 'clamp', 'clone', 'constant_pad_nd', 'copy_', 'cos', 'cumsum', 'detach', 'div', 'empty', 'eq',
-    'exp', 'expand', 'fill_', 'flip', 'gather', 'ge', 'gelu', 'index', 'index_select', 'lift_fresh', 'lt',
-    'masked_fill', 'masked_fill_', 'max_pool2d_with_indices', 'mean', 'mul', 'ne', 'neg', 'new_zeros', 'permute', 'pow',
-    'promote_types', 'reciprocal', 'relu', 'relu_', 'remainder', 'roll', 'rsqrt', 'scatter_', 'select', 'sigmoid',
-    'silu', 'sin', 'slice', 'sort', 'split', 'split_with_sizes', 'squeeze', 'stack', 'sub', 'sum', 't', 'transpose',
-    'unbind', 'unsqueeze', 'upsample_bicubic2d', 'view', 'zeros', 'device'}
+    '_safe_softmax',
+    '_softmax',
+    '_to_copy',
+    '_unsafe_view',
+    '_upsample_bicubic2d_aa',
+    'add',
+    'add_',
+    'alias',
+    'arange',
+    'avg_pool2d',
+    'cat',
+    'clamp',
+    'clone',
+    'constant_pad_nd',
+    'copy_',
+    'cos',
+    'cumsum',
+    'detach',
+    'div',
+    'empty',
+    'eq',
+    'exp',
+    'expand',
+    'fill_',
+    'flip',
+    'gather',
+    'ge',
+    'gelu',
+    'index',
+    'index_select',
+    'lift_fresh',
+    'lt',
+    'masked_fill',
+    'masked_fill_',
+    'max_pool2d_with_indices',
+    'mean',
+    'mul',
+    'ne',
+    'neg',
+    'new_zeros',
+    'permute',
+    'pow',
+    'promote_types',
+    'reciprocal',
+    'relu',
+    'relu_',
+    'remainder',
+    'roll',
+    'rsqrt',
+    'scatter_',
+    'select',
+    'sigmoid',
+    'silu',
+    'sin',
+    'slice',
+    'sort',
+    'split',
+    'split_with_sizes',
+    'squeeze',
+    'stack',
+    'sub',
+    'sum',
+    't',
+    'transpose',
+    'unbind',
+    'unsqueeze',
+    'upsample_bicubic2d',
+    'view',
+    'zeros',
+    'device',
+}
 
 
 @pytest.mark.parametrize('path', MINIATURES, ids=lambda path: path.stem)
@@ -237,6 +317,7 @@ def test_nothing_expensive_goes_uncounted(path):
 
 def test_equal_parts_are_counted_once(monkeypatch):
     from mmbackbones.analysis import complexity
+
     calls = []
     count = complexity._count_part
     monkeypatch.setattr(complexity, '_count_part', lambda *args: calls.append(args[1].__name__) or count(*args))

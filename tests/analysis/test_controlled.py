@@ -19,7 +19,8 @@ def by_arm(names, equal=None):
 def test_the_arms_are_those_of_the_configs():
     depths = (3, 3, 9, 3)
     assert {resolve_mixers(mixers, depths) for _, _, mixers in arms()} == {
-        resolve_mixers(mixers_of(arm, 'tiny'), depths) for arm in ARMS}
+        resolve_mixers(mixers_of(arm, 'tiny'), depths) for arm in ARMS
+    }
     assert len(list(arms())) == len(ARMS)
 
 
@@ -55,11 +56,15 @@ def test_command(capsys):
     assert rows[0][2:4] == ['5.82', '+0.0%'] and rows[2][2] == 'cannot be had'
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['huge'], "unknown arch 'huge'"),
-    (['--shape', '0', '64'], r'--shape 0 64: expected 4 px or more'),
-    (['base_plus_rw', '--equal', 'params'], "equal='params' is for arch femto"),
-], ids=str)
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['huge'], "unknown arch 'huge'"),
+        (['--shape', '0', '64'], r'--shape 0 64: expected 4 px or more'),
+        (['base_plus_rw', '--equal', 'params'], "equal='params' is for arch femto"),
+    ],
+    ids=str,
+)
 def test_bad_input(arguments, message):
     with pytest.raises(InputError, match=message):
         controlled.main(arguments)

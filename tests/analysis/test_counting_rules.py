@@ -20,11 +20,14 @@ def reached(path):
     return counts.macs['total'] + sum(step.macs for step in steps), row.macs * 1e9
 
 
-@pytest.mark.parametrize('path', [
-    'localvim/native/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py',
-    'localvim/native/localvim-small-searched_upernet_8xb2-160k_ade20k-512x512.py',
-    'mambavision/native/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
-])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'localvim/native/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py',
+        'localvim/native/localvim-small-searched_upernet_8xb2-160k_ade20k-512x512.py',
+        'mambavision/native/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
+    ],
+)
 def test_the_rule_leads_to_the_published_figure(path):
     counted, published = reached(path)
     assert counted == pytest.approx(published, rel=0.005)
@@ -41,8 +44,12 @@ def test_localvim_small_was_published_with_the_searched_orders():
 
 
 def made_up(**counts):
-    return Complexity(**{**dict(shape=(1, 1), params={}, macs={'total': 0}, submodules={}, operators={}, scans={},
-                                uncounted={}), **counts})  # fmt: skip
+    return Complexity(
+        **{
+            **dict(shape=(1, 1), params={}, macs={'total': 0}, submodules={}, operators={}, scans={}, uncounted={}),
+            **counts,
+        }
+    )
 
 
 def test_steps_by_hand():

@@ -70,7 +70,10 @@ def test_csv_names_the_conditions(tmp_path):
 
 def test_cases_are_those_of_the_models():
     assert [case.tokens().shape[1] for case in map(CASES.get, ('vim-t-224', 'vim-t-512', 'vim-t-1248'))] == [
-        197, 1025, 6085]  # fmt: skip
+        197,
+        1025,
+        6085,
+    ]
     sizes = [CASES[f'vmamba-t-stage{stage}'].size for stage in range(1, 5)]
     assert [height * width for height, width in sizes] == [64000, 16000, 4000, 1000]
 

@@ -36,7 +36,7 @@ class TestReach:
     def test_radius(self, mixer, tokens):
         reach = token_reach(ProbeNet(mixer), 32, (16, 16))
         assert radius(reach, (16, 16)) == tokens
-        assert reach.sum() == (2 * tokens + 1)**2
+        assert reach.sum() == (2 * tokens + 1) ** 2
 
     @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn'])
     def test_whole_image(self, mixer):
@@ -75,8 +75,8 @@ def test_loss_weighs_background_by_three_tenths():
     labels = torch.full((1, 2, 2), BACKGROUND)
     labels[0, 0, 0] = 1
     logits = torch.zeros(1, 2, 2, 5)
-    logits[..., BACKGROUND] = 9.
-    shape, other = 9 + torch.tensor(4.).mul(torch.e**-9).log1p(), torch.tensor(4.).mul(torch.e**-9).log1p()
+    logits[..., BACKGROUND] = 9.0
+    shape, other = 9 + torch.tensor(4.0).mul(torch.e**-9).log1p(), torch.tensor(4.0).mul(torch.e**-9).log1p()
     torch.testing.assert_close(probe_loss(logits, labels), shape + 0.3 * other)
 
 
@@ -120,12 +120,11 @@ def test_near_cues_are_learned():
 
 
 class TestStatistics:
-
     def test_seed_interval(self):
         mean, low, high = seed_interval([0.4, 0.5, 0.6])  # t(0.975, 2) = 4.3027
         half = 4.3027 * 0.1 / 3**0.5
         assert (mean, low, high) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-5)
-        assert seed_interval([0.9, 1.]) == pytest.approx((0.95, 0.3147, 1.), abs=1e-4)  # cut at 1
+        assert seed_interval([0.9, 1.0]) == pytest.approx((0.95, 0.3147, 1.0), abs=1e-4)  # cut at 1
 
     def test_bootstrap_draws_images(self):
         """Ten shapes of an image that are right or wrong together count as one."""
@@ -142,16 +141,19 @@ class TestStatistics:
         assert (scan.mixer, scan.seeds, scan.chance_seeds, scan.chance) == ('ss2d', 3, 0, [0.25, 0.25])
         assert scan.mean == pytest.approx([0.91, 0.8]) and scan.low[0] == pytest.approx(0.91 - 0.0248, abs=1e-4)
         assert (conv.seeds, conv.chance_seeds, conv.chance) == (1, 1, [0.24, 0.26])
-        assert (conv.low, conv.high) == ([0.8, 0.15], [1., 0.35])  # one seed: the bootstrap of its record
+        assert (conv.low, conv.high) == ([0.8, 0.15], [1.0, 0.35])  # one seed: the bootstrap of its record
         assert '| dw7 | 90.0 (80-100) | 25.0 (15-35) | 1 | above chance up to 4 tokens |' in markdown([scan, conv])
 
-    @pytest.mark.parametrize(('accuracies', 'says', 'never'), [
-        ((0.25, 0.26, 0.24), 'did not train', 'up to'),
-        ((1., 0.9, 0.26), 'above chance up to 8 tokens', 'trained in part'),
-        ((1., 1., 0.9), 'above chance in every bin', 'up to'),
-        ((0.6, 0.26, 0.25), 'above chance up to 4 tokens; trained in part', 'did not'),
-        ((0.26, 0.25, 0.9), 'uneven: above chance only at 9-15', 'up to'),
-    ])
+    @pytest.mark.parametrize(
+        ('accuracies', 'says', 'never'),
+        [
+            ((0.25, 0.26, 0.24), 'did not train', 'up to'),
+            ((1.0, 0.9, 0.26), 'above chance up to 8 tokens', 'trained in part'),
+            ((1.0, 1.0, 0.9), 'above chance in every bin', 'up to'),
+            ((0.6, 0.26, 0.25), 'above chance up to 4 tokens; trained in part', 'did not'),
+            ((0.26, 0.25, 0.9), 'uneven: above chance only at 9-15', 'up to'),
+        ],
+    )
     def test_verdict(self, accuracies, says, never):
         verdict = curve(accuracies).verdict()
         assert verdict.startswith(says) and never not in verdict and 'short' not in verdict
@@ -161,34 +163,46 @@ class TestStatistics:
         assert curve((0.5, 0.26, 0.26), ceiling=0.5).verdict() == 'above chance up to 4 tokens'
 
 
-def curve(accuracies, ceiling=1.):
+def curve(accuracies, ceiling=1.0):
     accuracies = list(accuracies)
     return Curve('ssm', ['1-4', '5-8', '9-15'], accuracies, accuracies, accuracies, [0.25] * 3, 3, 3, ceiling)
 
 
 def record(mixer, seed, near, far, shuffled=False):
     arm = Arm(ProbeTask('row', 16, shuffled=shuffled), mixer, seed)
-    bins = [dict(first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1,
-                 high=accuracy + 0.1) for (first, last), accuracy in (((1, 4), near), ((5, 15), far))]
-    return json.loads(json.dumps(to_record(arm, dict(bins=bins, seconds=1.)), sort_keys=True))
+    bins = [
+        dict(
+            first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1, high=accuracy + 0.1
+        )
+        for (first, last), accuracy in (((1, 4), near), ((5, 15), far))
+    ]
+    return json.loads(json.dumps(to_record(arm, dict(bins=bins, seconds=1.0)), sort_keys=True))
 
 
 def test_arms_come_with_their_shuffled_twins():
     found = arms(ROW_16, ['ss2d', 'dw3'], [0, 1], [1])
     assert [(arm.mixer, arm.seed, arm.task.shuffled) for arm in found] == [
-        ('ss2d', 0, False), ('dw3', 0, False), ('ss2d', 1, False), ('dw3', 1, False), ('ss2d', 1, True),
-        ('dw3', 1, True)]
+        ('ss2d', 0, False),
+        ('dw3', 0, False),
+        ('ss2d', 1, False),
+        ('dw3', 1, False),
+        ('ss2d', 1, True),
+        ('dw3', 1, True),
+    ]
     assert found[0].steps == 300 and arms(ROW_16, ['dw3'], [0], steps=7)[0].steps == 7
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(mixer='dw5'), "mixer 'dw5' unknown; expected one of identity, dw3, dw7, "),
-    (dict(position='rotary'), "position 'rotary' unknown; expected one of none, sincos"),
-    (dict(steps=0), '0 steps and 256 test images, expected 1 or more'),
-    (dict(images=0), '300 steps and 0 test images'),
-    (dict(seed=2**32), 'seed 4294967296, expected 0 to '),
-    (dict(seed=-1), 'seed -1, expected 0 to 2147483647'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(mixer='dw5'), "mixer 'dw5' unknown; expected one of identity, dw3, dw7, "),
+        (dict(position='rotary'), "position 'rotary' unknown; expected one of none, sincos"),
+        (dict(steps=0), '0 steps and 256 test images, expected 1 or more'),
+        (dict(images=0), '300 steps and 0 test images'),
+        (dict(seed=2**32), 'seed 4294967296, expected 0 to '),
+        (dict(seed=-1), 'seed -1, expected 0 to 2147483647'),
+    ],
+)
 def test_bad_arms(options, message):
     with pytest.raises(InputError) as caught:
         Arm(**{'task': ROW_16, 'mixer': 'dw3', **options})
@@ -196,7 +210,6 @@ def test_bad_arms(options, message):
 
 
 class TestCommand:
-
     @pytest.fixture(scope='class')
     def command(self):
         spec = importlib.util.spec_from_file_location('probe_command', ROOT / 'tools' / 'analysis' / 'probe.py')
@@ -222,7 +235,11 @@ class TestCommand:
         assert 'half-written line' in printed.err
         records = read_records(out / RECORDS)
         assert [(each['settings']['mixer'], each['settings']['shuffled']) for each in records] == [
-            ('dw3', False), ('dw3', True), ('identity', False), ('identity', True)]
+            ('dw3', False),
+            ('dw3', True),
+            ('identity', False),
+            ('identity', True),
+        ]
         assert all(each['kind'] == 'probe' and each['versions']['torch'] == torch.__version__ for each in records)
 
         lines = (out / 'probe_row.csv').read_text().splitlines()
@@ -238,19 +255,22 @@ class TestCommand:
         said = capsys.readouterr().out
         assert '(done before)' not in said and 'identity' not in said
 
-    @pytest.mark.parametrize(('argv', 'message'), [
-        (('--task', 'column'), "task 'column' unknown"),
-        (('--mixers', 'ss2d', 'dw5'), "mixer 'dw5' unknown"),
-        (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: one of them twice'),
-        (('--seeds', '1', '1'), '--seeds 1 1: one of them twice'),
-        (('--tokens', '128'), '128 tokens per side, expected 16 to 64'),
-        (('--distractors', '9'), '9 distractors'),
-        (('--noise', 'inf'), 'noise inf'),
-        (('--cue-side', 'top'), "cue side 'top' unknown"),
-        (('--position', 'rope'), "position 'rope' unknown"),
-        (('--steps', '0'), '0 steps'),
-        (('--threads', '0'), '--threads 0: expected 1 or more'),
-    ])
+    @pytest.mark.parametrize(
+        ('argv', 'message'),
+        [
+            (('--task', 'column'), "task 'column' unknown"),
+            (('--mixers', 'ss2d', 'dw5'), "mixer 'dw5' unknown"),
+            (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: one of them twice'),
+            (('--seeds', '1', '1'), '--seeds 1 1: one of them twice'),
+            (('--tokens', '128'), '128 tokens per side, expected 16 to 64'),
+            (('--distractors', '9'), '9 distractors'),
+            (('--noise', 'inf'), 'noise inf'),
+            (('--cue-side', 'top'), "cue side 'top' unknown"),
+            (('--position', 'rope'), "position 'rope' unknown"),
+            (('--steps', '0'), '0 steps'),
+            (('--threads', '0'), '--threads 0: expected 1 or more'),
+        ],
+    )
     def test_bad_usage(self, command, argv, message, tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
             command(*argv, '--out', tmp_path / 'probe')
@@ -290,14 +310,12 @@ def check_convolution(mixer, reach, seed):
 # Two classes, so that two workers share them.
 @pytest.mark.slow
 class TestScanSeesFar:
-
     def test_one_seed(self):
         check_scan(0)
 
 
 @pytest.mark.slow
 class TestConvolutionsSeeNear:
-
     @pytest.mark.parametrize(('mixer', 'reach'), [('dw3', 4), ('dw7', 12)])
     def test_one_seed(self, mixer, reach):
         check_convolution(mixer, reach, 0)
@@ -305,7 +323,6 @@ class TestConvolutionsSeeNear:
 
 @pytest.mark.full
 class TestThreeSeeds:
-
     @pytest.mark.parametrize('seed', [1, 2])
     def test_scan(self, seed):
         check_scan(seed)
@@ -327,7 +344,7 @@ class TestFarEnds:
     """Trained arms at the end of each dial; that no observer at all beats chance there is shown with the data."""
 
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
-    @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.)], ids=str)
+    @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.0)], ids=str)
     def test_chance(self, mixer, end):
         result = run_arm(Arm(ProbeTask('row', 16, **end), mixer, steps=150))
         assert all(abs(each['correct'] / each['total'] - 0.25) <= 0.04 for each in result['bins'])

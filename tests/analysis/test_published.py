@@ -7,8 +7,11 @@ from mmbackbones.analysis.published import match, published_checkpoints, publish
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
-CONFIGS = sorted(path for path in ROOT.glob('configs/**/*_*.py')
-                 if path.relative_to(ROOT).parts[1] != '_base_' and not path.stem.endswith('_base'))
+CONFIGS = sorted(
+    path
+    for path in ROOT.glob('configs/**/*_*.py')
+    if path.relative_to(ROOT).parts[1] != '_base_' and not path.stem.endswith('_base')
+)
 
 
 @pytest.mark.parametrize('task', published.TABLES)
@@ -31,8 +34,10 @@ def test_known_numbers():
 
 
 def test_recipes_do_not_mix():
-    one, three = (published_row('detection', 'Swin', 'T', recipe).metrics['AP_box']
-                  for recipe in (None, '3x multi-scale (36 epochs)'))
+    one, three = (
+        published_row('detection', 'Swin', 'T', recipe).metrics['AP_box']
+        for recipe in (None, '3x multi-scale (36 epochs)')
+    )
     assert (one, three) == (42.7, 46.0)
 
 
@@ -52,8 +57,11 @@ def test_every_config_has_a_row_or_a_reason(path):
 
 
 def test_no_row_is_claimed_twice_by_one_recipe():
-    claims = [(match(path).row, path.parent.name == 'native', published.network_and_task(path)[0])
-              for path in CONFIGS if match(path).row is not None]
+    claims = [
+        (match(path).row, path.parent.name == 'native', published.network_and_task(path)[0])
+        for path in CONFIGS
+        if match(path).row is not None
+    ]
     networks = {}
     for row, native, network in claims:
         assert networks.setdefault((row.task, row.name, native), network) == network
@@ -80,5 +88,8 @@ def test_the_tables_are_installed():
     tomllib = pytest.importorskip('tomllib', reason='Python 3.10 reads no TOML')
     declared = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
     assert declared['mmbackbones.analysis.published'] == ['*.csv']
-    assert {path.name for path in published.FOLDER.glob('*.csv')} == {*published.TABLES.values(), 'checkpoints.csv',
-                                                                      'configs.csv'}
+    assert {path.name for path in published.FOLDER.glob('*.csv')} == {
+        *published.TABLES.values(),
+        'checkpoints.csv',
+        'configs.csv',
+    }

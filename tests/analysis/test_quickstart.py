@@ -22,12 +22,15 @@ def test_good_scores_pass():
     assert gate(GOOD) == []
 
 
-@pytest.mark.parametrize(('score', 'what', 'value', 'fault'), [
-    ('box AP', 'all', 0.69, 'box AP 0.690 is below 0.70'),
-    ('mask AP', 'all', float('nan'), 'mask AP nan is below 0.70'),
-    ('mIoU', 'all', 0.74, 'mIoU 0.740 is below 0.75'),
-    ('mIoU', 'circle', 0.0, 'IoU of class circle 0.000 is below 0.40'),
-])
+@pytest.mark.parametrize(
+    ('score', 'what', 'value', 'fault'),
+    [
+        ('box AP', 'all', 0.69, 'box AP 0.690 is below 0.70'),
+        ('mask AP', 'all', float('nan'), 'mask AP nan is below 0.70'),
+        ('mIoU', 'all', 0.74, 'mIoU 0.740 is below 0.75'),
+        ('mIoU', 'circle', 0.0, 'IoU of class circle 0.000 is below 0.40'),
+    ],
+)
 def test_each_floor_is_checked(score, what, value, fault):
     scores = copy.deepcopy(GOOD)
     scores[score][what] = value

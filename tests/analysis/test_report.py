@@ -16,8 +16,10 @@ from mmbackbones.errors import InputError
 from tests.browser import faults_of
 from tests.conftest import ROOT
 
-ARMS = {'plain': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
-        'scan': 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'}
+ARMS = {
+    'plain': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+    'scan': 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+}
 
 
 @pytest.fixture(scope='module')
@@ -25,19 +27,67 @@ def runs(tmp_path_factory) -> Path:
     """Two arms trained for a few steps on generated images, one of them also tested at several scales with pictures."""
     folder = tmp_path_factory.mktemp('runs')
     root = f'{write_shapes(folder / "shapes", train=12, val=5)}/ade20k/'
-    options = ['--cfg-options', f'train_dataloader.dataset.data_root={root}',
-               f'test_dataloader.dataset.data_root={root}', 'train_cfg.max_iters=3']
+    options = [
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={root}',
+        f'test_dataloader.dataset.data_root={root}',
+        'train_cfg.max_iters=3',
+    ]
     for arm, config in ARMS.items():
         _call('tools/train.py', config, '--work-dir', folder / arm, *options)
-    _call('tools/test.py', ARMS['plain'], folder / 'plain' / 'iter_3.pth', '--work-dir', folder / 'plain', '--tta',
-          '--out', folder / 'plain' / 'multi-scale', '--show-dir', folder / 'plain' / 'pictures', *options)
-    _call('tools/analysis/ladder.py', ARMS['plain'], folder / 'plain' / 'iter_3.pth', '--sizes', 64, 96, '--resamples',
-          100, '--out', folder / 'ladder', *options)
+    _call(
+        'tools/test.py',
+        ARMS['plain'],
+        folder / 'plain' / 'iter_3.pth',
+        '--work-dir',
+        folder / 'plain',
+        '--tta',
+        '--out',
+        folder / 'plain' / 'multi-scale',
+        '--show-dir',
+        folder / 'plain' / 'pictures',
+        *options,
+    )
+    _call(
+        'tools/analysis/ladder.py',
+        ARMS['plain'],
+        folder / 'plain' / 'iter_3.pth',
+        '--sizes',
+        64,
+        96,
+        '--resamples',
+        100,
+        '--out',
+        folder / 'ladder',
+        *options,
+    )
     _call('tools/analysis/tokens.py', ARMS['plain'], '--out', folder / 'tokens', *options[:3])
-    _call('tools/analysis/speed.py', ARMS['plain'], '--sizes', 64, 96, '--rounds', 1, '--record',
-          folder / 'speed' / 'records.jsonl')
-    _call('tools/analysis/probe.py', '--tokens', 16, '--mixers', 'dw3', '--seeds', 0, '--steps', 2, '--images', 8,
-          '--out', folder / 'probe')
+    _call(
+        'tools/analysis/speed.py',
+        ARMS['plain'],
+        '--sizes',
+        64,
+        96,
+        '--rounds',
+        1,
+        '--record',
+        folder / 'speed' / 'records.jsonl',
+    )
+    _call(
+        'tools/analysis/probe.py',
+        '--tokens',
+        16,
+        '--mixers',
+        'dw3',
+        '--seeds',
+        0,
+        '--steps',
+        2,
+        '--images',
+        8,
+        '--out',
+        folder / 'probe',
+    )
     return folder
 
 
@@ -48,7 +98,6 @@ def _call(*command: object) -> None:
 
 @pytest.mark.slow
 class TestReport:
-
     def test_it_says_what_the_records_say_and_stands_in_a_browser(self, runs, tmp_path):
         page = write_report([runs], tmp_path / 'report', resamples=100)
         text = page.read_text()
@@ -58,7 +107,14 @@ class TestReport:
         assert 'This is about these checkpoints, not the methods' in re.sub(r'\s+', ' ', text)
         assert 'mIoU, multi-scale' in text and text.count('image/jpeg') == 3
         assert sorted(path.name for path in (page.parent / 'data').iterdir()) == [
-            'cost.csv', 'differences.csv', 'ladder.csv', 'probe-0-row.csv', 'results.csv', 'runs.csv', 'tokens.csv']
+            'cost.csv',
+            'differences.csv',
+            'ladder.csv',
+            'probe-0-row.csv',
+            'results.csv',
+            'runs.csv',
+            'tokens.csv',
+        ]
         assert 'did not train' in text and 'No controlled run' in text
         assert faults_of(page) == []
 

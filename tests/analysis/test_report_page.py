@@ -40,8 +40,15 @@ def test_faults_are_found(sections, tmp_path):
     html = html.replace('<footer>', '<footer><img src="missing.png" alt="an image that is missing">')
     page.write_text(html.replace('outline: 3px', 'outline: none; margin: 3px'))
     faults = ' | '.join(faults_of(page))
-    for fault in ('console: ', 'h4 follows h2', 'telling alternative', 'wide on a phone', 'missing.png',
-                  'does not load', 'focus is not visible'):
+    for fault in (
+        'console: ',
+        'h4 follows h2',
+        'telling alternative',
+        'wide on a phone',
+        'missing.png',
+        'does not load',
+        'focus is not visible',
+    ):
         assert fault in faults
 
 

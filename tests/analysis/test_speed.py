@@ -33,7 +33,11 @@ def test_rows_csv_and_records(tmp_path):
     cases = arms(MINI, case(), ['chunked', 'reference'])
     rows = list(measure(cases, [64, 96], rounds=2))
     assert [(row.case.size, row.tokens, row.case.backend) for row in rows] == [
-        (64, 64, 'chunked'), (64, 64, 'reference'), (96, 144, 'chunked'), (96, 144, 'reference')]
+        (64, 64, 'chunked'),
+        (64, 64, 'reference'),
+        (96, 144, 'chunked'),
+        (96, 144, 'reference'),
+    ]
     assert all(len(row.seconds) == 2 and min(row.seconds) > 0 and not row.note for row in rows)
     assert all(0 < row.scan_share < 1 for row in rows)
     assert rows[3].scan_share > rows[2].scan_share  # the loop takes more of the step
@@ -47,7 +51,7 @@ def test_rows_csv_and_records(tmp_path):
     assert lines[0]['config'] == 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco' and lines[0]['commit']
     assert float(lines[1]['images_per_s']) == pytest.approx(1e3 / float(lines[1]['median_ms']), rel=2e-3)
     append_record(tmp_path / 'records.jsonl', record_of(rows[1], about))
-    record, = read_records(tmp_path / 'records.jsonl')
+    (record,) = read_records(tmp_path / 'records.jsonl')
     assert not [key for key in REQUIRED if key not in record]
     assert (record['kind'], record['scan_backend'], record['size']) == ('speed', 'reference', 64)
     assert record['metrics']['tokens'] == 64 and record['metrics']['median_ms'] > 0
@@ -88,10 +92,17 @@ def test_vim_tiny_is_ten_times_as_fast_as_the_loop():
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-@pytest.mark.parametrize(('config', 'part', 'step'), [
-    (MINI_SEG, 'backbone', 'inference'), (MINI_SEG, 'backbone', 'training'), (MINI_SEG, 'model', 'inference'),
-    (MINI_SEG, 'model', 'training'), (MINI, 'model', 'inference'), (MINI, 'model', 'training'),
-])
+@pytest.mark.parametrize(
+    ('config', 'part', 'step'),
+    [
+        (MINI_SEG, 'backbone', 'inference'),
+        (MINI_SEG, 'backbone', 'training'),
+        (MINI_SEG, 'model', 'inference'),
+        (MINI_SEG, 'model', 'training'),
+        (MINI, 'model', 'inference'),
+        (MINI, 'model', 'training'),
+    ],
+)
 def test_steps(config, part, step, precision):
     """Inference leaves the weights alone, training changes those that get a gradient."""
     if precision == 'bf16' and config == MINI and part == 'model':
@@ -109,7 +120,8 @@ def test_steps(config, part, step, precision):
     else:
         assert len(changed) > 0.8 * len(before)
         assert part == 'backbone' or {name.split('.')[0] for name in changed} >= {'backbone'} | (
-            {'decode_head', 'auxiliary_head'} if config == MINI_SEG else {'neck', 'rpn_head', 'roi_head'})
+            {'decode_head', 'auxiliary_head'} if config == MINI_SEG else {'neck', 'rpn_head', 'roi_head'}
+        )
 
 
 def test_arms():
@@ -129,14 +141,19 @@ def test_presets(name):
     preset = PRESETS[name]
     assert preset.sizes[0] == 224 and 1248 in preset.sizes and preset.sizes[-1] == 2048
     assert set(preset.batch) == set(preset.precision) == {'cpu', 'cuda'}
-    kinds = [(arm.backend is not None, arm.attention) for config in preset.configs
-             for arm in arms(str(CONFIGS / config), case(), attention=preset.attention)]
+    kinds = [
+        (arm.backend is not None, arm.attention)
+        for config in preset.configs
+        for arm in arms(str(CONFIGS / config), case(), attention=preset.attention)
+    ]
     assert kinds == [(True, None), (False, 'fused'), (False, 'materialised')]
 
 
 def rows_of(costs: dict[int, float]) -> list[Row]:
-    return [Row(replace(case(), size=size), tokens=size**2 // 256, peak=int(1e6 * cost), seconds=[cost])
-            for size, cost in costs.items()]
+    return [
+        Row(replace(case(), size=size), tokens=size**2 // 256, peak=int(1e6 * cost), seconds=[cost])
+        for size, cost in costs.items()
+    ]
 
 
 def test_growth():
@@ -152,14 +169,17 @@ def test_growth():
     assert [len(group) for group in by_arm(linear).values()] == [3]
 
 
-@pytest.mark.parametrize(('error', 'expected'), [
-    (MemoryError(), True),
-    (RuntimeError('[enforce fail at alloc_cpu.cpp:123] DefaultCPUAllocator: can\'t allocate memory'), True),
-    (RuntimeError('std::bad_alloc'), True),
-    (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'), True),
-    (RuntimeError('shape mismatch'), False),
-    (ValueError('no'), False),
-])
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:123] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError('std::bad_alloc'), True),
+        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB'), True),
+        (RuntimeError('shape mismatch'), False),
+        (ValueError('no'), False),
+    ],
+)
 def test_what_counts_as_out_of_memory(error, expected):
     assert is_out_of_memory(error) == expected
 
@@ -170,16 +190,19 @@ def test_a_real_failure_of_the_allocator_is_recognised():
     assert is_out_of_memory(caught.value)
 
 
-@pytest.mark.parametrize('options, sizes, rounds, message', [
-    ({}, [], 1, '--sizes : expected sides of 64 px and more'),
-    ({}, [512, 63], 1, '--sizes 512 63: expected'),
-    ({}, [64], 0, '--rounds 0 --threads 1 --batch 1: expected 1 and more'),
-    (dict(batch=0), [64], 1, '--batch 0: expected 1 and more'),
-    (dict(memory_gb=-1.), [64], 1, '--memory-gb -1.0: expected more than 0'),
-    (dict(precision='fp16'), [64], 1, '--precision fp16: on a CPU expected fp32 or bf16'),
-    (dict(precision='int8'), [64], 1, "precision 'int8': expected one of fp32"),
-    (dict(part='neck'), [64], 1, "part 'neck': expected one of backbone, model"),
-])
+@pytest.mark.parametrize(
+    'options, sizes, rounds, message',
+    [
+        ({}, [], 1, '--sizes : expected sides of 64 px and more'),
+        ({}, [512, 63], 1, '--sizes 512 63: expected'),
+        ({}, [64], 0, '--rounds 0 --threads 1 --batch 1: expected 1 and more'),
+        (dict(batch=0), [64], 1, '--batch 0: expected 1 and more'),
+        (dict(memory_gb=-1.0), [64], 1, '--memory-gb -1.0: expected more than 0'),
+        (dict(precision='fp16'), [64], 1, '--precision fp16: on a CPU expected fp32 or bf16'),
+        (dict(precision='int8'), [64], 1, "precision 'int8': expected one of fp32"),
+        (dict(part='neck'), [64], 1, "part 'neck': expected one of backbone, model"),
+    ],
+)
 def test_bad_options(options, sizes, rounds, message):
     with pytest.raises(InputError, match=message):
         check(case(**options), sizes, rounds)
@@ -204,7 +227,9 @@ def test_more_bad_options():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_on_cuda():
     cases = arms(VIM_TINY, case(VIM_TINY, device='cuda', precision='bf16', batch=2))
-    cases += arms(DEIT_TINY, case(DEIT_TINY, device='cuda', memory_gb=2., batch=2), attention=['fused', 'materialised'])
+    cases += arms(
+        DEIT_TINY, case(DEIT_TINY, device='cuda', memory_gb=2.0, batch=2), attention=['fused', 'materialised']
+    )
     vim, fused, materialised = measure(cases, [1248], rounds=2)
     assert vim.seconds and fused.seconds and vim.process_peak > vim.peak > 0
     assert materialised.note == OUT_OF_MEMORY  # 890 MB for each of its matrices

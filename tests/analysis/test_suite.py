@@ -33,8 +33,17 @@ def test_shipped_suites_name_configs_that_exist(file, tmp_path):
 
 def test_seeds_and_options_are_part_of_a_runs_identity(tmp_path):
     short, long = (
-        load_suite(write(tmp_path / f'{steps}.yaml', configs=[SEGMENTOR], seeds=[0, 1],
-                         cfg_options=[f'train_cfg.max_iters={steps}']), tmp_path).runs for steps in (2, 3))
+        load_suite(
+            write(
+                tmp_path / f'{steps}.yaml',
+                configs=[SEGMENTOR],
+                seeds=[0, 1],
+                cfg_options=[f'train_cfg.max_iters={steps}'],
+            ),
+            tmp_path,
+        ).runs
+        for steps in (2, 3)
+    )
     assert len({run.config_hash for run in short + long}) == 4
     assert [run.work_dir.name for run in short] == ['seed0', 'seed1']
 
@@ -44,17 +53,20 @@ def test_only_segmentors_are_tested_at_several_scales(tmp_path):
     assert [run.multi_scale for run in load_suite(path, tmp_path).runs] == [True, False]
 
 
-@pytest.mark.parametrize('content, fault', [
-    (dict(seeds=[0]), 'configs: expected a list'),
-    (dict(configs=[SEGMENTOR], seeds=[]), 'seeds: expected a list'),
-    (dict(configs=[SEGMENTOR], seeds=['a']), "seeds: 'a': expected int"),
-    (dict(configs=['configs/nothing.py'], seeds=[0]), 'configs/nothing.py: no such config file'),
-    (dict(configs=[SEGMENTOR], seeds=[0], gpus=-1), 'gpus=-1'),
-    (dict(configs=[SEGMENTOR], seeds=[0], seed=1), "unknown key 'seed'"),
-    (dict(configs=[SEGMENTOR], seeds=[0, 0]), 'is listed twice'),
-    (dict(configs=[SEGMENTOR], seeds=[0], cfg_options=['train_cgf.max_iters=1']), 'train_cgf'),
-    (dict(configs=[SEGMENTOR], seeds=[0], multi_scale='yes'), 'multi_scale=yes'),
-])
+@pytest.mark.parametrize(
+    'content, fault',
+    [
+        (dict(seeds=[0]), 'configs: expected a list'),
+        (dict(configs=[SEGMENTOR], seeds=[]), 'seeds: expected a list'),
+        (dict(configs=[SEGMENTOR], seeds=['a']), "seeds: 'a': expected int"),
+        (dict(configs=['configs/nothing.py'], seeds=[0]), 'configs/nothing.py: no such config file'),
+        (dict(configs=[SEGMENTOR], seeds=[0], gpus=-1), 'gpus=-1'),
+        (dict(configs=[SEGMENTOR], seeds=[0], seed=1), "unknown key 'seed'"),
+        (dict(configs=[SEGMENTOR], seeds=[0, 0]), 'is listed twice'),
+        (dict(configs=[SEGMENTOR], seeds=[0], cfg_options=['train_cgf.max_iters=1']), 'train_cgf'),
+        (dict(configs=[SEGMENTOR], seeds=[0], multi_scale='yes'), 'multi_scale=yes'),
+    ],
+)
 def test_faulty_suites_are_one_line(content, fault, tmp_path):
     with pytest.raises(InputError, match='(?s)' + fault.replace('.', r'\.')) as caught:
         load_suite(write(tmp_path / 's.yaml', **content), tmp_path)
@@ -85,21 +97,32 @@ def environment() -> dict[str, str]:
 
 
 def call(suite: Path, work_dir: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command(suite, work_dir), cwd=ROOT, env=environment(), capture_output=True, text=True,
-                          timeout=600)
+    return subprocess.run(
+        command(suite, work_dir), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.mark.slow
 def test_an_interrupted_suite_goes_on_and_one_failure_stops_nobody(tmp_path):
     root = f'{write_shapes(tmp_path / "shapes", train=12, val=3)}/ade20k/'
-    options = [f'train_dataloader.dataset.data_root={root}', f'test_dataloader.dataset.data_root={root}',
-               'train_cfg.max_iters=3', 'default_hooks.checkpoint.interval=1']
+    options = [
+        f'train_dataloader.dataset.data_root={root}',
+        f'test_dataloader.dataset.data_root={root}',
+        'train_cfg.max_iters=3',
+        'default_hooks.checkpoint.interval=1',
+    ]
     content = dict(configs=[DETECTOR, SEGMENTOR], seeds=[0], multi_scale=True)
     suite, work_dir = write(tmp_path / 's.yaml', cfg_options=options, **content), tmp_path / 'runs'
     segmentor = work_dir / Path(SEGMENTOR).stem / 'seed0'
 
-    process = subprocess.Popen(command(suite, work_dir), cwd=ROOT, env=environment(), start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(suite, work_dir),
+        cwd=ROOT,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
     while not (segmentor / 'last_checkpoint').exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -113,8 +136,9 @@ def test_an_interrupted_suite_goes_on_and_one_failure_stops_nobody(tmp_path):
     assert '1 of 2 runs failed: mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco seed 0' in done.stderr
     log = Path(done.stdout.split('failed; log: ')[1].split()[0])
     assert 'error: ' in log.read_text()
-    single, multi = (json.loads((segmentor / folder / 'run.json').read_text()) for folder in
-                     ('final', 'final-multi-scale'))
+    single, multi = (
+        json.loads((segmentor / folder / 'run.json').read_text()) for folder in ('final', 'final-multi-scale')
+    )
     assert (single['tta'], multi['tta'], single['iterations']) == (False, True, 3)
     assert single['config_hash'] == load_suite(suite, work_dir).runs[1].config_hash
 
@@ -124,8 +148,9 @@ def test_an_interrupted_suite_goes_on_and_one_failure_stops_nobody(tmp_path):
     assert again.returncode == 0 and 'skipped' in again.stdout
     assert (segmentor / 'final' / 'run.json').stat().st_mtime_ns == before
 
-    other = write(tmp_path / 'o.yaml', cfg_options=[*options, 'train_cfg.max_iters=4'],
-                  **{**content, 'configs': [SEGMENTOR]})
+    other = write(
+        tmp_path / 'o.yaml', cfg_options=[*options, 'train_cfg.max_iters=4'], **{**content, 'configs': [SEGMENTOR]}
+    )
     refused = call(other, work_dir)
     assert refused.returncode == 2 and 'finished under another configuration' in refused.stderr
     assert json.loads((segmentor / 'final' / 'run.json').read_text()) == single

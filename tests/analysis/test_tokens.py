@@ -54,7 +54,7 @@ def test_the_ratio_is_that_of_the_two_terms():
 
 
 def test_real_coco_images_have_about_4000_patches(realdata):
-    stage, = count_tokens(network_sizes(with_data(VIM, realdata / 'coco_mini')), [(16, 192)])
+    (stage,) = count_tokens(network_sizes(with_data(VIM, realdata / 'coco_mini')), [(16, 192)])
     assert stage.quantile(0.05) > 3000 and stage.quantile(1) <= 84 * 50
     assert stage.mean == pytest.approx(4000, rel=0.1)
 
@@ -71,10 +71,15 @@ def seen_by_network(cfg: Config, split: str) -> list[tuple[int, int]]:
     return shapes
 
 
-@pytest.mark.parametrize(('path', 'data', 'split'), [
-    (DET, 'coco_mini', 'test'), (DET, 'coco_mini', 'train'),
-    (SEG, 'ade20k_mini', 'test'), (SEG, 'ade20k_mini', 'train'),
-])
+@pytest.mark.parametrize(
+    ('path', 'data', 'split'),
+    [
+        (DET, 'coco_mini', 'test'),
+        (DET, 'coco_mini', 'train'),
+        (SEG, 'ade20k_mini', 'test'),
+        (SEG, 'ade20k_mini', 'train'),
+    ],
+)
 def test_sizes_equal_those_of_the_real_pipeline(realdata, path, data, split):
     cfg = with_data(path, realdata / data)
     found = network_sizes(cfg, split)
@@ -97,6 +102,7 @@ COCO_LIKE = Sizes.of([(480, 640), (640, 480), (427, 640)], [3, 1, 2])
 
 def test_random_resize_is_the_mean_of_its_choices():
     from mmcv.transforms import RandomResize
+
     step = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
     found = apply_pipeline(COCO_LIKE, [step])
     assert found.weight.sum() == pytest.approx(6)
@@ -118,10 +124,16 @@ def test_random_resize_is_the_mean_of_its_choices():
 def test_choices_and_crops():
     """The multi-scale recipe of longer schedules: one of eleven sides, or crop and resize."""
     sides = list(range(480, 801, 32))
-    choice = dict(type='RandomChoice', transforms=[
-        [dict(type='RandomChoiceResize', scales=[(1333, side) for side in sides], keep_ratio=True)],
-        [dict(type='RandomChoiceResize', scales=[(4200, 400)], keep_ratio=True),
-         dict(type='RandomCrop', crop_size=(384, 600))]])
+    choice = dict(
+        type='RandomChoice',
+        transforms=[
+            [dict(type='RandomChoiceResize', scales=[(1333, side) for side in sides], keep_ratio=True)],
+            [
+                dict(type='RandomChoiceResize', scales=[(4200, 400)], keep_ratio=True),
+                dict(type='RandomCrop', crop_size=(384, 600)),
+            ],
+        ],
+    )
     found = apply_pipeline(Sizes.of([(480, 640)]), [dict(type='LoadImageFromFile'), choice])
     chances = {tuple(size): weight for size, weight in zip(found.hw.tolist(), found.weight)}
     assert chances[384, 533] == pytest.approx(0.5)
@@ -133,11 +145,13 @@ def test_choices_and_crops():
     assert apply_pipeline(Sizes.of([(101, 51)]), [dict(type='Resize', scale_factor=0.5)]).hw.tolist() == [[51, 26]]
 
 
-@pytest.mark.parametrize('name', ['mambaout', 'vim', 'vmamba', 'localvim', 'localvmamba', 'plainmamba', 'mambavision',
-                                  'efficientvmamba', 'mamba'])
+@pytest.mark.parametrize(
+    'name',
+    ['mambaout', 'vim', 'vmamba', 'localvim', 'localvmamba', 'plainmamba', 'mambavision', 'efficientvmamba', 'mamba'],
+)
 def test_counts_equal_the_maps_of_the_backbone(name):
     """At sides that no stride divides."""
-    path, = (ROOT / 'configs/quickstart').glob(f'{name}-mini_upernet*')
+    (path,) = (ROOT / 'configs/quickstart').glob(f'{name}-mini_upernet*')
     cfg = load_config(str(path))
     stages = stages_of(cfg)
     backbone = MODELS.build({**cfg.model.backbone, 'init_cfg': None}).eval()
@@ -145,14 +159,16 @@ def test_counts_equal_the_maps_of_the_backbone(name):
         maps = backbone(torch.zeros(1, 3, 75, 109))
     counted = [(int(stage.tokens[0]), stage.channels) for stage in count_tokens(Sizes.of([(75, 109)]), stages)]
     cut = int(name in ('localvmamba', 'efficientvmamba'))
-    most, least = (list(dict.fromkeys(((x.shape[2] + extra) * (x.shape[3] + extra), x.shape[1]) for x in maps))
-                   for extra in (cut, 0))
+    most, least = (
+        list(dict.fromkeys(((x.shape[2] + extra) * (x.shape[3] + extra), x.shape[1]) for x in maps))
+        for extra in (cut, 0)
+    )
     assert least <= counted <= most and [c for _, c in counted] == [c for _, c in most]
     assert cut or counted == most
 
 
 def test_quantiles_and_shares():
-    stage, = count_tokens(Sizes.of([(16, 16), (16, 32), (16, 160)], [5, 4, 1]), [(16, 1)])
+    (stage,) = count_tokens(Sizes.of([(16, 16), (16, 32), (16, 160)], [5, 4, 1]), [(16, 1)])
     assert [stage.quantile(q) for q in (0, 0.5, 0.51, 0.9, 0.91, 1)] == [1, 1, 2, 2, 10, 10]
     assert stage.mean == 2.3 and stage.threshold == 6 and stage.long_share == 0.1
 
@@ -167,7 +183,8 @@ def test_annotations_alone_of_coco_size(tmp_path):
     (tmp_path / 'annotations').mkdir()
     for name in ('train', 'val'):
         (tmp_path / f'annotations/instances_{name}2017.json').write_text(
-            json.dumps(dict(images=images, annotations=annotations, categories=[])))
+            json.dumps(dict(images=images, annotations=annotations, categories=[]))
+        )
     cfg = with_data(DET, tmp_path)
     assert network_sizes(cfg, 'train').weight.sum() == 118000
     assert network_sizes(cfg, 'test').weight.sum() == 118288
@@ -193,12 +210,17 @@ def test_report(realdata, tmp_path):
     assert json.loads(json.dumps(record)) == record
 
 
-@pytest.mark.parametrize(('break_it', 'message'), [
-    (lambda cfg: cfg.merge_from_dict({'test_dataloader.dataset.data_root': 'nowhere/'}),
-     r'nowhere/annotations/instances_val2017\.json: no readable annotation file'),
-    (lambda cfg: cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='Mosaic')), 'step Mosaic: its effect'),
-    (lambda cfg: setattr(cfg, 'test_dataloader', None), 'test_dataloader: the config has none'),
-])
+@pytest.mark.parametrize(
+    ('break_it', 'message'),
+    [
+        (
+            lambda cfg: cfg.merge_from_dict({'test_dataloader.dataset.data_root': 'nowhere/'}),
+            r'nowhere/annotations/instances_val2017\.json: no readable annotation file',
+        ),
+        (lambda cfg: cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='Mosaic')), 'step Mosaic: its effect'),
+        (lambda cfg: setattr(cfg, 'test_dataloader', None), 'test_dataloader: the config has none'),
+    ],
+)
 def test_bad_input(realdata, break_it, message):
     cfg = with_data(DET, realdata / 'coco_mini')
     break_it(cfg)
@@ -208,8 +230,11 @@ def test_bad_input(realdata, break_it, message):
 
 def test_bad_data(tmp_path):
     dataset = dict(data_root=str(tmp_path), ann_file='a.json')
-    for content, message in (('{', 'not a COCO annotation file'), ('{"images": []}', 'no images'),
-                             ('{"images": [{"id": 1}]}', 'not a COCO annotation file')):
+    for content, message in (
+        ('{', 'not a COCO annotation file'),
+        ('{"images": []}', 'no images'),
+        ('{"images": [{"id": 1}]}', 'not a COCO annotation file'),
+    ):
         (tmp_path / 'a.json').write_text(content)
         with pytest.raises(InputError, match=f'a.json: {message}'):
             tokens.dataset_sizes(dataset)

@@ -83,9 +83,13 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)
     actual['logits'] = F.linear(last.mean((1, 2)), w['classifier.head.weight'], w['classifier.head.bias'])
 
-    expected = {key: value for key, value in case.tensors.items()
-                if key.startswith(prefix) and not key.startswith(('state_dict', 'x'))
-                and (prefix or not key.startswith('true_inverse.'))}  # fmt: skip
+    expected = {
+        key: value
+        for key, value in case.tensors.items()
+        if key.startswith(prefix)
+        and not key.startswith(('state_dict', 'x'))
+        and (prefix or not key.startswith('true_inverse.'))
+    }
     assert expected and (prefix or expected.keys() == actual.keys())
     for key, value in expected.items():
         found = actual[key.removeprefix(prefix)]
@@ -94,7 +98,9 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
 
 BASES = dict(det='mask-rcnn_fpn', seg='upernet')
 HEADS_MACS = {  # GMACs around the backbone by its first width: FPN and heads at 800x1280, UPerHead at 512x2048
-    96: dict(det=171.0116, seg=846.2247), 128: dict(det=171.9946, seg=849.3193)}  # fmt: skip
+    96: dict(det=171.0116, seg=846.2247),
+    128: dict(det=171.9946, seg=849.3193),
+}
 
 
 def whole_config(task: str, family: type[Backbone], arch: str | dict, **options) -> Config:

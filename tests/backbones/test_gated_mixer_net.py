@@ -17,7 +17,9 @@ from mmbackbones.errors import InputError
 from tests.conftest import golden
 
 ARMS = [name for name in MIXERS if name not in ('none', 'identity') and not name.startswith('pointwise')] + [
-    'pointwise:ss2d', 'pointwise:attn']
+    'pointwise:ss2d',
+    'pointwise:attn',
+]
 HYBRID = ('none', 'pointwise:ssm', ('ss2d', 'attn'), 'causal-attn')
 SMALL = dict(depths=(1, 1, 3, 1), dims=(8, 12, 16, 24))
 LAST_TWO = ('none', 'none')
@@ -70,8 +72,9 @@ def test_every_arm_starts_as_mambaout(official, mixers, training):
 
 def test_gradients_start_as_mambaouts_too(official):
     """So that the first step moves the shared weights of every arm alike, and the gates besides."""
-    plain, mixed = (load(cls, official, **options) for cls, options in (
-        (MambaOut, {}), (GatedMixerNet, dict(mixers=HYBRID))))
+    plain, mixed = (
+        load(cls, official, **options) for cls, options in ((MambaOut, {}), (GatedMixerNet, dict(mixers=HYBRID)))
+    )
     for model in (plain, mixed):
         sum(out.square().mean() for out in model(official[2])).backward()
     gradients = dict(mixed.named_parameters())
@@ -114,10 +117,15 @@ def test_loading_names_what_is_fresh_and_refuses_the_rest(official, monkeypatch)
     monkeypatch.setattr('mmbackbones.engine.pretrained.both_names', lambda *_: '')
     path, arch, _ = official
     model = load(GatedMixerNet, official, mixers=HYBRID)
-    mixed = ('stages.1.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.0', 'stages.2.blocks.1', 'stages.2.blocks.2',
-             'stages.3.blocks.0')
-    assert model.fresh_keys == ('outnorm', *(
-        f'{block}.conv.{part}' for block in mixed for part in ('gate', 'branch.')))
+    mixed = (
+        'stages.1.blocks.0',
+        'stages.1.blocks.1',
+        'stages.2.blocks.0',
+        'stages.2.blocks.1',
+        'stages.2.blocks.2',
+        'stages.3.blocks.0',
+    )
+    assert model.fresh_keys == ('outnorm', *(f'{block}.conv.{part}' for block in mixed for part in ('gate', 'branch.')))
     weights = torch.load(path)
     key = 'stages.2.1.conv.weight'
     with pytest.raises(InputError, match=re.escape('missing 1: stages.2.blocks.1.conv.weight')):
@@ -133,7 +141,8 @@ def test_published_sizes_take_mambaouts_keys(size):
         plain, mixed = MambaOut(arch=size), GatedMixerNet(arch=size, mixers=HYBRID)
     own = {key: value.shape for key, value in mixed.state_dict().items()}
     assert {key: value.shape for key, value in plain.state_dict().items()} == {
-        key: shape for key, shape in own.items() if not key.startswith(mixed.fresh_keys[1:])}
+        key: shape for key, shape in own.items() if not key.startswith(mixed.fresh_keys[1:])
+    }
     assert all(isinstance(block, GatedConvBlock) for stage in mixed.stages for block in stage.blocks)
 
 
@@ -154,11 +163,15 @@ def test_arms_of_a_seed_draw_the_same_numbers(mixers):
 def test_gates_and_scan_parameters_do_not_decay():
     model = nn.Module()
     model.backbone = GatedMixerNet(arch=SMALL, mixers=HYBRID)
-    wrapper = build_optim_wrapper(model, dict(
-        constructor='mmbackbones.OptimWrapperConstructor',
-        optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05)))
-    decay = {parameter: group['weight_decay'] for group in wrapper.optimizer.param_groups
-             for parameter in group['params']}
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            constructor='mmbackbones.OptimWrapperConstructor', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05)
+        ),
+    )
+    decay = {
+        parameter: group['weight_decay'] for group in wrapper.optimizer.param_groups for parameter in group['params']
+    }
     decays = {name: decay[parameter] for name, parameter in model.named_parameters()}
     gates = [name for name in decays if name.endswith('.conv.gate')]
     scans = [name for name in decays if name.endswith(('.A_logs', '.Ds'))]
@@ -170,24 +183,33 @@ def test_gates_and_scan_parameters_do_not_decay():
 def test_interleaving():
     assert resolve_mixers('ssm', (1, 2)) == (('ssm',), ('ssm', 'ssm'))
     assert resolve_mixers(('none', ['ss2d', 'attn']), (2, 5)) == (
-        ('none', 'none'), ('ss2d', 'attn', 'ss2d', 'attn', 'ss2d'))
+        ('none', 'none'),
+        ('ss2d', 'attn', 'ss2d', 'attn', 'ss2d'),
+    )
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(mixers=('ssm', 'attn')), r"mixers=\('ssm', 'attn'\), expected one name or 4 entries, one per stage"),
-    (dict(mixers=None), 'mixers=None, expected one name or 4 entries'),
-    (dict(mixers=('none', 'none', ('ssm', ) * 4, 'none')), 'mixers of stage 3 are .*, expected a name or 1 to 3 names'),
-    (dict(mixers=('none', (), 'none', 'none')), r'mixers of stage 2 are \(\), expected a name or 1 to 1 names'),
-    (dict(mixers=('none', 3, 'none', 'none')), 'mixers of stage 2 are 3, expected a name'),
-    (dict(mixers=('none', 'none', 'none', 'mamba')), "mixers of stage 4: 'mamba' unknown; known: ssm, .*identity"),
-    (dict(mixers=('none', 'none', 'none', [['ssm']])), r"mixers of stage 4: \['ssm'\] unknown"),
-    (dict(mixers='pointwise'), "'pointwise' unknown; known: .*pointwise:ss2d"),
-    (dict(mixers='attn', head_width=5), 'head_width=5, expected a divisor of the 8 channels'),
-    (dict(equal='size'), "equal='size', expected one of params, macs, or None"),
-    (dict(arch='base_plus_rw', equal='params'), "equal='params' is for arch femto, .*not 'base_plus_rw'"),
-    (dict(arch='tiny', mixers='attn', equal='macs'), "mixers='attn' cost more than the blocks can give up"),
-    (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\)'),
-], ids=str)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(mixers=('ssm', 'attn')), r"mixers=\('ssm', 'attn'\), expected one name or 4 entries, one per stage"),
+        (dict(mixers=None), 'mixers=None, expected one name or 4 entries'),
+        (
+            dict(mixers=('none', 'none', ('ssm',) * 4, 'none')),
+            'mixers of stage 3 are .*, expected a name or 1 to 3 names',
+        ),
+        (dict(mixers=('none', (), 'none', 'none')), r'mixers of stage 2 are \(\), expected a name or 1 to 1 names'),
+        (dict(mixers=('none', 3, 'none', 'none')), 'mixers of stage 2 are 3, expected a name'),
+        (dict(mixers=('none', 'none', 'none', 'mamba')), "mixers of stage 4: 'mamba' unknown; known: ssm, .*identity"),
+        (dict(mixers=('none', 'none', 'none', [['ssm']])), r"mixers of stage 4: \['ssm'\] unknown"),
+        (dict(mixers='pointwise'), "'pointwise' unknown; known: .*pointwise:ss2d"),
+        (dict(mixers='attn', head_width=5), 'head_width=5, expected a divisor of the 8 channels'),
+        (dict(equal='size'), "equal='size', expected one of params, macs, or None"),
+        (dict(arch='base_plus_rw', equal='params'), "equal='params' is for arch femto, .*not 'base_plus_rw'"),
+        (dict(arch='tiny', mixers='attn', equal='macs'), "mixers='attn' cost more than the blocks can give up"),
+        (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\)'),
+    ],
+    ids=str,
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message) as error:
         GatedMixerNet(**{'arch': SMALL, **options})
@@ -230,23 +252,33 @@ def mambaout_sizes():
     return sizes
 
 
-@pytest.mark.parametrize(('mixers', 'equal'), [
-    ('ss2d', None), (('identity', 'pointwise:ss2d', ('bissm', 'attn'), 'causal-attn'), 'macs')], ids=str)
+@pytest.mark.parametrize(
+    ('mixers', 'equal'),
+    [('ss2d', None), (('identity', 'pointwise:ss2d', ('bissm', 'attn'), 'causal-attn'), 'macs')],
+    ids=str,
+)
 def test_macs_as_the_tables_count_them(mambaout_sizes, mixers, equal):
     assert rest_of_macs(build_empty('tiny', mixers, equal)) == mambaout_sizes['tiny'][2]
 
 
-@pytest.mark.parametrize(('arch', 'mixers'), [
-    *(('tiny', name) for name in ('ssm', 'bissm', 'ss2d', 'attn', 'pointwise:ss2d', 'pointwise:attn', 'identity')),
-    ('small', 'ss2d'), ('small', 'attn')])
+@pytest.mark.parametrize(
+    ('arch', 'mixers'),
+    [
+        *(('tiny', name) for name in ('ssm', 'bissm', 'ss2d', 'attn', 'pointwise:ss2d', 'pointwise:attn', 'identity')),
+        ('small', 'ss2d'),
+        ('small', 'attn'),
+    ],
+)
 @pytest.mark.parametrize('everywhere', [False, True], ids=['last two', 'everywhere'])
 def test_equal_parameters_and_macs(mambaout_sizes, arch, mixers, everywhere):
     """Both to within 1 % of MambaOut's, where that is possible; without it every arm costs what its mixers do."""
     spec = mixers if everywhere else LAST_TWO + (mixers, mixers)
     params, macs, rest = mambaout_sizes[arch]
     depths = (3, 3, 9, 3) if arch == 'tiny' else (3, 4, 27, 3)
-    added = sum(mixer_cost(mixers, dim, 1, 1).params * depth
-                for dim, depth in list(zip((96, 192, 384, 576), depths))[0 if everywhere else 2:])
+    added = sum(
+        mixer_cost(mixers, dim, 1, 1).params * depth
+        for dim, depth in list(zip((96, 192, 384, 576), depths))[0 if everywhere else 2 :]
+    )
     assert count_params(build_empty(arch, spec)) == params + added
     assert abs(count_params(build_empty(arch, spec, 'params')) / params - 1) < 0.01
     if mixers == 'attn' and everywhere:
@@ -259,8 +291,10 @@ def test_equal_parameters_and_macs(mambaout_sizes, arch, mixers, everywhere):
 @pytest.mark.parametrize('name', ARMS[:6])
 def test_the_control_costs_the_same(name):
     with torch.device('meta'):
-        counts = [sum(p.numel() for p in GatedMixerNet(arch='tiny', mixers=mixers).parameters())
-                  for mixers in (name, f'pointwise:{name}', 'none')]
+        counts = [
+            sum(p.numel() for p in GatedMixerNet(arch='tiny', mixers=mixers).parameters())
+            for mixers in (name, f'pointwise:{name}', 'none')
+        ]
     assert abs((counts[1] - counts[2]) / (counts[0] - counts[2]) - 1) < 0.01
 
 

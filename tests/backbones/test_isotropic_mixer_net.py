@@ -46,7 +46,8 @@ def test_who_sees_whom(mixer, position):
 def test_no_convolution_but_the_patches():
     model = build(mixers=tuple(BRANCHES[:3]))
     assert [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Conv1d)] == [
-        'patch_embed.proj']
+        'patch_embed.proj'
+    ]
 
 
 def test_position_table_is_an_option():
@@ -80,7 +81,10 @@ def test_mixers_take_turns():
 def test_scan_parameters_do_not_decay():
     model = build(mixers=('ssm', 'attn', 'none'))
     assert model.no_weight_decay() == {
-        'pos_embed', 'layers.0.mixer.branch.mixer.A_logs', 'layers.0.mixer.branch.mixer.Ds'}
+        'pos_embed',
+        'layers.0.mixer.branch.mixer.A_logs',
+        'layers.0.mixer.branch.mixer.Ds',
+    }
 
 
 @pytest.mark.parametrize(('arch', 'dim'), [('tiny', 192), ('small', 384)])
@@ -96,20 +100,25 @@ def test_presets(arch, dim):
     del macs['aten.native_layer_norm']
     tokens = 14**2
     assert sum(macs.values()) - macs['aten.upsample_bicubic2d'] == tokens * dim * (
-        24 * (3 * hidden + 4 * dim + 2 * tokens) + 3 * 16**2)
+        24 * (3 * hidden + 4 * dim + 2 * tokens) + 3 * 16**2
+    )
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(mixers='mamba'), "mixers: 'mamba' unknown; known: ssm, "),
-    (dict(mixers='identity'), "mixers: 'identity' unknown"),
-    (dict(mixers=()), r'mixers=\(\), expected a name or 1 to 3 names for its 3 blocks'),
-    (dict(mixers=('ssm', ) * 4), 'expected a name or 1 to 3 names'),
-    (dict(mixers=7), 'mixers=7, expected a name'),
-    (dict(arch=dict(TINY, expansion_ratio=0.5)), 'expansion_ratio=0.5, expected 1 or more'),
-    (dict(arch=dict(TINY, d_state=4)), "unknown key 'd_state'"),
-    (dict(arch='huge'), "unknown arch 'huge'; known: tiny, small"),
-    (dict(mixers='attn', head_width=5), 'head_width=5, expected a divisor of the 16 channels'),
-], ids=str)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(mixers='mamba'), "mixers: 'mamba' unknown; known: ssm, "),
+        (dict(mixers='identity'), "mixers: 'identity' unknown"),
+        (dict(mixers=()), r'mixers=\(\), expected a name or 1 to 3 names for its 3 blocks'),
+        (dict(mixers=('ssm',) * 4), 'expected a name or 1 to 3 names'),
+        (dict(mixers=7), 'mixers=7, expected a name'),
+        (dict(arch=dict(TINY, expansion_ratio=0.5)), 'expansion_ratio=0.5, expected 1 or more'),
+        (dict(arch=dict(TINY, d_state=4)), "unknown key 'd_state'"),
+        (dict(arch='huge'), "unknown arch 'huge'; known: tiny, small"),
+        (dict(mixers='attn', head_width=5), 'head_width=5, expected a divisor of the 16 channels'),
+    ],
+    ids=str,
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message) as error:
         build(**options)

@@ -28,9 +28,13 @@ backend = pytest.fixture(params=['chunked', 'native'])(scan_backend)
 
 def build_like(options, scan_inverse):
     return LocalVMamba(
-        arch=dict(dims=options['dims'], depths=options['depths'],
-                  directions=[' '.join(names) for names in options['directions']]),
-        scan_inverse=scan_inverse)  # fmt: skip
+        arch=dict(
+            dims=options['dims'],
+            depths=options['depths'],
+            directions=[' '.join(names) for names in options['directions']],
+        ),
+        scan_inverse=scan_inverse,
+    )
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -90,8 +94,9 @@ def padding_macs(name, height, width):
     return total / 1e9
 
 
-@pytest.mark.parametrize('name, detector, segmentor', [
-    ('tiny', 291, 970), pytest.param('small', 414, 1095, marks=pytest.mark.full)])  # fmt: skip
+@pytest.mark.parametrize(
+    'name, detector, segmentor', [('tiny', 291, 970), pytest.param('small', 414, 1095, marks=pytest.mark.full)]
+)
 def test_published_macs(name, detector, segmentor):
     """LocalMamba paper, Tables 3 and 4, to the last digit."""
     unpadded = LocalVMamba(arch=dict(ARCHS[name], directions='h h h h'))
@@ -122,13 +127,16 @@ def test_autocast_survives_large_activations(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='base'), 'LocalVMamba: unknown arch .base.; known: tiny, small, or a dict'),
-    (dict(scan_inverse='true'), "LocalVMamba: scan_inverse='true', expected one of official, exact"),
-    (dict(arch=dict(SMALL, directions='h v')), "directions='h v', expected a string of 4 scan orders, or 5 such"),
-    (dict(arch=dict(dims=8, depths=(1, 1, 1, 1))), 'directions=None, expected a string of 4'),
-    (dict(arch=dict(SMALL, directions='h v w2 x')), "scan order 'x' unknown"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='base'), 'LocalVMamba: unknown arch .base.; known: tiny, small, or a dict'),
+        (dict(scan_inverse='true'), "LocalVMamba: scan_inverse='true', expected one of official, exact"),
+        (dict(arch=dict(SMALL, directions='h v')), "directions='h v', expected a string of 4 scan orders, or 5 such"),
+        (dict(arch=dict(dims=8, depths=(1, 1, 1, 1))), 'directions=None, expected a string of 4'),
+        (dict(arch=dict(SMALL, directions='h v w2 x')), "scan order 'x' unknown"),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         LocalVMamba(**options)

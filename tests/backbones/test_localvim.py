@@ -21,16 +21,20 @@ def build_like(options, **overrides):
         depth=options['depth'],
         patch_size=options['patch_size'],
         directions=[' '.join(names) for names in options['directions']],
-        cls_token=options.get('use_middle_cls_token', False))
-    return LocalVim(**{
-        **dict(
-            arch=arch,
-            img_size=options['img_size'],
-            block_norm='rms' if options['rms_norm'] else 'layer',
-            out_indices=options.get('out_indices', range(options['depth'])),
-            norm_cfg=dict(type='LN', eps=1e-5) if 'out_indices' in options else None),
-        **overrides,
-    }).eval()
+        cls_token=options.get('use_middle_cls_token', False),
+    )
+    return LocalVim(
+        **{
+            **dict(
+                arch=arch,
+                img_size=options['img_size'],
+                block_norm='rms' if options['rms_norm'] else 'layer',
+                out_indices=options.get('out_indices', range(options['depth'])),
+                norm_cfg=dict(type='LN', eps=1e-5) if 'out_indices' in options else None,
+            ),
+            **overrides,
+        }
+    ).eval()
 
 
 @torch.no_grad()
@@ -49,6 +53,7 @@ def compare(model, case, prefix=''):
         def hook(module, inputs, output):
             actual.setdefault('tokens_in', inputs[0])  # rotated by then, as the authors' were
             actual[f'residual.{i}'], actual[f'hidden.{i}'] = inputs[0], output[1]
+
         return hook
 
     for i, layer in enumerate(model.layers):
@@ -62,9 +67,13 @@ def compare(model, case, prefix=''):
     else:
         actual |= {f'out.{k}': out for k, out in enumerate(outs)}
 
-    expected = {key: value for key, value in case.tensors.items()
-                if key.startswith(prefix) and not key.startswith(('state_dict', 'x'))
-                and (prefix or not key.startswith('true_inverse.'))}  # fmt: skip
+    expected = {
+        key: value
+        for key, value in case.tensors.items()
+        if key.startswith(prefix)
+        and not key.startswith(('state_dict', 'x'))
+        and (prefix or not key.startswith('true_inverse.'))
+    }
     assert expected and (prefix or expected.keys() == actual.keys())
     for key, value in expected.items():
         found = actual[key.removeprefix(prefix)]
@@ -94,10 +103,15 @@ def test_the_inverses_differ_where_maps_are_not_square():
         compare(build_like(case.options, scan_inverse='exact'), case)
 
 
-@pytest.mark.parametrize('arch, name', [
-    ('tiny', 'tiny'), ('tiny_middle_cls_token', 'tiny_middle_cls_token'), ('small_uniform', 'small'),
-    ('small_searched', 'small'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'arch, name',
+    [
+        ('tiny', 'tiny'),
+        ('tiny_middle_cls_token', 'tiny_middle_cls_token'),
+        ('small_uniform', 'small'),
+        ('small_searched', 'small'),
+    ],
+)
 def test_published_keys_and_directions(arch, name):
     published = load_keys(f'localvim_{name}')
     directions = load_keys('localvim_tiny' if arch == 'small_searched' else f'localvim_{name}')['directions']
@@ -125,8 +139,10 @@ def published_file(path, **options):
     donor = LocalVim(arch=TINY, out_indices=(2,), norm_cfg=None, **options)
     weights = {key: value for key, value in donor.state_dict().items() if not key.endswith('_grid')}
     for k in range(4):
-        weights = {key.replace(f'.A_{k}_log', f'.A_log_{k}').replace('channel_gate', 'attn'): value
-                   for key, value in weights.items()}
+        weights = {
+            key.replace(f'.A_{k}_log', f'.A_log_{k}').replace('channel_gate', 'attn'): value
+            for key, value in weights.items()
+        }
     sin, cos = donor.rotation(donor.grid, torch.device('cpu'))
     weights |= {'rope.freqs_sin': sin, 'rope.freqs_cos': cos, 'norm_f.weight': torch.ones(16)}
     torch.save(dict(state_dict=weights, epoch=300), path)
@@ -136,8 +152,13 @@ def published_file(path, **options):
 @pytest.mark.parametrize('block_norm', ['rms', 'layer'])
 def test_initializer_takes_the_released_layout(block_norm, tmp_path):
     donor = published_file(tmp_path / 'local_vim_tiny.ckpt')
-    model = LocalVim(arch=TINY, out_indices=(0, 1), img_size=160, block_norm=block_norm,
-                     init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'local_vim_tiny.ckpt')))
+    model = LocalVim(
+        arch=TINY,
+        out_indices=(0, 1),
+        img_size=160,
+        block_norm=block_norm,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'local_vim_tiny.ckpt')),
+    )
     model.init_weights()
     weights = donor.state_dict()
     for name, value in model.state_dict().items():
@@ -152,8 +173,9 @@ def test_layer_norm_alone_may_lack_its_biases(tmp_path):
     layer = LocalVim(arch=TINY, out_indices=(1,), block_norm='layer')
     assert layer.fresh_keys == ('outnorm', 'layers.0.norm.bias', 'layers.1.norm.bias')
     published_file(tmp_path / 'model.ckpt', block_norm='layer')
-    rms = LocalVim(arch=TINY, out_indices=(2,),
-                   init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'model.ckpt')))
+    rms = LocalVim(
+        arch=TINY, out_indices=(2,), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'model.ckpt'))
+    )
     with pytest.raises(InputError, match=r'model\.ckpt does not fit LocalVim'):
         rms.init_weights()
 
@@ -209,20 +231,30 @@ def test_autocast(dtype):
 def test_what_weight_decay_leaves_out():
     model = LocalVim(arch=dict(TINY, cls_token=True), out_indices=(0,))
     assert model.no_weight_decay() == {
-        'pos_embed', 'cls_token', *(f'layers.0.mixer.{n}' for k in range(4) for n in (f'A_{k}_log', f'D_{k}'))}
+        'pos_embed',
+        'cls_token',
+        *(f'layers.0.mixer.{n}' for k in range(4) for n in (f'A_{k}_log', f'D_{k}')),
+    }
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='small'), "LocalVim: unknown arch 'small'; known: tiny, .*, small_uniform, small_searched, or a dict"),
-    (dict(arch=dict(TINY, rope=True)), "unknown key 'rope'; known: .* directions, cls_token"),
-    (dict(arch=dict(TINY, directions='h v')), "directions='h v', expected a string of 4 scan orders, or 3 such"),
-    (dict(arch=dict(TINY, directions='h v w2 x')), "scan order 'x' unknown"),
-    (dict(arch=dict(embed_dims=16, depth=3)), 'LocalVim: arch directions=None, expected'),
-    (dict(scan_inverse='true'), "LocalVim: scan_inverse='true', expected one of official, exact"),
-    (dict(block_norm='LN'), "block_norm='LN', expected one of rms, layer"),
-    (dict(out_feature='hidden'), "out_feature='hidden', expected one of residual, mixer"),
-    (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
-], ids=lambda value: None if isinstance(value, str) else '-'.join(value))  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(arch='small'),
+            "LocalVim: unknown arch 'small'; known: tiny, .*, small_uniform, small_searched, or a dict",
+        ),
+        (dict(arch=dict(TINY, rope=True)), "unknown key 'rope'; known: .* directions, cls_token"),
+        (dict(arch=dict(TINY, directions='h v')), "directions='h v', expected a string of 4 scan orders, or 3 such"),
+        (dict(arch=dict(TINY, directions='h v w2 x')), "scan order 'x' unknown"),
+        (dict(arch=dict(embed_dims=16, depth=3)), 'LocalVim: arch directions=None, expected'),
+        (dict(scan_inverse='true'), "LocalVim: scan_inverse='true', expected one of official, exact"),
+        (dict(block_norm='LN'), "block_norm='LN', expected one of rms, layer"),
+        (dict(out_feature='hidden'), "out_feature='hidden', expected one of residual, mixer"),
+        (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else '-'.join(value),
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         LocalVim(**{'arch': TINY, 'out_indices': (2,), **options})

@@ -18,7 +18,7 @@ def test_causal_in_raster_order():
     changed[..., 16:24, 24:32] += 1  # row 2, column 3 of 5 x 6
     with torch.no_grad():
         differs = (model(x)[0] != model(changed)[0]).any(1).flatten()
-    assert not differs[:2 * 6 + 3].any() and differs[2 * 6 + 3:].all()
+    assert not differs[: 2 * 6 + 3].any() and differs[2 * 6 + 3 :].all()
 
 
 @pytest.mark.parametrize('arch', ARCHS)
@@ -27,7 +27,12 @@ def test_same_width_and_depth_as_vim(arch):
     causal, both = ({name: p.shape for name, p in cls(arch=arch).named_parameters()} for cls in (Mamba, Vim))
     assert causal.items() <= both.items()
     assert {name.split('.')[3] for name in both.keys() - causal.keys()} == {
-        'A_b_log', 'D_b', 'conv1d_b', 'x_proj_b', 'dt_proj_b'}
+        'A_b_log',
+        'D_b',
+        'conv1d_b',
+        'x_proj_b',
+        'dt_proj_b',
+    }
 
 
 def test_bad_options():

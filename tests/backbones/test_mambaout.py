@@ -25,8 +25,9 @@ def read_case(name):
     with safe_open(golden(f'{name}.safetensors'), 'pt') as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
         kwargs = json.loads(file.metadata()['kwargs'])
-    weights = {key.removeprefix('state_dict.'): tensors.pop(key) for key in list(tensors)
-               if key.startswith('state_dict.')}
+    weights = {
+        key.removeprefix('state_dict.'): tensors.pop(key) for key in list(tensors) if key.startswith('state_dict.')
+    }
     return tensors, weights, dict(depths=kwargs['depths'], dims=kwargs['dims'])
 
 
@@ -34,8 +35,11 @@ def read_case(name):
 def test_golden(name, tmp_path):
     tensors, weights, arch = read_case(name)
     torch.save(weights, tmp_path / 'official.pth')
-    model = MambaOut(arch=arch, norm_cfg=None,
-                     init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'official.pth')))
+    model = MambaOut(
+        arch=arch,
+        norm_cfg=None,
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'official.pth')),
+    )
     model.init_weights()
     model.eval()
     down = []
@@ -61,9 +65,11 @@ def test_published_keys(name):
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert len(converted) == published['num_state_dict_entries']
     assert {key: own.get(key) for key in converted if not key.startswith(model.unused_keys)} == {
-        key: shape for key, shape in converted.items() if not key.startswith('head.')}
-    assert [key for key in own if key not in converted] == [f'outnorm{i}.{part}' for i in range(4)
-                                                           for part in ('weight', 'bias')]
+        key: shape for key, shape in converted.items() if not key.startswith('head.')
+    }
+    assert [key for key in own if key not in converted] == [
+        f'outnorm{i}.{part}' for i in range(4) for part in ('weight', 'bias')
+    ]
     assert converted == {key: tuple(value.shape) for key, value in classifier.state_dict().items()}
     assert sum(p.numel() for p in classifier.parameters()) == published['num_parameters']
     assert model.out_channels == tuple(published['dims']) and model.depths == tuple(published['depths'])
@@ -72,6 +78,7 @@ def test_published_keys(name):
 def test_registered_for_mmdet_and_mmseg():
     from mmdet.registry import MODELS as MMDET
     from mmseg.registry import MODELS as MMSEG
+
     for registry in (MODELS, MMDET, MMSEG):
         assert isinstance(registry.build(dict(type='mmbackbones.MambaOut', arch=SMALL)), MambaOut)
 
@@ -84,8 +91,9 @@ def test_any_size(size):
     sides = []
     for stride in model.out_strides:
         sides.append(tuple(-(-side // stride) for side in size))
-    assert [tuple(out.shape) for out in outs] == [(2, channels, *side) for channels, side
-                                                 in zip(model.out_channels, sides)]
+    assert [tuple(out.shape) for out in outs] == [
+        (2, channels, *side) for channels, side in zip(model.out_channels, sides)
+    ]
     assert all(out.is_contiguous() for out in outs)
 
 
@@ -126,9 +134,11 @@ def test_subset_of_stages_builds_no_later_ones():
 @pytest.mark.parametrize('frozen', [-1, 0, 2, 4])
 def test_frozen_stages(frozen):
     model = MambaOut(arch=SMALL, frozen_stages=frozen)
-    expected = {name for name, _ in model.named_parameters()
-                if (name.startswith('stem.') and frozen >= 0) or name.startswith(
-                    tuple(f'stages.{i}.' for i in range(frozen)))}
+    expected = {
+        name
+        for name, _ in model.named_parameters()
+        if (name.startswith('stem.') and frozen >= 0) or name.startswith(tuple(f'stages.{i}.' for i in range(frozen)))
+    }
     for step in (lambda: None, model.init_weights, model.train, model.eval, model.train):
         step()
         assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == expected
@@ -156,8 +166,11 @@ def test_checkpointing_gives_the_same_gradients():
 
 def test_drop_path_grows_linearly_over_all_blocks():
     model = MambaOut(arch=SMALL, drop_path_rate=0.6)
-    rates = [block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.
-             for stage in model.stages for block in stage.blocks]
+    rates = [
+        block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.0
+        for stage in model.stages
+        for block in stage.blocks
+    ]
     assert rates == pytest.approx([0.6 * i / 6 for i in range(7)])
     assert not any(isinstance(module, DropPath) for module in MambaOut(arch=SMALL).modules())
 
@@ -172,26 +185,34 @@ def test_layer_depth():
     assert set(depths.values()) == set(range(9))
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), "unknown arch 'huge'; known: .*femto.*or a dict"),
-    (dict(arch=dict(widths=(1, 2))), 'widths'),
-    (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0\.\.3'),
-    (dict(out_indices=(2, 1)), 'expected ascending'),
-    (dict(out_indices=(1, 1)), 'expected ascending'),
-    (dict(out_indices=()), 'expected ascending'),
-    (dict(out_indices=(-1, )), 'expected ascending'),
-    (dict(frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
-], ids=str)
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='huge'), "unknown arch 'huge'; known: .*femto.*or a dict"),
+        (dict(arch=dict(widths=(1, 2))), 'widths'),
+        (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0\.\.3'),
+        (dict(out_indices=(2, 1)), 'expected ascending'),
+        (dict(out_indices=(1, 1)), 'expected ascending'),
+        (dict(out_indices=()), 'expected ascending'),
+        (dict(out_indices=(-1,)), 'expected ascending'),
+        (dict(frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
+    ],
+    ids=str,
+)
 def test_bad_options(kwargs, message):
     with pytest.raises(InputError, match=f'MambaOut: .*{message}'):
         MambaOut(**{'arch': SMALL, **kwargs})
 
 
-@pytest.mark.parametrize('x, message', [
-    (torch.zeros(1, 3, 3, 64), 'image 3x64 is smaller than the stem, 4 px'),
-    (torch.zeros(3, 64, 64), r'expected a float image batch \[B, C, H, W\], got .*\[3, 64, 64\]'),
-    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'expected a float image batch'),
-], ids=['small', 'no-batch', 'uint8'])
+@pytest.mark.parametrize(
+    'x, message',
+    [
+        (torch.zeros(1, 3, 3, 64), 'image 3x64 is smaller than the stem, 4 px'),
+        (torch.zeros(3, 64, 64), r'expected a float image batch \[B, C, H, W\], got .*\[3, 64, 64\]'),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'expected a float image batch'),
+    ],
+    ids=['small', 'no-batch', 'uint8'],
+)
 def test_bad_images(x, message):
     with pytest.raises(InputError, match=f'MambaOut: {message}'):
         MambaOut(arch=SMALL)(x)

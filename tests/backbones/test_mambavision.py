@@ -23,7 +23,8 @@ def build_like(options, **overrides):
         depths=options['depths'],
         num_heads=options['num_heads'][2:],
         stem_width=options['in_dim'],
-        layer_scale=options.get('layer_scale'))
+        layer_scale=options.get('layer_scale'),
+    )
     return MambaVision(arch=arch, window_size=options['window_size'][2:], **overrides).eval()
 
 
@@ -156,18 +157,23 @@ def test_autocast_survives_large_activations(dtype):
 
 def test_what_weight_decay_leaves_out():
     assert MambaVision(arch=SMALL).no_weight_decay() == {
-        f'layers.{i}.blocks.0.mixer.{name}' for i in (2, 3) for name in ('A_log', 'D')}  # fmt: skip
+        f'layers.{i}.blocks.0.mixer.{name}' for i in (2, 3) for name in ('A_log', 'D')
+    }
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='L2'), "MambaVision: unknown arch 'L2'; known: tiny, tiny2, small, base, large, or a dict"),
-    (dict(arch=dict(SMALL, in_dim=8)), "unknown keys 'in_dim'; known: dims, depths, num_heads, stem_width"),
-    (dict(arch=dict(SMALL, num_heads=(3, 4))), r'num_heads=\(3, 4\), expected divisors of .* 32 and 64'),
-    (dict(window_size=(8, 8, 14, 7)), 'expected two positive numbers'),
-    (dict(window_size=(0, 7)), r'window_size=\(0, 7\), expected two positive'),
-    (dict(step_bias='once'), "step_bias='once', expected one of official, exact"),
-    (dict(out_indices=(4,)), r'out_indices=\(4,\), expected ascending stages out of 0..3'),
-], ids=lambda value: None if isinstance(value, str) else '-'.join(value))  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='L2'), "MambaVision: unknown arch 'L2'; known: tiny, tiny2, small, base, large, or a dict"),
+        (dict(arch=dict(SMALL, in_dim=8)), "unknown keys 'in_dim'; known: dims, depths, num_heads, stem_width"),
+        (dict(arch=dict(SMALL, num_heads=(3, 4))), r'num_heads=\(3, 4\), expected divisors of .* 32 and 64'),
+        (dict(window_size=(8, 8, 14, 7)), 'expected two positive numbers'),
+        (dict(window_size=(0, 7)), r'window_size=\(0, 7\), expected two positive'),
+        (dict(step_bias='once'), "step_bias='once', expected one of official, exact"),
+        (dict(out_indices=(4,)), r'out_indices=\(4,\), expected ascending stages out of 0..3'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else '-'.join(value),
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         MambaVision(**{'arch': SMALL, **options})

@@ -36,7 +36,8 @@ def build_like(options, **overrides):
         dwconv_blocks=options['layers_with_dwconv'],
         d_state=mamba['d_state'],
         d_conv=mamba['conv_size'],
-        expand=mamba['expand'])
+        expand=mamba['expand'],
+    )
     return PlainMamba(arch=arch, img_size=options['img_size'], out_indices=options['out_indices'], **overrides).eval()
 
 
@@ -50,12 +51,14 @@ def compare(model, case):
         def hook(module, inputs, output):
             actual.setdefault('tokens_in', inputs[0])
             actual[f'block.{i}'], actual[f'mixer.{i}'] = output
+
         return hook
 
     for i, layer in enumerate(model.layers):
         layer.register_forward_hook(record(i))
     model.patch_embed.register_forward_hook(
-        lambda module, inputs, output: actual.update(patch_embed=output.flatten(2).transpose(1, 2)))
+        lambda module, inputs, output: actual.update(patch_embed=output.flatten(2).transpose(1, 2))
+    )
     outs = model(case.tensors['x'])
     actual |= {f'out.{k}': out for k, out in enumerate(outs)}
     actual['final_tokens'] = outs[-1].flatten(2).transpose(1, 2)
@@ -92,8 +95,17 @@ def test_corrected_numerics():
     along, back = (mixer.direction_Bs[[0] + 10 * [move]].T for move in (1, 2))
 
     def scan(moves, reverse):
-        return selective_scan(x, project(mixer.dt_proj, dt), -mixer.A_log.exp(), B + moves, C, mixer.D,
-                              delta_bias=mixer.dt_proj.bias, delta_softplus=True, reverse=reverse)  # fmt: skip
+        return selective_scan(
+            x,
+            project(mixer.dt_proj, dt),
+            -mixer.A_log.exp(),
+            B + moves,
+            C,
+            mixer.D,
+            delta_bias=mixer.dt_proj.bias,
+            delta_softplus=True,
+            reverse=reverse,
+        )
 
     y = 2 * (scan(along, False) + scan(back.flip(1), True)) * F.silu(z)
     torch.testing.assert_close(mixer(tokens, (1, 11)), mixer.out_proj(y.transpose(1, 2)))
@@ -111,17 +123,20 @@ def test_published_keys(name):
     assert sum(p.numel() for p in model.parameters()) == published['num_parameters_backbone']
 
 
-@pytest.mark.parametrize('name, millions, out_indices', [
-    ('L1', 35, (5, 11, 17, 23)), ('L2', 55, (5, 11, 17, 23)), ('L3', 81, (8, 17, 26, 35))])  # fmt: skip
+@pytest.mark.parametrize(
+    'name, millions, out_indices',
+    [('L1', 35, (5, 11, 17, 23)), ('L2', 55, (5, 11, 17, 23)), ('L3', 81, (8, 17, 26, 35))],
+)
 def test_published_size_of_the_segmentor(name, millions, out_indices):
     """The authors' README, which cuts decimals off; four maps of one stride go into UperNet."""
     parameters = build_whole('seg', PlainMamba, name, out_indices=out_indices).parameters()
     assert sum(p.numel() for p in parameters) // 10**6 == millions
 
 
-@pytest.mark.parametrize('name, giga, out_indices', [
-    ('L2', 285, (5, 11, 17, 23)),
-    pytest.param('L3', 419, (8, 17, 26, 35), marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    'name, giga, out_indices',
+    [('L2', 285, (5, 11, 17, 23)), pytest.param('L3', 419, (8, 17, 26, 35), marks=pytest.mark.slow)],
+)
 def test_published_macs_of_the_segmentor(name, giga, out_indices):
     """MambaOut's Table 3, 512x2048; all parts grow linearly in the patches."""
     cfg = whole_config('seg', PlainMamba, name, out_indices=out_indices)
@@ -133,17 +148,27 @@ def test_published_macs_of_the_segmentor(name, giga, out_indices):
 def test_initializer_takes_the_released_layout(tmp_path):
     """A classifier into a backbone that returns other maps; the last norm is dropped or kept."""
     donor = PlainMamba(arch=TINY, out_indices=(2,))
-    weights = {f'backbone.{key}'.replace('.mixer.', '.mamba.').replace('outnorm2', 'ln1'): value
-               for key, value in donor.state_dict().items() if key != 'pos_grid'}
+    weights = {
+        f'backbone.{key}'.replace('.mixer.', '.mamba.').replace('outnorm2', 'ln1'): value
+        for key, value in donor.state_dict().items()
+        if key != 'pos_grid'
+    }
     weights['head.fc.weight'] = torch.ones(10, 16)
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'l1.pth')
     for out_indices in ((0, 1), (0, 2)):
-        model = PlainMamba(arch=TINY, out_indices=out_indices, img_size=160,
-                           init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'l1.pth')))
+        model = PlainMamba(
+            arch=TINY,
+            out_indices=out_indices,
+            img_size=160,
+            init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'l1.pth')),
+        )
         model.init_weights()
         own = model.state_dict()
-        assert all(torch.equal(value, own[key]) for key, value in donor.state_dict().items()
-                   if key in own and not key.startswith('pos_'))
+        assert all(
+            torch.equal(value, own[key])
+            for key, value in donor.state_dict().items()
+            if key in own and not key.startswith('pos_')
+        )
         assert model.pos_embed.shape[1] == 100
 
 
@@ -201,15 +226,19 @@ def test_checkpointing_moves_the_statistics_once():
         torch.testing.assert_close(value, buffers[1][name], msg=lambda m, n=name: f'{n}: {m}')
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='L4'), "PlainMamba: unknown arch 'L4'; known: L1, L2, L3, or a dict"),
-    (dict(arch=dict(TINY, stride=8)), "unknown key 'stride'; known: embed_dims, depth, patch_size, stem_convs"),
-    (dict(arch=dict(TINY, patch_size=7)), 'patch_size=7, expected an even number of pixels'),
-    (dict(selection='raster'), "selection='raster', expected one of official, exact"),
-    (dict(step_bias=2), 'step_bias=2, expected one of official, exact'),
-    (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
-    (dict(drop_path_rate=1.), 'drop_path_rate=1.0'),
-], ids=lambda value: None if isinstance(value, str) else '-'.join(value))  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='L4'), "PlainMamba: unknown arch 'L4'; known: L1, L2, L3, or a dict"),
+        (dict(arch=dict(TINY, stride=8)), "unknown key 'stride'; known: embed_dims, depth, patch_size, stem_convs"),
+        (dict(arch=dict(TINY, patch_size=7)), 'patch_size=7, expected an even number of pixels'),
+        (dict(selection='raster'), "selection='raster', expected one of official, exact"),
+        (dict(step_bias=2), 'step_bias=2, expected one of official, exact'),
+        (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
+        (dict(drop_path_rate=1.0), 'drop_path_rate=1.0'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else '-'.join(value),
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         PlainMamba(**{'arch': TINY, 'out_indices': (2,), **options})

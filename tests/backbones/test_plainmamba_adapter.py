@@ -12,8 +12,9 @@ from mmbackbones.engine.options import load_config
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
-TINY = dict(arch=dict(embed_dims=16, depth=4, d_state=4), num_heads=2, num_groups=2, conv_width=4,
-            norm_cfg=dict(type='BN'))  # fmt: skip
+TINY = dict(
+    arch=dict(embed_dims=16, depth=4, d_state=4), num_heads=2, num_groups=2, conv_width=4, norm_cfg=dict(type='BN')
+)
 
 
 def native(arch):
@@ -30,24 +31,32 @@ def test_published_size_of_the_detector(arch, millions, giga):
 
 def test_attention_is_that_of_mmcv():
     torch.manual_seed(0)
-    theirs = MultiScaleDeformableAttention(8, 2, 2, 3, dropout=0., batch_first=True)
+    theirs = MultiScaleDeformableAttention(8, 2, 2, 3, dropout=0.0, batch_first=True)
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    ours = DeformableAttention(8, 2, 2, 3, dropout=0.)
+    ours = DeformableAttention(8, 2, 2, 3, dropout=0.0)
     ours.load_state_dict(theirs.state_dict())
     grids, feat_grids = [(3, 5), (2, 2)], [(4, 7), (2, 3)]
     query, feat = torch.randn(2, 19, 8), torch.randn(2, 34, 8)
     points, shapes = centres(grids, query.device), torch.tensor(feat_grids)
-    expected = theirs(query, value=feat, identity=torch.zeros(()), reference_points=points.expand(2, -1, 2, -1),
-                      spatial_shapes=shapes, level_start_index=torch.tensor([0, 28]))  # fmt: skip
+    expected = theirs(
+        query,
+        value=feat,
+        identity=torch.zeros(()),
+        reference_points=points.expand(2, -1, 2, -1),
+        spatial_shapes=shapes,
+        level_start_index=torch.tensor([0, 28]),
+    )
     torch.testing.assert_close(ours(query, points, feat, feat_grids), expected)
 
 
 def test_centres():
     points = centres([(2, 3)], torch.device('cpu'))
     assert points.shape == (1, 6, 1, 2)
-    torch.testing.assert_close(points[0, :, 0], torch.tensor(
-        [[1 / 6, 1 / 4], [3 / 6, 1 / 4], [5 / 6, 1 / 4], [1 / 6, 3 / 4], [3 / 6, 3 / 4], [5 / 6, 3 / 4]]))
+    torch.testing.assert_close(
+        points[0, :, 0],
+        torch.tensor([[1 / 6, 1 / 4], [3 / 6, 1 / 4], [5 / 6, 1 / 4], [1 / 6, 3 / 4], [3 / 6, 3 / 4], [5 / 6, 3 / 4]]),
+    )
 
 
 @torch.no_grad()
@@ -67,17 +76,28 @@ def test_at_first_the_trunk_is_plainmamba():
 
 def test_names_of_the_authors():
     names = PlainMambaAdapter(**TINY).state_dict().keys()
-    assert {'level_embed', 'spm.stem.6.weight', 'spm.conv4.0.weight', 'spm.fc4.bias', 'up.weight', 'ad_norm4.bias',
-            'interactions.0.injector.gamma', 'interactions.0.injector.attn.sampling_offsets.weight',
-            'interactions.1.extractor.ffn.dwconv.dwconv.weight', 'interactions.1.extra_extractors.1.ffn_norm.bias',
-            } <= names  # fmt: skip
+    assert {
+        'level_embed',
+        'spm.stem.6.weight',
+        'spm.conv4.0.weight',
+        'spm.fc4.bias',
+        'up.weight',
+        'ad_norm4.bias',
+        'interactions.0.injector.gamma',
+        'interactions.0.injector.attn.sampling_offsets.weight',
+        'interactions.1.extractor.ffn.dwconv.dwconv.weight',
+        'interactions.1.extra_extractors.1.ffn_norm.bias',
+    } <= names
     assert 'interactions.0.extra_extractors.0.ffn_norm.bias' not in names
 
 
 def test_classifier_loads_and_the_adapter_stays_fresh(tmp_path):
     donor = PlainMamba(arch=TINY['arch'], out_indices=(3,))
-    weights = {f'backbone.{key}'.replace('.mixer.', '.mamba.').replace('outnorm3', 'ln1'): value
-               for key, value in donor.state_dict().items() if key != 'pos_grid'}
+    weights = {
+        f'backbone.{key}'.replace('.mixer.', '.mamba.').replace('outnorm3', 'ln1'): value
+        for key, value in donor.state_dict().items()
+        if key != 'pos_grid'
+    }
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'l1.pth')
     model = PlainMambaAdapter(**TINY, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'l1.pth')))
     model.init_weights()
@@ -96,11 +116,15 @@ def test_native_recipe():
     assert cfg.optim_wrapper.type == 'OptimWrapper' and cfg.param_scheduler[0].end == 500
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(num_groups=3), 'PlainMambaAdapter: num_groups=3, expected a divisor of the 4 blocks'),
-    (dict(num_heads=3), 'PlainMambaAdapter: num_heads=3, expected a divisor of the width 16'),
-    (dict(arch='L4'), "PlainMambaAdapter: unknown arch 'L4'; known: L1, L2, L3, or a dict"),
-], ids=lambda value: None if isinstance(value, str) else '-'.join(value))  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(num_groups=3), 'PlainMambaAdapter: num_groups=3, expected a divisor of the 4 blocks'),
+        (dict(num_heads=3), 'PlainMambaAdapter: num_heads=3, expected a divisor of the width 16'),
+        (dict(arch='L4'), "PlainMambaAdapter: unknown arch 'L4'; known: L1, L2, L3, or a dict"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else '-'.join(value),
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         PlainMambaAdapter(**{**TINY, **options})

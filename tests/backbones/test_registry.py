@@ -13,13 +13,19 @@ LOCAL = dict(PLAIN, arch=dict(PLAIN['arch'], directions='h v_flip w2 w7_flip'))
 LOCAL_TOKEN = dict(LOCAL, arch=dict(LOCAL['arch'], cls_token=True), scan_inverse='exact', block_norm='layer')
 CONVS = dict(PLAIN, arch=dict(PLAIN['arch'], dwconv_blocks=(0,)))
 ADAPTER = dict(
-    arch=dict(embed_dims=16, depth=4, d_state=4), num_heads=2, num_groups=2, conv_width=4, init_value=0.1,
-    norm_cfg=dict(type='BN'))  # fmt: skip
+    arch=dict(embed_dims=16, depth=4, d_state=4),
+    num_heads=2,
+    num_groups=2,
+    conv_width=4,
+    init_value=0.1,
+    norm_cfg=dict(type='BN'),
+)
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
 MIXED = dict(arch=STAGED, mixers=('identity', 'pointwise:ss2d', ('ss2d', 'causal-attn'), 'bissm'), d_state=4)
 ISOTROPIC = dict(
-    arch=dict(embed_dims=16, depth=3), mixers=('attn', 'ssm-reversed', 'ssm'), d_state=4, out_indices=(0, 2))
+    arch=dict(embed_dims=16, depth=3), mixers=('attn', 'ssm-reversed', 'ssm'), d_state=4, out_indices=(0, 2)
+)
 TIMM = {
     'ConvNeXt': dict(name='convnext_atto', **STAGED),
     'Swin': dict(name='swin_tiny_patch4_window7_224', embed_dim=8, depths=(2, 1, 2, 2), num_heads=(1, 1, 2, 2)),
@@ -115,8 +121,11 @@ def test_every_parameter_learns(config, resized):
         optimizer.zero_grad()
         loss_of(backbone(image())).backward()
         optimizer.step()
-    idle = [name for name, parameter in backbone.named_parameters()
-            if parameter.grad is None or not parameter.grad.isfinite().all() or parameter.grad.abs().max() == 0]
+    idle = [
+        name
+        for name, parameter in backbone.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all() or parameter.grad.abs().max() == 0
+    ]
     assert not idle
 
 

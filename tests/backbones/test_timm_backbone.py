@@ -137,18 +137,28 @@ def test_a_classifiers_weights_fit(family, tmp_path):
     save_file({**net.state_dict(), **full}, tmp_path / 'model.safetensors')
     with torch.no_grad():
         expected = net.forward_intermediates(image(), indices=list(backbone.out_indices), intermediates_only=True)
-    heir = build(arch, norm_cfg=None, init_cfg=dict(
-        type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'model.safetensors')))
+    heir = build(
+        arch,
+        norm_cfg=None,
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'model.safetensors')),
+    )
     heir.init_weights()
     with torch.no_grad():
         for out, reference in zip(heir.eval()(image()), expected, strict=True):
             torch.testing.assert_close(out, reference, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (lambda weights: weights.pop('layers.2.blocks.1.mlp.fc1.bias'), 'missing 1: net.layers.2.blocks.1.mlp.fc1.bias'),
-    (lambda weights: weights.update(surplus=torch.zeros(1)), 'unexpected 1: net.surplus'),
-], ids=['missing', 'surplus'])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            lambda weights: weights.pop('layers.2.blocks.1.mlp.fc1.bias'),
+            'missing 1: net.layers.2.blocks.1.mlp.fc1.bias',
+        ),
+        (lambda weights: weights.update(surplus=torch.zeros(1)), 'unexpected 1: net.surplus'),
+    ],
+    ids=['missing', 'surplus'],
+)
 def test_weights_that_do_not_fit(change, message, tmp_path):
     weights = dict(build(SWIN).net.state_dict())
     change(weights)
@@ -170,8 +180,9 @@ def test_weights_of_another_family(family, tmp_path):
 def test_the_authors_swin_layout(tmp_path):
     donor = shake(build(SWIN, norm_cfg=None))
     torch.save(dict(model=official_swin(donor)), tmp_path / 'swin.pth')
-    heir = build(SWIN, norm_cfg=None, init_cfg=dict(
-        type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'swin.pth')))
+    heir = build(
+        SWIN, norm_cfg=None, init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    )
     heir.init_weights()
     for name, value in donor.state_dict().items():
         assert torch.equal(value, heir.state_dict()[name]), name
@@ -181,8 +192,11 @@ def test_wider_focal_windows_compute_the_same(tmp_path):
     """Dense FocalNets have windows of 9 in place of 3; the kernels grow by zeros."""
     narrow = shake(build(TIMM['FocalNet'], norm_cfg=None))
     torch.save(narrow.net.state_dict(), tmp_path / 'focalnet.pth')
-    wide = build({**TIMM['FocalNet'], 'focal_windows': (9,) * 4}, norm_cfg=None, init_cfg=dict(
-        type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'focalnet.pth')))
+    wide = build(
+        {**TIMM['FocalNet'], 'focal_windows': (9,) * 4},
+        norm_cfg=None,
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=str(tmp_path / 'focalnet.pth')),
+    )
     wide.init_weights()
     assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in narrow.parameters())
     with torch.no_grad():
@@ -224,8 +238,11 @@ def test_a_resnets_first_map_is_its_stem():
 
 
 def test_drop_path_reaches_timm():
-    rates = [module.drop_prob for module in build(TIMM['ConvNeXt'], drop_path_rate=0.4).modules()
-             if isinstance(module, DropPath)]
+    rates = [
+        module.drop_prob
+        for module in build(TIMM['ConvNeXt'], drop_path_rate=0.4).modules()
+        if isinstance(module, DropPath)
+    ]
     assert max(rates) == pytest.approx(0.4) and rates == sorted(rates)
 
 
@@ -280,8 +297,13 @@ def test_relative_positions_do_not_decay():
 def test_frozen_position_table(frozen):
     backbone = build(DEIT['arch'], frozen_stages=frozen).train()
     still = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
-    assert still == {name for name, _ in backbone.named_parameters() if name.startswith(
-        ('net.pos_embed', 'net.cls_token', 'net.patch_embed', *(f'net.blocks.{i}.' for i in range(frozen))))}
+    assert still == {
+        name
+        for name, _ in backbone.named_parameters()
+        if name.startswith(
+            ('net.pos_embed', 'net.cls_token', 'net.patch_embed', *(f'net.blocks.{i}.' for i in range(frozen)))
+        )
+    }
 
 
 @pytest.mark.parametrize('family', ARCHS)
@@ -297,22 +319,26 @@ def test_mixed_precision(family):
     assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(arch='convnext_tinny'), "timm has no model 'convnext_tinny'; nearest: convnext_tiny"),
-    (dict(arch='qqqqqqqq'), "timm has no model 'qqqqqqqq'; nearest: none"),
-    (dict(arch='convnext_tiny.fb_in2k'), r"no weights 'convnext_tiny.fb_in2k'; known: .*convnext_tiny\.fb_in1k"),
-    (dict(arch=dict(depth=3)), "lacks the key 'name'"),
-    (dict(arch=dict(name='convnext_atto', widths=3)), "convnext_atto: .*unexpected keyword argument 'widths'"),
-    (dict(arch='deit_tiny_patch16_224'), r'12 maps have the strides \[16\]; choose out_indices'),
-    (dict(arch='convnext_atto', out_indices=(0, 4)), 'expected ascending feature maps out of 0..3'),
-    (dict(arch='convnext_atto', attention='flash'), "attention='flash', expected one of fused, materialised"),
-    (dict(arch='convnext_atto', attention='materialised'), 'no attention that can be fused'),
-    (dict(arch='convnext_atto', norm_eval=True), 'it has no batch norm'),
-    (dict(arch='resnet10t', bn_cfg=dict(type='GN')), 'expected a type of BN, SyncBN'),
-    (dict(arch='test_efficientnet', bn_cfg=dict(type='SyncBN')), "only 'BN' is supported"),
-    (dict(arch='convnext_atto', drop_path_rate=1.), 'drop_path_rate=1.0, expected 0 or more and below 1'),
-    (dict(arch='convnext_atto', frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
-], ids=lambda value: str(value) if isinstance(value, dict) else '')
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(arch='convnext_tinny'), "timm has no model 'convnext_tinny'; nearest: convnext_tiny"),
+        (dict(arch='qqqqqqqq'), "timm has no model 'qqqqqqqq'; nearest: none"),
+        (dict(arch='convnext_tiny.fb_in2k'), r"no weights 'convnext_tiny.fb_in2k'; known: .*convnext_tiny\.fb_in1k"),
+        (dict(arch=dict(depth=3)), "lacks the key 'name'"),
+        (dict(arch=dict(name='convnext_atto', widths=3)), "convnext_atto: .*unexpected keyword argument 'widths'"),
+        (dict(arch='deit_tiny_patch16_224'), r'12 maps have the strides \[16\]; choose out_indices'),
+        (dict(arch='convnext_atto', out_indices=(0, 4)), 'expected ascending feature maps out of 0..3'),
+        (dict(arch='convnext_atto', attention='flash'), "attention='flash', expected one of fused, materialised"),
+        (dict(arch='convnext_atto', attention='materialised'), 'no attention that can be fused'),
+        (dict(arch='convnext_atto', norm_eval=True), 'it has no batch norm'),
+        (dict(arch='resnet10t', bn_cfg=dict(type='GN')), 'expected a type of BN, SyncBN'),
+        (dict(arch='test_efficientnet', bn_cfg=dict(type='SyncBN')), "only 'BN' is supported"),
+        (dict(arch='convnext_atto', drop_path_rate=1.0), 'drop_path_rate=1.0, expected 0 or more and below 1'),
+        (dict(arch='convnext_atto', frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else '',
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message) as caught:
         TimmBackbone(**options)

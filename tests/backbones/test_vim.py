@@ -44,19 +44,22 @@ def load_golden(name):
 
 def build_like(options, **overrides):
     """The backbone for the authors' arguments; every block a map, without our norm on it."""
-    return Vim(**{
-        **dict(
-            arch=dict(embed_dims=options['embed_dim'], depth=options['depth'], stride=options.get('stride', 16)),
-            img_size=options['img_size'],
-            out_indices=tuple(range(options['depth'])),
-            out_feature='residual' if options.get('use_residual_as_feature') else 'mixer',
-            divide_out=options.get('if_divide_out', False),
-            with_cls_token=options.get('if_cls_token', True),
-            rope=options['if_rope'],
-            pad_patches=False,
-            norm_cfg=None),
-        **overrides,
-    }).eval()
+    return Vim(
+        **{
+            **dict(
+                arch=dict(embed_dims=options['embed_dim'], depth=options['depth'], stride=options.get('stride', 16)),
+                img_size=options['img_size'],
+                out_indices=tuple(range(options['depth'])),
+                out_feature='residual' if options.get('use_residual_as_feature') else 'mixer',
+                divide_out=options.get('if_divide_out', False),
+                with_cls_token=options.get('if_cls_token', True),
+                rope=options['if_rope'],
+                pad_patches=False,
+                norm_cfg=None,
+            ),
+            **overrides,
+        }
+    ).eval()
 
 
 def load(model, weights):
@@ -74,6 +77,7 @@ def record_blocks(model):
     def record(index):
         def hook(module, inputs, output):
             residual[f'residual.{index}'], hidden[f'hidden.{index}'] = inputs[0], output[1]
+
         return hook
 
     for index, block in enumerate(model.layers):
@@ -96,7 +100,8 @@ def test_golden_classifier(name, backend):
 
     last = options['depth'] - 1
     tokens = nn.functional.rms_norm(
-        residual[f'residual.{last}'] + hidden[f'hidden.{last}'], [options['embed_dim']], weights['norm_f.weight'], 1e-5)
+        residual[f'residual.{last}'] + hidden[f'hidden.{last}'], [options['embed_dim']], weights['norm_f.weight'], 1e-5
+    )
     torch.testing.assert_close(tokens, tensors['norm_f_tokens'], **TOLERANCE)
     middle = (tokens.shape[1] - 1) // 2
     logits = nn.functional.linear(tokens[:, middle], weights['head.weight'], weights['head.bias'])
@@ -105,7 +110,7 @@ def test_golden_classifier(name, backend):
     grid = maps[0].shape[-2:]
     for index, actual in enumerate(maps):
         expected = tensors[f'hidden.{index}']
-        expected = torch.cat((expected[:, :middle], expected[:, middle + 1:]), dim=1)
+        expected = torch.cat((expected[:, :middle], expected[:, middle + 1 :]), dim=1)
         torch.testing.assert_close(actual, expected.transpose(1, 2).unflatten(2, grid), **TOLERANCE)
 
 
@@ -118,10 +123,13 @@ def test_golden_segmentation(name, backend):
     model = build_like(options)
     assert all(key.startswith(('fpn', 'norm_f.')) for key in load(model, weights))
     neck = Feature2Pyramid(options['embed_dim'], norm_cfg=dict(type='BN')).eval()
-    neck.load_state_dict({
-        key.replace('fpn1.', 'upsample_4x.').replace('fpn2.', 'upsample_2x.'): x
-        for key, x in weights.items() if key.startswith('fpn')
-    })
+    neck.load_state_dict(
+        {
+            key.replace('fpn1.', 'upsample_4x.').replace('fpn2.', 'upsample_2x.'): x
+            for key, x in weights.items()
+            if key.startswith('fpn')
+        }
+    )
     hidden, residual = record_blocks(model)
     with torch.no_grad():
         maps = model(tensors['x'])
@@ -182,8 +190,12 @@ def published_file(path, **arch):
 @pytest.mark.parametrize('with_cls_token', [True, False])
 def test_initializer_takes_the_released_layout(with_cls_token, tmp_path):
     weights = published_file(tmp_path / 'vim.pth')
-    model = Vim(arch=TINY, out_indices=(0, 1), with_cls_token=with_cls_token,
-                init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')))
+    model = Vim(
+        arch=TINY,
+        out_indices=(0, 1),
+        with_cls_token=with_cls_token,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')),
+    )
     model.init_weights()
     for name, value in model.state_dict().items():
         if not name.startswith(('outnorm', 'pos_')):
@@ -194,8 +206,7 @@ def test_initializer_takes_the_released_layout(with_cls_token, tmp_path):
 
 def test_initializer_refuses_another_variant(tmp_path):
     published_file(tmp_path / 'vim.pth', embed_dims=32)
-    model = Vim(arch=TINY, out_indices=(2,),
-                init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')))
+    model = Vim(arch=TINY, out_indices=(2,), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vim.pth')))
     with pytest.raises(InputError, match=r'vim.pth does not fit Vim; .*another variant'):
         model.init_weights()
 
@@ -258,12 +269,10 @@ def test_none_is_mamba():
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize('bidirection, forwards, backwards', [
-    ('none', True, False),
-    ('layer', True, True),
-    ('ssm', True, True),
-    ('ssm_conv', True, True),
-])
+@pytest.mark.parametrize(
+    'bidirection, forwards, backwards',
+    [('none', True, False), ('layer', True, True), ('ssm', True, True), ('ssm_conv', True, True)],
+)
 def test_reach(bidirection, forwards, backwards):
     """Whether a pixel at the end is seen at the start, and the other way round."""
     model = Vim(arch=TINY, bidirection=bidirection, out_indices=(1,), norm_cfg=None).eval()
@@ -282,7 +291,10 @@ def test_layers_alternate():
     assert [layer.mixer.direction for layer in model.layers] == ['forward', 'backward', 'forward']
     assert not any(layer.mixer.divide_out for layer in model.layers)
     assert {len(Vim(arch=TINY, bidirection=b, out_indices=(2,)).state_dict()) for b in BIDIRECTIONS} == {
-        len(model.state_dict()), len(model.state_dict()) + 3, len(model.state_dict()) + 3 * 7}
+        len(model.state_dict()),
+        len(model.state_dict()) + 3,
+        len(model.state_dict()) + 3 * 7,
+    }
 
 
 @pytest.mark.parametrize('stride', [16, 8])
@@ -297,11 +309,11 @@ def test_padding_is_black_and_keeps_the_patches(stride):
     assert inside.shape[2:] == ((70 - 16) // stride + 1, (100 - 16) // stride + 1)
     patches = padded.patch_embed(x)
     assert patches.shape[2:] == (-(-70 // stride), -(-100 // stride))
-    torch.testing.assert_close(patches[..., :inside.shape[2], :inside.shape[3]], inside)
+    torch.testing.assert_close(patches[..., : inside.shape[2], : inside.shape[3]], inside)
     canvas = x.new_zeros(1, 3, 160, 160)
     canvas[..., :70, :100] = x
     whole = padded.patch_embed(canvas)
-    torch.testing.assert_close(patches, whole[..., :patches.shape[2], :patches.shape[3]])
+    torch.testing.assert_close(patches, whole[..., : patches.shape[2], : patches.shape[3]])
     assert padded(x)[0].shape[2:] == patches.shape[2:] and exact(x)[0].shape[2:] == inside.shape[2:]
 
 
@@ -338,8 +350,11 @@ def test_frozen_stages(frozen_stages):
     model = Vim(arch=TINY, out_indices=(2,), frozen_stages=frozen_stages, with_cls_token=True, with_cp=True)
     model.train()
     model(torch.randn(1, 3, 48, 48))[0].square().sum().backward()
-    frozen = {name.split('.')[0] + '.' + name.split('.')[1] if name.startswith('layers') else name.split('.')[0]
-              for name, parameter in model.named_parameters() if parameter.grad is None}
+    frozen = {
+        name.split('.')[0] + '.' + name.split('.')[1] if name.startswith('layers') else name.split('.')[0]
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None
+    }
     stem = {'patch_embed', 'pos_embed', 'cls_token'}
     assert frozen == {-1: set(), 0: stem, 2: stem | {'layers.0', 'layers.1'}}[frozen_stages]
     assert model.patch_embed.training == (frozen_stages < 0) and model.layers[2].training
@@ -357,9 +372,11 @@ def test_layer_depth():
 def test_weight_decay_groups():
     model = nn.ModuleDict(dict(backbone=Vim(arch=TINY, out_indices=(2,), with_cls_token=True)))
     wrapper = OptimWrapperConstructor(
-        dict(type=OptimWrapper, optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05)))(model)
-    decay = {parameter: group['weight_decay'] for group in wrapper.optimizer.param_groups
-             for parameter in group['params']}
+        dict(type=OptimWrapper, optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05))
+    )(model)
+    decay = {
+        parameter: group['weight_decay'] for group in wrapper.optimizer.param_groups for parameter in group['params']
+    }
     undecayed = {name.removeprefix('backbone.') for name, parameter in model.named_parameters() if not decay[parameter]}
     expected = {'pos_embed', 'cls_token', 'outnorm2.weight', 'outnorm2.bias'}
     for i in range(3):
@@ -396,19 +413,26 @@ def test_autocast(dtype):
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='huge'), "Vim: unknown arch 'huge'; known: tiny, small, base, tiny_stride8, small_stride8, or a dict"),
-    (dict(arch=dict(embed_dim=24, depth=3)), "unknown key 'embed_dim'; known: embed_dims, depth, patch_size"),
-    (dict(arch=dict(embed_dims=24)), "lacks the key 'depth'"),
-    (dict(bidirection='v2'), "bidirection='v2', expected one of none, layer, ssm, ssm_conv"),
-    (dict(out_feature='hidden'), "out_feature='hidden', expected one of residual, mixer"),
-    (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
-    (dict(out_indices=(2, 0)), 'out_indices'),
-    (dict(out_indices=()), 'out_indices'),
-    (dict(rope=True, with_cls_token=True), 'rope=True has no place for a class token'),
-    (dict(img_size=8), 'img_size=8, expected at least one patch, 16 px'),
-    (dict(drop_path_rate=1.), 'drop_path_rate=1.0'),
-], ids=lambda value: None if isinstance(value, str) else '-'.join(value))  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(arch='huge'),
+            "Vim: unknown arch 'huge'; known: tiny, small, base, tiny_stride8, small_stride8, or a dict",
+        ),
+        (dict(arch=dict(embed_dim=24, depth=3)), "unknown key 'embed_dim'; known: embed_dims, depth, patch_size"),
+        (dict(arch=dict(embed_dims=24)), "lacks the key 'depth'"),
+        (dict(bidirection='v2'), "bidirection='v2', expected one of none, layer, ssm, ssm_conv"),
+        (dict(out_feature='hidden'), "out_feature='hidden', expected one of residual, mixer"),
+        (dict(out_indices=(3,)), r'out_indices=\(3,\), expected ascending blocks out of 0..2'),
+        (dict(out_indices=(2, 0)), 'out_indices'),
+        (dict(out_indices=()), 'out_indices'),
+        (dict(rope=True, with_cls_token=True), 'rope=True has no place for a class token'),
+        (dict(img_size=8), 'img_size=8, expected at least one patch, 16 px'),
+        (dict(drop_path_rate=1.0), 'drop_path_rate=1.0'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else '-'.join(value),
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         Vim(**{'arch': TINY, 'out_indices': (2,), **options})

@@ -34,10 +34,18 @@ backend = pytest.fixture(params=['chunked', 'native'])(scan_backend)
 
 def build_like(options):
     first = options['forward_type'] == 'v0'
-    return VMamba(arch=dict(
-        dims=options['dims'], depths=options['depths'], ssm_ratio=options['ssm_ratio'],
-        d_state=options['ssm_d_state'], mlp_ratio=options['mlp_ratio'], conv_bias=options['ssm_conv_bias'],
-        gate=first, patches=first))  # fmt: skip
+    return VMamba(
+        arch=dict(
+            dims=options['dims'],
+            depths=options['depths'],
+            ssm_ratio=options['ssm_ratio'],
+            d_state=options['ssm_d_state'],
+            mlp_ratio=options['mlp_ratio'],
+            conv_bias=options['ssm_conv_bias'],
+            gate=first,
+            patches=first,
+        )
+    )
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -86,8 +94,13 @@ def older_layout(weights, arch):
         elif key.endswith(('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')):
             value = value[:, :, None, None]
         if arch is V0:
-            for new_name, old_name in (('patch_embed.0', 'patch_embed.proj'), ('patch_embed.2', 'patch_embed.norm'),
-                                       ('.op.', '.self_attention.'), ('0.norm.', '0.ln_1.'), ('1.norm.', '1.ln_1.')):
+            for new_name, old_name in (
+                ('patch_embed.0', 'patch_embed.proj'),
+                ('patch_embed.2', 'patch_embed.norm'),
+                ('.op.', '.self_attention.'),
+                ('0.norm.', '0.ln_1.'),
+                ('1.norm.', '1.ln_1.'),
+            ):
                 key = key.replace(new_name, old_name)
         old[key] = value
     return old | {'norm.weight': torch.ones(1), 'head.weight': torch.ones(1)}
@@ -103,9 +116,18 @@ def test_older_layouts(arch):
     assert all(torch.equal(value, heir.state_dict()[key]) for key, value in weights.items())
 
 
-@pytest.mark.parametrize('arch, detector, segmentor', [
-    ('tiny_s1l8', 50, 62), ('tiny_s2l5', 50, 62), ('small_s2l15', 70, 82), ('base_s2l15', 108, 122),
-    ('tiny_v0', 42, 55), ('small_v0', 64, 76), ('base_v0', 96, 110)])  # fmt: skip
+@pytest.mark.parametrize(
+    'arch, detector, segmentor',
+    [
+        ('tiny_s1l8', 50, 62),
+        ('tiny_s2l5', 50, 62),
+        ('small_s2l15', 70, 82),
+        ('base_s2l15', 108, 122),
+        ('tiny_v0', 42, 55),
+        ('small_v0', 64, 76),
+        ('base_v0', 96, 110),
+    ],
+)
 def test_published_sizes(arch, detector, segmentor):
     """Millions of parameters in the authors' tables (assets/performance.md)."""
     for task, millions in (('det', detector), ('seg', segmentor)):
@@ -146,7 +168,8 @@ def test_drop_path_grows_linearly():
 def test_weight_decay_groups():
     model = nn.ModuleDict(dict(backbone=VMamba(arch=SMALL)))
     wrapper = OptimWrapperConstructor(
-        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05)))(model)
+        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05))
+    )(model)
     assert isinstance(wrapper, OptimWrapper)
     undecayed = {id(p) for group in wrapper.param_groups if group['weight_decay'] == 0 for p in group['params']}
     names = {name for name, p in model.named_parameters() if id(p) in undecayed}
@@ -176,6 +199,7 @@ def test_autocast_survives_large_activations(arch, dtype):
             assert output.dtype in (dtype, torch.float32)
             if output.dtype == dtype:
                 largest[name] = output.abs().max().item()
+
         return hook
 
     for name, module in model.named_modules():
@@ -208,20 +232,23 @@ def test_long_sequence_with_large_steps():
     scan.conv2d.register_forward_hook(lambda module, inputs, output: seen.append(output.abs().max().item()))
     scan.out_norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        out, = model(300 * torch.randn(1, 3, 512, 512))
+        (out,) = model(300 * torch.randn(1, 3, 512, 512))
     out.float().square().mean().backward()
     assert seen[0] > 1 and seen[1] == 16384
     assert out.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='tiny'), 'VMamba: unknown arch .tiny.; known: tiny_s1l8, .*base_v0, or a dict'),
-    (dict(arch=dict(SMALL, ssm_dstate=1)), "unknown keys 'ssm_dstate'; known: dims, depths, ssm_ratio"),
-    (dict(arch=dict(dims=8)), "VMamba: arch lacks 'depths'"),
-    (dict(arch=dict(dims=8, depths=(1, 1))), r'arch depths=\(1, 1\), expected 4 positive numbers'),
-    (dict(arch=SMALL, out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0..3'),
-    (dict(arch=SMALL, drop_path_rate=1.), 'drop_path_rate=1.0, expected 0 or more and below 1'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='tiny'), 'VMamba: unknown arch .tiny.; known: tiny_s1l8, .*base_v0, or a dict'),
+        (dict(arch=dict(SMALL, ssm_dstate=1)), "unknown keys 'ssm_dstate'; known: dims, depths, ssm_ratio"),
+        (dict(arch=dict(dims=8)), "VMamba: arch lacks 'depths'"),
+        (dict(arch=dict(dims=8, depths=(1, 1))), r'arch depths=\(1, 1\), expected 4 positive numbers'),
+        (dict(arch=SMALL, out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0..3'),
+        (dict(arch=SMALL, drop_path_rate=1.0), 'drop_path_rate=1.0, expected 0 or more and below 1'),
+    ],
+)
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         VMamba(**options)
@@ -237,13 +264,23 @@ def test_named_architectures_are_all_tested():
 
 
 MACS = {  # the authors' assets/performance.md; small in the detector from the paper's Table 2, which corrects 384
-    'tiny_s1l8': (271, 949), 'tiny_s2l5': (270, 948), 'small_s2l15': (349, 1028), 'base_s2l15': (485, 1170),
-    'tiny_v0': (286, 964), 'small_v0': (400, 1081), 'base_v0': (540, 1226)}  # fmt: skip
+    'tiny_s1l8': (271, 949),
+    'tiny_s2l5': (270, 948),
+    'small_s2l15': (349, 1028),
+    'base_s2l15': (485, 1170),
+    'tiny_v0': (286, 964),
+    'small_v0': (400, 1081),
+    'base_v0': (540, 1226),
+}
 
 
-@pytest.mark.parametrize('arch', [
-    arch if arch in ('tiny_s1l8', 'base_s2l15', 'tiny_v0') else pytest.param(arch, marks=pytest.mark.full)
-    for arch in MACS])  # fmt: skip
+@pytest.mark.parametrize(
+    'arch',
+    [
+        arch if arch in ('tiny_s1l8', 'base_s2l15', 'tiny_v0') else pytest.param(arch, marks=pytest.mark.full)
+        for arch in MACS
+    ],
+)
 def test_published_macs(arch):
     """GMACs to the last printed digit."""
     assert tuple(map(round, whole_macs(VMamba(arch=arch)))) == MACS[arch]

@@ -33,7 +33,7 @@ PUBLISHED = {  # those whose heads and necks are the authors'; sources stand in 
         'metaformer/caformer-m36': (84, 1346),
         'resnet/resnet-50': (67, 953), 'resnet/resnet-101': (85, 1030),
     },
-}  # fmt: skip
+}
 # Their READMEs print the parts and say what the published figure contradicts or counts otherwise.
 OTHER_COUNT = {('coco', 'swin/swin-small'), ('coco', 'swin/swin-base'), ('coco', 'focalnet/focalnet-tiny-lrf')}
 ROWS = [(task, network) for task, networks in PUBLISHED.items() for network in networks]

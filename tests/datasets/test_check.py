@@ -42,13 +42,30 @@ def data(sound, tmp_path) -> Path:
 
 
 def coco_cfg(folder: Path, **more) -> dict:
-    return dict(dict(type='CocoDataset', data_root=str(folder), ann_file=ANN, data_prefix=dict(img=f'{PICTURES}/'),
-                     metainfo=COCO_METAINFO, pipeline=PIPELINE), **more)
+    return dict(
+        dict(
+            type='CocoDataset',
+            data_root=str(folder),
+            ann_file=ANN,
+            data_prefix=dict(img=f'{PICTURES}/'),
+            metainfo=COCO_METAINFO,
+            pipeline=PIPELINE,
+        ),
+        **more,
+    )
 
 
 def seg_cfg(folder: Path, **more) -> dict:
-    return dict(dict(type='BaseSegDataset', data_root=str(folder), reduce_zero_label=True, metainfo=ADE20K_METAINFO,
-                     data_prefix=dict(img_path=IMAGES, seg_map_path=MASKS)), **more)
+    return dict(
+        dict(
+            type='BaseSegDataset',
+            data_root=str(folder),
+            reduce_zero_label=True,
+            metainfo=ADE20K_METAINFO,
+            data_prefix=dict(img_path=IMAGES, seg_map_path=MASKS),
+        ),
+        **more,
+    )
 
 
 def look(cfg: dict, **options):
@@ -57,16 +74,19 @@ def look(cfg: dict, **options):
 
 def edit(change):
     """A fault of the annotation file, by a function of its content."""
+
     def spoil(folder: Path) -> str:
         content = json.loads((folder / ANN).read_text())
         change(content)
         (folder / ANN).write_text(json.dumps(content))
         return ANN
+
     return spoil
 
 
 def put(name: str, data: bytes | None):
     """A fault of one file, by its new content; None removes it."""
+
     def spoil(folder: Path) -> str:
         path = folder / name
         if data is None:
@@ -74,14 +94,16 @@ def put(name: str, data: bytes | None):
         else:
             path.write_bytes(data)
         return name
+
     return spoil
 
 
 def cut(name: str, keep: float):
     def spoil(folder: Path) -> str:
         path = folder / name
-        path.write_bytes(path.read_bytes()[:int(path.stat().st_size * keep)])
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
         return name
+
     return spoil
 
 
@@ -92,6 +114,7 @@ def redraw(name: str, change):
             changed = change(np.array(image))
         Image.fromarray(changed).save(path)
         return name
+
     return spoil
 
 
@@ -125,10 +148,14 @@ COCO_FAULTS = {
     'no annotations': (edit(lambda content: content.update(annotations=[])), "'annotations' is empty"),
     'annotations absent': (edit(lambda content: content.pop('annotations')), "'annotations' is missing"),
     'categories a dict': (edit(lambda content: content.update(categories={'a': 1})), "'categories' is not a list"),
-    'category renamed': (edit(lambda content: content['categories'][0].update(name='cirlce')),
-                         r"1 of the data set's 3 classes: \['circle'\]; did you mean 'cirlce'\?"),
-    'categories in another order': (edit(lambda content: swap(content['categories'])),
-                                    r"order \['square', 'circle', 'triangle'\].*wrong names"),
+    'category renamed': (
+        edit(lambda content: content['categories'][0].update(name='cirlce')),
+        r"1 of the data set's 3 classes: \['circle'\]; did you mean 'cirlce'\?",
+    ),
+    'categories in another order': (
+        edit(lambda content: swap(content['categories'])),
+        r"order \['square', 'circle', 'triangle'\].*wrong names",
+    ),
     'category id twice': (edit(lambda content: content['categories'][0].update(id=2)), 'category id 2 occurs 2 times'),
     'category without name': (edit(lambda content: content['categories'][0].pop('name')), r'categories\[0\] needs'),
     'category unknown': (annotation(category_id=77), 'annotation 2: category_id 77 is not among'),
@@ -186,6 +213,7 @@ def with_label(value: int):
     def change(labels: np.ndarray) -> np.ndarray:
         labels[:2, :3] = value
         return labels
+
     return change
 
 
@@ -199,8 +227,7 @@ SEG_FAULTS = {
     'mask of another size': (redraw(PNG, lambda labels: labels[:-8]), r'its image .*ADE_train_00000002.jpg', PNG),
     'mask in colours': (redraw(PNG, lambda labels: np.stack([labels] * 3, -1)), 'its mode is RGB', PNG),
     'label too high': (redraw(PNG, with_label(5)), r'label 5 \(6 pixels\) is outside 0 to 4 for the 4 classes', PNG),
-    'label too high, 16 bit': (redraw(PNG, lambda labels: with_label(300)(labels.astype(np.uint16))),
-                               'label 300', PNG),
+    'label too high, 16 bit': (redraw(PNG, lambda labels: with_label(300)(labels.astype(np.uint16))), 'label 300', PNG),
     'image missing': (put(PHOTO, None), r'missing: .*ADE_train_00000002.png has no image', PHOTO),
     'image empty': (put(PHOTO, b''), r'empty \(0 bytes\)', PHOTO),
     'image truncated': (cut(PHOTO, 0.9), 'truncated: the end marker of a JPEG', PHOTO),
@@ -240,12 +267,18 @@ def test_all_faults_at_once(data):
         report.require_clean()
 
 
-@pytest.mark.parametrize(('spoil', 'message'), [
-    (annotation(bbox=[5, 5, 10, 0]), 'smaller than a pixel'),
-    (annotation(area=0), 'area is 0'),
-    (annotation(bbox=[-40, 5, 80, 20]), 'reaches beyond'),
-    (edit(lambda content: content['categories'].append(dict(id=4, name='star'))), r"no class of the data set.*'star'"),
-])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (annotation(bbox=[5, 5, 10, 0]), 'smaller than a pixel'),
+        (annotation(area=0), 'area is 0'),
+        (annotation(bbox=[-40, 5, 80, 20]), 'reaches beyond'),
+        (
+            edit(lambda content: content['categories'].append(dict(id=4, name='star'))),
+            r"no class of the data set.*'star'",
+        ),
+    ],
+)
 def test_what_the_framework_drops_is_a_warning(data, spoil, message):
     spoil(data / 'coco')
     report = look(coco_cfg(data / 'coco'))
@@ -273,7 +306,7 @@ def test_full_decodes(data):
     with Image.open(data / 'coco' / JPEG) as picture:
         picture.save(data / 'coco' / name)
     spoilt = bytearray((data / 'coco' / name).read_bytes())
-    spoilt[len(spoilt) // 2] ^= 0xff
+    spoilt[len(spoilt) // 2] ^= 0xFF
     (data / 'coco' / name).write_bytes(spoilt)
     plain, full = (look(coco_cfg(data / 'coco'), full=full) for full in (False, True))
     assert not plain.faults and not plain.warnings
@@ -289,6 +322,7 @@ def test_bytes_after_the_end_marker_are_harmless(data):
 
 def test_exif_orientation_turns_the_size(data):
     import mmcv
+
     path = data / 'coco' / JPEG
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -336,18 +370,33 @@ def test_list_of_names(data):
 def test_shapes_are_clean(sound):
     for split, ade_split in (('train', 'training'), ('val', 'validation')):
         for report in (
-                look(coco_cfg(sound / 'coco', ann_file=f'annotations/instances_{split}2017.json',
-                              data_prefix=dict(img=f'{split}2017')), full=True),
-                look(seg_cfg(sound / 'ade20k', data_prefix=dict(img_path=f'images/{ade_split}',
-                                                                seg_map_path=f'annotations/{ade_split}')), full=True)):
+            look(
+                coco_cfg(
+                    sound / 'coco',
+                    ann_file=f'annotations/instances_{split}2017.json',
+                    data_prefix=dict(img=f'{split}2017'),
+                ),
+                full=True,
+            ),
+            look(
+                seg_cfg(
+                    sound / 'ade20k',
+                    data_prefix=dict(img_path=f'images/{ade_split}', seg_map_path=f'annotations/{ade_split}'),
+                ),
+                full=True,
+            ),
+        ):
             assert not report.faults and not report.warnings
             assert report.images == dict(train=3, val=2)[split] and len(report.fingerprint) == 16
 
 
 REAL = {
     'coco': ('mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py', 'coco_mini', dict(train=48, val=50, test=50)),
-    'ade20k': ('mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', 'ade20k_mini',
-               dict(train=4, val=5, test=5)),
+    'ade20k': (
+        'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
+        'ade20k_mini',
+        dict(train=4, val=5, test=5),
+    ),
 }
 
 
@@ -419,12 +468,28 @@ def test_uncached_fingerprint_equals_the_one_of_the_check(data):
 
 
 def config(data: Path, **more) -> ConfigDict:
-    train, val = coco_cfg(data / 'coco'), coco_cfg(
-        data / 'coco', ann_file='annotations/instances_val2017.json', data_prefix=dict(img='val2017/'), test_mode=True)
+    train, val = (
+        coco_cfg(data / 'coco'),
+        coco_cfg(
+            data / 'coco',
+            ann_file='annotations/instances_val2017.json',
+            data_prefix=dict(img='val2017/'),
+            test_mode=True,
+        ),
+    )
     loader = dict(dataset=val)
     evaluator = dict(type='CocoMetric', ann_file=str(data / 'coco/annotations/instances_val2017.json'))
-    return ConfigDict(dict(default_scope='mmdet', train_dataloader=dict(dataset=train), val_dataloader=loader,
-                           test_dataloader=loader, val_evaluator=evaluator, test_evaluator=evaluator) | more)
+    return ConfigDict(
+        dict(
+            default_scope='mmdet',
+            train_dataloader=dict(dataset=train),
+            val_dataloader=loader,
+            test_dataloader=loader,
+            val_evaluator=evaluator,
+            test_evaluator=evaluator,
+        )
+        | more
+    )
 
 
 def test_config(data):
@@ -453,6 +518,7 @@ def test_config_stops_at_faults(data, tmp_path):
 def test_drop_leaves_the_faulty_out(data, tmp_path):
     """Two passes: with the image of size 0 go its annotations, which then have no image."""
     from mmdet.datasets import CocoDataset
+
     before = json.loads((data / 'coco' / ANN).read_text())
     of_image = [item['id'] for item in before['annotations'] if item['image_id'] == 2]
     put(JPEG, b'')(data / 'coco')
@@ -461,19 +527,22 @@ def test_drop_leaves_the_faulty_out(data, tmp_path):
     annotation(others[1], bbox=[float('nan'), 1, 10, 10])(data / 'coco')
     spoilt = (data / 'coco' / ANN).read_bytes()
     cfg = config(data, data_check='drop')
-    wrapped = cfg.train_dataloader = ConfigDict(dataset=dict(type='RepeatDataset', times=2,
-                                                             dataset=cfg.train_dataloader.dataset))
+    wrapped = cfg.train_dataloader = ConfigDict(
+        dataset=dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    )
     check_config(cfg, drop_dir=tmp_path / 'work')
 
     leaf = wrapped.dataset.dataset
     lost = {*of_image, *(before['annotations'][i]['id'] for i in others[:2])}
     kept = json.loads(Path(leaf.ann_file).read_text())
     assert [item['id'] for item in kept['annotations']] == [
-        item['id'] for item in before['annotations'] if item['id'] not in lost]
+        item['id'] for item in before['annotations'] if item['id'] not in lost
+    ]
     assert [item['id'] for item in kept['images']] == [1, 3] and kept['categories'] == before['categories']
     dataset = CocoDataset(**{key: value for key, value in leaf.items() if key not in ('type', 'pipeline')})
     assert len(dataset) == 2 and sum(len(dataset.get_data_info(i)['instances']) for i in range(2)) == len(
-        kept['annotations'])
+        kept['annotations']
+    )
     (listed,) = json.loads((tmp_path / 'work/data_dropped.json').read_text()).values()
     assert listed['counts'] == dict(annotations=len(lost), images=1) and len(listed['dropped']) == len(lost) + 1
     assert (data / 'coco' / ANN).read_bytes() == spoilt
@@ -488,6 +557,7 @@ def test_drop_of_masks(data, tmp_path):
     check_config(cfg, ('train',), drop_dir=tmp_path)
     assert Path(cfg.train_dataloader.dataset.ann_file).read_text() == 'ADE_train_00000001\n'
     from mmseg.datasets import BaseSegDataset
+
     kept = {key: value for key, value in cfg.train_dataloader.dataset.items() if key != 'type'}
     assert len(BaseSegDataset(**kept, pipeline=[])) == 1
 
@@ -514,12 +584,22 @@ def test_wrapped_data_sets_are_found_and_checked_once(data, monkeypatch):
     for cls in (check_coco.CocoSpec, check_segmentation.SegmentationSpec):
         monkeypatch.setattr(cls, 'check', lambda self, full, inner=cls.check: looked.append(self) or inner(self, full))
     train = coco_cfg(data / 'coco')
-    wrapped = dict(type='RepeatDataset', times=2, dataset=dict(
-        type='ConcatDataset', datasets=[train, dict(type='mmdet.MultiImageMixDataset', dataset=copy.deepcopy(train)),
-                                        dict(seg_cfg(data / 'ade20k'), type='mmseg.BaseSegDataset')]))
+    wrapped = dict(
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(
+            type='ConcatDataset',
+            datasets=[
+                train,
+                dict(type='mmdet.MultiImageMixDataset', dataset=copy.deepcopy(train)),
+                dict(seg_cfg(data / 'ade20k'), type='mmseg.BaseSegDataset'),
+            ],
+        ),
+    )
     reports = inspect_config(config(data, train_dataloader=dict(dataset=wrapped)))
-    assert [report.name for report in reports['train']] == [
-        str(data / 'coco' / ANN)] * 2 + [str(data / 'ade20k' / IMAGES)]
+    assert [report.name for report in reports['train']] == [str(data / 'coco' / ANN)] * 2 + [
+        str(data / 'ade20k' / IMAGES)
+    ]
     assert len(looked) == 3
     assert len(check_config(config(data, train_dataloader=dict(dataset=wrapped)))['train']) == 16
 
@@ -532,7 +612,8 @@ def test_unknown_types_are_skipped(data, monkeypatch):
     for cfg in (remote, panoptic, dict(type='LVISDataset'), dict(type='NobodysDataset')):
         assert check_config(config(data, train_dataloader=dict(dataset=cfg)), ('train',)) == dict(train='')
     assert [note.split('skipped, ')[1] for note in notes] == ['its files are not local'] + [
-        'the check does not know this type'] * 3
+        'the check does not know this type'
+    ] * 3
 
 
 def test_data_set_that_the_framework_refuses(data):
@@ -553,8 +634,25 @@ def test_evaluator_with_another_annotation_file(data):
 def test_junk_in_annotations_never_crashes(data):
     random.seed(0)
     sound = json.loads((data / 'coco' / ANN).read_text())
-    junk = [None, True, -1, 0, 1e308, float('nan'), 10**30, '', '\ud800', 'a\nb', '\0', 'x' * 999, [], {}, [[]], [{}],
-            {'size': 1}]
+    junk = [
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        float('nan'),
+        10**30,
+        '',
+        '\ud800',
+        'a\nb',
+        '\0',
+        'x' * 999,
+        [],
+        {},
+        [[]],
+        [{}],
+        {'size': 1},
+    ]
 
     def spoil(node) -> None:
         keys = list(node) if isinstance(node, dict) else range(len(node))

@@ -10,7 +10,7 @@ from mmbackbones.errors import InputError
 
 
 def draw(size: int = 8, seed: int = 0, **options):
-    task = ProbeTask(**{'tokens': 16, 'noise': 0., **options})
+    task = ProbeTask(**{'tokens': 16, 'noise': 0.0, **options})
     return task.batch(size, torch.Generator().manual_seed(seed))
 
 
@@ -136,11 +136,13 @@ class TestFarEnds:
         assert ((colour >= 0).sum(2) == 2).all()
         assert ProbeTask('row', distractors=1).ceiling == 0.5
 
-    @pytest.mark.parametrize(('noise', 'lowest', 'highest'), [(0.1, 0.999, 1.), (1000., 0.22, 0.28)])
+    @pytest.mark.parametrize(('noise', 'lowest', 'highest'), [(0.1, 0.999, 1.0), (1000.0, 0.22, 0.28)])
     def test_noise(self, noise, lowest, highest):
         """The ideal observer knows where the cue is and correlates it with every colour."""
         task = ProbeTask('row', 16, noise=noise)
-        quiet, noisy = (ProbeTask('row', 16, noise=x).batch(256, torch.Generator().manual_seed(0)) for x in (0., noise))
+        quiet, noisy = (
+            ProbeTask('row', 16, noise=x).batch(256, torch.Generator().manual_seed(0)) for x in (0.0, noise)
+        )
         colour, _ = read(quiet.images)
         assert torch.equal(quiet.labels, noisy.labels)
         mean = noisy.images.unflatten(3, (-1, 4)).unflatten(2, (-1, 4)).mean((3, 5)).permute(0, 2, 3, 1)
@@ -150,7 +152,6 @@ class TestFarEnds:
 
 
 class TestShuffled:
-
     @pytest.mark.parametrize('task', TASKS)
     def test_own_cue_says_nothing(self, task):
         own, other = (draw(size=128, task=task, shuffled=shuffled) for shuffled in (False, True))
@@ -162,8 +163,9 @@ class TestShuffled:
     def test_colours_stay_in_their_image(self):
         own, other = (read(draw(task='row', shuffled=shuffled).images)[0] for shuffled in (False, True))
         for before, after in zip(own, other):
-            assert torch.equal(before[before >= 0].bincount(minlength=COLOURS),
-                               after[after >= 0].bincount(minlength=COLOURS))
+            assert torch.equal(
+                before[before >= 0].bincount(minlength=COLOURS), after[after >= 0].bincount(minlength=COLOURS)
+            )
 
     def test_step_between_cues_differs_between_images(self):
         own, other = (read(draw(size=32, task='row', shuffled=shuffled).images)[0] for shuffled in (False, True))
@@ -171,16 +173,19 @@ class TestShuffled:
         assert next_row < 0.4  # a fixed step could be learned
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(task='column'), "task 'column' unknown; expected one of row, routed, single"),
-    (dict(tokens=15), '15 tokens per side, expected 16 to 64'),
-    (dict(tokens=65), '65 tokens per side, expected 16 to 64'),
-    (dict(cue_side='top'), "cue side 'top' unknown; expected one of left, right, random, none"),
-    (dict(distractors=4), '4 distractors, expected 0 to 3'),
-    (dict(distractors=-1), '-1 distractors, expected 0 to 3'),
-    (dict(noise=-1.), 'noise -1.0, expected a number of 0 or more'),
-    (dict(noise=float('nan')), 'noise nan, expected a number of 0 or more'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(task='column'), "task 'column' unknown; expected one of row, routed, single"),
+        (dict(tokens=15), '15 tokens per side, expected 16 to 64'),
+        (dict(tokens=65), '65 tokens per side, expected 16 to 64'),
+        (dict(cue_side='top'), "cue side 'top' unknown; expected one of left, right, random, none"),
+        (dict(distractors=4), '4 distractors, expected 0 to 3'),
+        (dict(distractors=-1), '-1 distractors, expected 0 to 3'),
+        (dict(noise=-1.0), 'noise -1.0, expected a number of 0 or more'),
+        (dict(noise=float('nan')), 'noise nan, expected a number of 0 or more'),
+    ],
+)
 def test_bad_settings(options, message):
     with pytest.raises(InputError, match=r'^probe: ') as caught:
         ProbeTask(**{'task': 'row', **options})

@@ -17,8 +17,11 @@ from mmbackbones.errors import InputError
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob('*') if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -36,8 +39,10 @@ def test_same_seed_same_bytes(small, tmp_path):
 
 def test_defaults_are_disjoint(tmp_path):
     found = digests(write_shapes(tmp_path / 'data'))
-    train, val = ({digest for name, digest in found.items() if name.startswith(f'coco/{split}2017/')}
-                  for split in ('train', 'val'))
+    train, val = (
+        {digest for name, digest in found.items() if name.startswith(f'coco/{split}2017/')}
+        for split in ('train', 'val')
+    )
     assert (len(train), len(val)) == (200, 50)
     assert not train & val
 
@@ -78,20 +83,28 @@ def test_coco_annotations_agree_with_index_masks(small, split):
 def test_frameworks_read_it(small):
     import mmdet.datasets
     import mmseg.datasets
+
     with DefaultScope.overwrite_default_scope('mmdet'):
         detection = mmdet.datasets.CocoDataset(
-            data_root=str(small / 'coco'), ann_file='annotations/instances_train2017.json', metainfo=COCO_METAINFO,
-            data_prefix=dict(img='train2017/'), filter_cfg=dict(filter_empty_gt=True, min_size=32),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)])
+            data_root=str(small / 'coco'),
+            ann_file='annotations/instances_train2017.json',
+            metainfo=COCO_METAINFO,
+            data_prefix=dict(img='train2017/'),
+            filter_cfg=dict(filter_empty_gt=True, min_size=32),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+        )
         samples = [detection[index] for index in range(len(detection))]
     assert len(samples) == 11
     assert {int(label) for sample in samples for label in sample['gt_bboxes_labels']} == {0, 1, 2}
     assert samples[0]['gt_ignore_flags'].sum() == 1
     with DefaultScope.overwrite_default_scope('mmseg'):
         segmentation = mmseg.datasets.BaseSegDataset(
-            data_root=str(small / 'ade20k'), metainfo=ADE20K_METAINFO, reduce_zero_label=True,
+            data_root=str(small / 'ade20k'),
+            metainfo=ADE20K_METAINFO,
+            reduce_zero_label=True,
             data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)])
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True)],
+        )
         samples = [segmentation[index] for index in range(len(segmentation))]
     assert len(samples) == 12
     assert set(np.unique(np.concatenate([sample['gt_seg_map'].ravel() for sample in samples]))) == {0, 1, 2, 3, 255}
@@ -139,8 +152,9 @@ def damage_settings(folder):
     return 'other settings'
 
 
-@pytest.mark.parametrize('damage', [damage_change, damage_remove, damage_add, damage_manifest, damage_foreign,
-                                    damage_settings])
+@pytest.mark.parametrize(
+    'damage', [damage_change, damage_remove, damage_add, damage_manifest, damage_foreign, damage_settings]
+)
 def test_damaged_or_foreign_folder(tmp_path, damage):
     folder = write_shapes(tmp_path / 'data', train=2, val=2)
     message = damage(folder)

@@ -39,7 +39,6 @@ class Noisy(torch.utils.data.Dataset):
 
 
 class Dropping(Net):
-
     def forward(self, inputs, mode='tensor'):
         return super().forward(nn.functional.dropout(inputs, 0.5, training=True), mode)
 
@@ -99,8 +98,16 @@ def test_to_plain():
     metadata = OrderedDict(a=dict(version=2))
     weights = OrderedDict(w=nn.Parameter(torch.ones(2)))
     weights._metadata = metadata
-    value = dict(score=np.float32(.5), whole=np.int64(3), array=np.arange(3), nested=[(1, Code(), 'a')],
-                 weights=weights, log=HistoryBuffer([1., 2.], [1, 3]), names=np.array(['a']), **{'module': Code})
+    value = dict(
+        score=np.float32(0.5),
+        whole=np.int64(3),
+        array=np.arange(3),
+        nested=[(1, Code(), 'a')],
+        weights=weights,
+        log=HistoryBuffer([1.0, 2.0], [1, 3]),
+        names=np.array(['a']),
+        **{'module': Code},
+    )
     plain, dropped = to_plain(value)
     assert dropped == ['nested.0.1', 'names', 'module']
     assert type(plain['score']) is float and type(plain['whole']) is int and plain['nested'] == [(1, None, 'a')]
@@ -193,7 +200,8 @@ def test_a_crafted_file_removes_nothing(tmp_path, hook):
     for victim in victims[:2]:
         checkpoint = torch.load(tmp_path / 'a' / 'iter_2.pth', weights_only=False)
         checkpoint['message_hub']['runtime_info'].update(
-            best_ckpt=str(victim), best_score=-1., keep_ckpt_ids=['/../../precious', '../thesis', 2])
+            best_ckpt=str(victim), best_score=-1.0, keep_ckpt_ids=['/../../precious', '../thesis', 2]
+        )
         torch.save(checkpoint, tmp_path / 'crafted.pth')
         training(tmp_path / 'a', 4, load_from=str(tmp_path / 'crafted.pth'), resume=True).train()
         assert all(victim.read_text() == 'precious' for victim in victims)
@@ -215,12 +223,15 @@ class Terminate(Hook):
 
 
 @pytest.mark.promise('sigterm')
-@pytest.mark.parametrize('loop, during, newest, message', [
-    ('iteration', 'training', 'iter_3.pth', 'stopped at iteration 3; the newest checkpoint is iter_3.pth'),
-    ('iteration', 'validation', 'iter_2.pth', 'stopped at iteration 2; the newest checkpoint is iter_2.pth'),
-    ('epoch', 'training', None, 'stopped at iteration 3; nothing is saved yet'),
-    ('epoch', 'validation', 'epoch_1.pth', 'stopped at iteration 4; the newest checkpoint is epoch_1.pth'),
-])
+@pytest.mark.parametrize(
+    'loop, during, newest, message',
+    [
+        ('iteration', 'training', 'iter_3.pth', 'stopped at iteration 3; the newest checkpoint is iter_3.pth'),
+        ('iteration', 'validation', 'iter_2.pth', 'stopped at iteration 2; the newest checkpoint is iter_2.pth'),
+        ('epoch', 'training', None, 'stopped at iteration 3; nothing is saved yet'),
+        ('epoch', 'validation', 'epoch_1.pth', 'stopped at iteration 4; the newest checkpoint is epoch_1.pth'),
+    ],
+)
 def test_sigterm_saves_what_can_be_taken_up(tmp_path, loop, during, newest, message):
     before = signal.getsignal(signal.SIGTERM)
     training = Seeded(loop, interval=100)

@@ -17,6 +17,7 @@ from mmbackbones.errors import InputError, Preempted
 @pytest.mark.parametrize('error, exit_code', [(InputError, 2), (Preempted, 75), (None, 0)])
 def test_no_thread_of_the_process_group_outlives_the_command(tmp_path, capsys, error, exit_code):
     """They abort a process that ends while they run, and its exit status is lost."""
+
     def command(argv: list[str] | None) -> None:
         torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
         model = DistributedDataParallel(nn.Linear(2, 2))
@@ -37,7 +38,7 @@ def test_no_thread_of_the_process_group_outlives_the_command(tmp_path, capsys, e
     assert not torch.distributed.is_initialized()
     until = time.monotonic() + 10
     while group_threads() - before and time.monotonic() < until:  # one that was joined may still be on its way out
-        time.sleep(.01)
+        time.sleep(0.01)
     assert not group_threads() - before
 
 

@@ -34,16 +34,23 @@ def evaluator_and_dataset(path, **options):
 
 def test_true_instances_score_one(realdata):
     root = f'{realdata}/coco_mini/'
-    evaluator, dataset = evaluator_and_dataset(DETECTOR, **{
-        'test_dataloader.dataset.data_root': root,
-        'test_evaluator.ann_file': f'{root}annotations/instances_val2017.json'})
+    evaluator, dataset = evaluator_and_dataset(
+        DETECTOR,
+        **{
+            'test_dataloader.dataset.data_root': root,
+            'test_evaluator.ann_file': f'{root}annotations/instances_val2017.json',
+        },
+    )
     assert len(dataset) == 50
     for item in dataset:
         sample = item['data_samples']
         truth = sample.gt_instances
         sample.pred_instances = truth.new(
-            bboxes=truth.bboxes.tensor, labels=truth.labels, scores=torch.ones(len(truth)),
-            masks=torch.from_numpy(truth.masks.to_ndarray().astype(bool)))
+            bboxes=truth.bboxes.tensor,
+            labels=truth.labels,
+            scores=torch.ones(len(truth)),
+            masks=torch.from_numpy(truth.masks.to_ndarray().astype(bool)),
+        )
         evaluator.process([sample])
     metrics = evaluator.evaluate(len(dataset))
     assert metrics['coco/bbox_mAP'] == 1.0 and metrics['coco/segm_mAP'] == 1.0
@@ -51,7 +58,8 @@ def test_true_instances_score_one(realdata):
 
 def test_true_masks_score_one(realdata):
     evaluator, dataset = evaluator_and_dataset(
-        SEGMENTOR, **{'test_dataloader.dataset.data_root': f'{realdata}/ade20k_mini/'})
+        SEGMENTOR, **{'test_dataloader.dataset.data_root': f'{realdata}/ade20k_mini/'}
+    )
     assert len(dataset) == 5
     for item in dataset:
         sample = item['data_samples']
@@ -68,6 +76,7 @@ def test_coco_oracle(realdata):
     expected = json.loads((folder / 'expected.json').read_text())
 
     from mmdet.evaluation import CocoMetric
+
     truth = json.loads(annotations.read_text())
     metric = CocoMetric(ann_file=str(annotations), metric='bbox')
     metric.dataset_meta = dict(classes=tuple(category['name'] for category in truth['categories']))
@@ -79,17 +88,32 @@ def test_coco_oracle(realdata):
         boxes = np.array([result['bbox'] for result in found[image['id']]]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # x, y, w, h -> x1, y1, x2, y2
         labels = [label_of[result['category_id']] for result in found[image['id']]]
-        metric.process({}, [dict(
-            img_id=image['id'], ori_shape=(image['height'], image['width']),
-            pred_instances=dict(
-                bboxes=torch.from_numpy(boxes),
-                scores=torch.tensor([result['score'] for result in found[image['id']]]),
-                labels=torch.tensor(labels, dtype=torch.long)))])
+        metric.process(
+            {},
+            [
+                dict(
+                    img_id=image['id'],
+                    ori_shape=(image['height'], image['width']),
+                    pred_instances=dict(
+                        bboxes=torch.from_numpy(boxes),
+                        scores=torch.tensor([result['score'] for result in found[image['id']]]),
+                        labels=torch.tensor(labels, dtype=torch.long),
+                    ),
+                )
+            ],
+        )
     metrics = metric.evaluate(len(truth['images']))
-    names = dict(bbox_mAP='AP', bbox_mAP_50='AP50', bbox_mAP_75='AP75', bbox_mAP_s='AP_small', bbox_mAP_m='AP_medium',
-                 bbox_mAP_l='AP_large')
+    names = dict(
+        bbox_mAP='AP',
+        bbox_mAP_50='AP50',
+        bbox_mAP_75='AP75',
+        bbox_mAP_s='AP_small',
+        bbox_mAP_m='AP_medium',
+        bbox_mAP_l='AP_large',
+    )
     assert {name: metrics[f'coco/{ours}'] for ours, name in names.items()} == {
-        name: expected['published_printed'][name] for name in names.values()}
+        name: expected['published_printed'][name] for name in names.values()
+    }
     ap = average_precision(annotations, results, 'bbox')['all']
     assert ap == pytest.approx(expected['published_full_precision']['AP'], abs=1e-12)
 
@@ -100,12 +124,21 @@ def test_scene_parsing_oracle(realdata, tmp_path):
     metric = IoUMetric(iou_metrics=['mIoU'], output_dir=str(tmp_path))
     metric.dataset_meta = dict(classes=tuple(str(index) for index in range(1, 151)))
     for path in sorted((folder / 'annotations').iterdir()):
-        label, prediction = (np.array(Image.open(folder / kind / path.name)).astype(np.uint8) - 1  # 0 wraps to 255
-                             for kind in ('annotations', 'predictions'))
-        metric.process({}, [dict(
-            img_path=path.name, reduce_zero_label=True,
-            pred_sem_seg=dict(data=torch.from_numpy(prediction).long()[None]),
-            gt_sem_seg=dict(data=torch.from_numpy(label).long()[None]))])
+        label, prediction = (
+            np.array(Image.open(folder / kind / path.name)).astype(np.uint8) - 1  # 0 wraps to 255
+            for kind in ('annotations', 'predictions')
+        )
+        metric.process(
+            {},
+            [
+                dict(
+                    img_path=path.name,
+                    reduce_zero_label=True,
+                    pred_sem_seg=dict(data=torch.from_numpy(prediction).long()[None]),
+                    gt_sem_seg=dict(data=torch.from_numpy(label).long()[None]),
+                )
+            ],
+        )
     metrics = metric.evaluate(3)
     assert metrics['mIoU'] == 100 * expected['mIoU_nan_ignored'] and metrics['aAcc'] == 100 * expected['pixel_accuracy']
     with np.load(tmp_path / 'areas.npz') as areas:

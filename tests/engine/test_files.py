@@ -126,7 +126,7 @@ def test_what_the_disk_returns_is_compared(tmp_path, monkeypatch):
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    torch.save({'weight': torch.arange(10000.)}, tmp_path / 'a.pth')
+    torch.save({'weight': torch.arange(10000.0)}, tmp_path / 'a.pth')
     return tmp_path / 'a.pth'
 
 
@@ -139,7 +139,7 @@ def flip(path, at):
 def test_flipped_bit_without_a_checksum_beside(saved):
     """torch itself reads it without complaint."""
     flip(saved, 20000)
-    assert not torch.equal(torch.load(saved)['weight'], torch.arange(10000.))
+    assert not torch.equal(torch.load(saved)['weight'], torch.arange(10000.0))
     with pytest.raises(InputError, match=r'a\.pth: damaged: the CRC-32 of its member a/data/0 is wrong'):
         load_checkpoint(str(saved))
 
@@ -168,7 +168,7 @@ def test_archive_larger_inside_than_outside(tmp_path):
 
 def test_checksum_that_was_asked_for(saved):
     good = files.sha256_of(saved)
-    assert torch.equal(load_checkpoint(f'{saved}#sha256={good.upper()}')['weight'], torch.arange(10000.))
+    assert torch.equal(load_checkpoint(f'{saved}#sha256={good.upper()}')['weight'], torch.arange(10000.0))
     with pytest.raises(InputError, match=f'is {good}, the one asked for is {"0" * 64}; another file, refused'):
         load_checkpoint(f'{saved}#sha256={"0" * 64}')
     with pytest.raises(InputError, match='expected 64 hex digits after #sha256='):

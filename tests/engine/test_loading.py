@@ -28,7 +28,7 @@ from mmbackbones.engine import loading
 from mmbackbones.engine.loading import Inert, load_checkpoint, strip_inert
 from mmbackbones.errors import InputError
 
-WEIGHT = torch.arange(6.).reshape(2, 3)
+WEIGHT = torch.arange(6.0).reshape(2, 3)
 
 
 class Call:
@@ -49,18 +49,22 @@ GADGETS = {
     'getattr chain': lambda command: Call(getattr, Call(__import__, 'os'), 'system'),
     'partial': lambda command: Call(partial, eval, command),
     'nested torch.load': lambda command: Call(torch.load, io.BytesIO(pickle.dumps(Call(os.system, command)))),
-    'numpy object': lambda command: Call(np._core.multiarray.scalar, np.dtype('O'),
-                                         pickle.dumps(Call(os.system, command))),
-    'rebuild from type': lambda command: Call(torch._tensor._rebuild_from_type_v2, eval, torch.Tensor,
-                                              (f'__import__("os").system({command!r})',), {}),
+    'numpy object': lambda command: Call(
+        np._core.multiarray.scalar, np.dtype('O'), pickle.dumps(Call(os.system, command))
+    ),
+    'rebuild from type': lambda command: Call(
+        torch._tensor._rebuild_from_type_v2, eval, torch.Tensor, (f'__import__("os").system({command!r})',), {}
+    ),
 }
 RUNS_WHEN_UNPICKLED = ('os.system', 'eval', 'exec', 'subprocess')
 
 
 def crafted(name, command):
     """A valid checkpoint with a gadget deep in its metadata."""
-    return {'state_dict': {'weight': torch.zeros(2, 2), 'bias': torch.zeros(2)},
-            'meta': {'notes': [1, {'x': GADGETS[name](command)}]}}
+    return {
+        'state_dict': {'weight': torch.zeros(2, 2), 'bias': torch.zeros(2)},
+        'meta': {'notes': [1, {'x': GADGETS[name](command)}]},
+    }
 
 
 def write_tar(obj, path):
@@ -129,7 +133,7 @@ def foreign(monkeypatch):
             self.__dict__['__immutable__'] = False
 
     class Mode:
-        __slots__ = ('a', )
+        __slots__ = ('a',)
 
         def __init__(self, a):
             self.a = a
@@ -148,16 +152,19 @@ def foreign(monkeypatch):
 
 
 def test_foreign_objects_load_as_inert_data(tmp_path, foreign):
-    torch.save({
-        'model': OrderedDict(w=WEIGHT),
-        'args': argparse.Namespace(lr=0.1, nested=argparse.Namespace(x=[1])),
-        'config': foreign.CfgNode(A=1, B=foreign.CfgNode(C='c')),
-        'slots': foreign.Mode(3),
-        'message_hub': {'log_scalars': {'loss': HistoryBuffer([1., 2.], [1, 1])}},
-        'scalar': np.float64(3.),
-        'array': np.arange(3),
-        'epoch': 12,
-    }, tmp_path / 'a.pth')
+    torch.save(
+        {
+            'model': OrderedDict(w=WEIGHT),
+            'args': argparse.Namespace(lr=0.1, nested=argparse.Namespace(x=[1])),
+            'config': foreign.CfgNode(A=1, B=foreign.CfgNode(C='c')),
+            'slots': foreign.Mode(3),
+            'message_hub': {'log_scalars': {'loss': HistoryBuffer([1.0, 2.0], [1, 1])}},
+            'scalar': np.float64(3.0),
+            'array': np.arange(3),
+            'epoch': 12,
+        },
+        tmp_path / 'a.pth',
+    )
     del sys.modules['nowhere'], sys.modules['nowhere.config']
 
     checkpoint = load_checkpoint(str(tmp_path / 'a.pth'))
@@ -214,7 +221,7 @@ class Names(list):
 
 def _truncated(suffix):
     data = save({'w': WEIGHT}) if suffix == 'safetensors' else _saved({'w': WEIGHT})
-    return data[:len(data) - 7]
+    return data[: len(data) - 7]
 
 
 def _torchscript():
@@ -229,21 +236,37 @@ def _saved(obj):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize('content, message', [
-    (lambda: b'', 'the file is empty (0 bytes)'),
-    (lambda: _truncated('pth'), 'damaged, cut short'),
-    (lambda: _truncated('safetensors'), 'damaged, cut short'),
-    (lambda: b'these are not weights', 'no checkpoint, or damaged'),
-    (lambda: bytes(range(256)), 'cannot be read safely'),
-    (lambda: b'<!DOCTYPE html><html>not found</html>', 'is a web page'),
-    (lambda: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'Git LFS pointer'),
-    (_torchscript, 'TorchScript'),
-    (lambda: _saved(WEIGHT), 'holds a Tensor, expected a dict of tensors'),
-    (lambda: _saved(nn.Linear(2, 2)), 'holds a torch.nn.modules.linear.Linear, expected a dict of tensors'),
-    (lambda: _saved({'epoch': 3, 'args': argparse.Namespace()}), 'holds no tensors'),
-    (lambda: _saved({'w': WEIGHT, 'x': Names(['a', 'b'])}), 'cannot be read safely'),
-], ids=['empty', 'truncated', 'truncated-safetensors', 'text', 'bytes', 'html', 'lfs', 'torchscript', 'tensor',
-        'module', 'no-tensors', 'list-class'])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (lambda: b'', 'the file is empty (0 bytes)'),
+        (lambda: _truncated('pth'), 'damaged, cut short'),
+        (lambda: _truncated('safetensors'), 'damaged, cut short'),
+        (lambda: b'these are not weights', 'no checkpoint, or damaged'),
+        (lambda: bytes(range(256)), 'cannot be read safely'),
+        (lambda: b'<!DOCTYPE html><html>not found</html>', 'is a web page'),
+        (lambda: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'Git LFS pointer'),
+        (_torchscript, 'TorchScript'),
+        (lambda: _saved(WEIGHT), 'holds a Tensor, expected a dict of tensors'),
+        (lambda: _saved(nn.Linear(2, 2)), 'holds a torch.nn.modules.linear.Linear, expected a dict of tensors'),
+        (lambda: _saved({'epoch': 3, 'args': argparse.Namespace()}), 'holds no tensors'),
+        (lambda: _saved({'w': WEIGHT, 'x': Names(['a', 'b'])}), 'cannot be read safely'),
+    ],
+    ids=[
+        'empty',
+        'truncated',
+        'truncated-safetensors',
+        'text',
+        'bytes',
+        'html',
+        'lfs',
+        'torchscript',
+        'tensor',
+        'module',
+        'no-tensors',
+        'list-class',
+    ],
+)
 def test_bad_file_says_what_is_wrong_in_one_line(tmp_path, content, message):
     path = tmp_path / 'weights.pth'
     path.write_bytes(content())
@@ -273,19 +296,22 @@ def test_every_scheme_ends_here():
         assert loader.__module__ == loading.__name__, prefix
 
 
-@pytest.mark.parametrize('name, message', [
-    ('s3://bucket/a.pth', 'this storage is not supported'),
-    ('cluster:s3://bucket/a.pth', 'this storage is not supported'),
-    ('petrel://bucket/a.pth', 'this storage is not supported'),
-    ('pavi://a', 'this storage is not supported'),
-    ('ftp://host/a.pth', 'unknown scheme'),
-    ('torchvision://nonet', "torchvision:// knows no 'nonet'"),
-    ('modelzoo://nonet', "modelzoo:// knows no 'nonet'"),
-    ('open-mmlab://nonet', "open-mmlab:// knows no 'nonet'"),
-    ('openmmlab://nonet', "openmmlab:// knows no 'nonet'"),
-    ('mmcls://nonet', "mmcls:// knows no 'nonet'"),
-    ('hf://owner/name', 'expected hf://owner/name/file'),
-])
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('s3://bucket/a.pth', 'this storage is not supported'),
+        ('cluster:s3://bucket/a.pth', 'this storage is not supported'),
+        ('petrel://bucket/a.pth', 'this storage is not supported'),
+        ('pavi://a', 'this storage is not supported'),
+        ('ftp://host/a.pth', 'unknown scheme'),
+        ('torchvision://nonet', "torchvision:// knows no 'nonet'"),
+        ('modelzoo://nonet', "modelzoo:// knows no 'nonet'"),
+        ('open-mmlab://nonet', "open-mmlab:// knows no 'nonet'"),
+        ('openmmlab://nonet', "openmmlab:// knows no 'nonet'"),
+        ('mmcls://nonet', "mmcls:// knows no 'nonet'"),
+        ('hf://owner/name', 'expected hf://owner/name/file'),
+    ],
+)
 def test_refused_names(name, message):
     with pytest.raises(InputError) as error:
         load_checkpoint(name)
@@ -314,10 +340,10 @@ def web(tmp_path, monkeypatch):
 
 def test_download_is_cached_by_address(web):
     folder, address = web
-    for name, value in (('a', 1.), ('b', 2.)):
+    for name, value in (('a', 1.0), ('b', 2.0)):
         (folder / name).mkdir()
         save_file({'w': WEIGHT * value}, folder / name / 'model.safetensors')
-    for name, value in (('a', 1.), ('b', 2.), ('a', 1.)):
+    for name, value in (('a', 1.0), ('b', 2.0), ('a', 1.0)):
         checkpoint = load_checkpoint(f'{address}/{name}/model.safetensors')
         torch.testing.assert_close(checkpoint['w'], WEIGHT * value, rtol=0, atol=0)
         (folder / name / 'model.safetensors').unlink(missing_ok=True)

@@ -48,18 +48,30 @@ class Broken(Net):
 
 
 def dataset():
-    return [dict(inputs=torch.full((2, ), float(i)), data_samples=BaseDataElement(metainfo=dict(img_path=f'{i}.jpg')))
-            for i in range(8)]
+    return [
+        dict(inputs=torch.full((2,), float(i)), data_samples=BaseDataElement(metainfo=dict(img_path=f'{i}.jpg')))
+        for i in range(8)
+    ]
 
 
 def train(folder, kind, iters=12, clip=None, wrapper=None, load_from=None, **hook):
     torch.manual_seed(0)
-    optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3), **({'clip_grad': dict(max_norm=1.)} if clip else {}))
-    runner = make(folder, model=Broken(kind), iters=iters, dataset=dataset(),
-                  collate='pseudo_collate', randomness=dict(seed=0), load_from=load_from, resume=load_from is not None,
-                  optim_wrapper=dict(optim_wrapper, **(wrapper or {})),
-                  hooks=dict(numerics=dict(type='mmbackbones.NumericsHook', **hook),
-                             checkpoint=dict(type='mmbackbones.CheckpointHook', by_epoch=False, interval=1)))
+    optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3), **({'clip_grad': dict(max_norm=1.0)} if clip else {}))
+    runner = make(
+        folder,
+        model=Broken(kind),
+        iters=iters,
+        dataset=dataset(),
+        collate='pseudo_collate',
+        randomness=dict(seed=0),
+        load_from=load_from,
+        resume=load_from is not None,
+        optim_wrapper=dict(optim_wrapper, **(wrapper or {})),
+        hooks=dict(
+            numerics=dict(type='mmbackbones.NumericsHook', **hook),
+            checkpoint=dict(type='mmbackbones.CheckpointHook', by_epoch=False, interval=1),
+        ),
+    )
     return runner
 
 
@@ -68,16 +80,19 @@ def reports(folder):
 
 
 @pytest.mark.parametrize('clip', [False, True])
-@pytest.mark.parametrize('kind, what', [
-    ('loss', r'loss is nan; loss_out is nan, first in the output of body\.0'),
-    ('gradient', r'the gradient of body\.0\.weight is not finite'),
-])
+@pytest.mark.parametrize(
+    'kind, what',
+    [
+        ('loss', r'loss is nan; loss_out is nan, first in the output of body\.0'),
+        ('gradient', r'the gradient of body\.0\.weight is not finite'),
+    ],
+)
 def test_stops_and_names_it(tmp_path, kind, what, clip):
     runner = train(tmp_path, kind, clip=clip)
-    with pytest.raises(NumericalTrouble, match=fr'^numerical trouble at iteration \d+: {what} .*images') as error:
+    with pytest.raises(NumericalTrouble, match=rf'^numerical trouble at iteration \d+: {what} .*images') as error:
         runner.train()
     assert error.value.exit_code == 3 and '\n' not in str(error.value)
-    (name, report), = reports(tmp_path).items()
+    ((name, report),) = reports(tmp_path).items()
     assert name == f'iter_{report["iteration"]}.json' and str(tmp_path / 'numerical_trouble' / name) in str(error.value)
     assert '7.jpg' in report['images'] and len(report['images']) == 2 and report['action'] == 'stopped'
     assert report['inputs_finite'] and report['amp_scale'] is None and report['weights_not_finite']['count'] == 0
@@ -125,17 +140,26 @@ def test_large_but_finite_is_no_fault(tmp_path):
     assert not reports(tmp_path)
 
 
-@pytest.fixture(params=[
-    pytest.param('cpu', marks=pytest.mark.skipif(torch.cuda.is_available(), reason='the runner takes the GPU here')),
-    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: FP16 on it')),
-])
+@pytest.fixture(
+    params=[
+        pytest.param(
+            'cpu', marks=pytest.mark.skipif(torch.cuda.is_available(), reason='the runner takes the GPU here')
+        ),
+        pytest.param(
+            'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: FP16 on it')
+        ),
+    ]
+)
 def amp_wrapper(request, monkeypatch):
     """mmengine's wrapper insists on CUDA; the scaler itself works on the CPU."""
     if request.param == 'cpu':
         monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
         monkeypatch.setattr(amp, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
-    return dict(type='AmpOptimWrapper', dtype='float16' if request.param == 'cuda' else 'bfloat16',
-                loss_scale=dict(init_scale=16., growth_interval=1000))
+    return dict(
+        type='AmpOptimWrapper',
+        dtype='float16' if request.param == 'cuda' else 'bfloat16',
+        loss_scale=dict(init_scale=16.0, growth_interval=1000),
+    )
 
 
 def test_the_search_for_a_loss_scale_is_no_fault(tmp_path, amp_wrapper):
@@ -143,16 +167,19 @@ def test_the_search_for_a_loss_scale_is_no_fault(tmp_path, amp_wrapper):
     runner.train()
     assert not reports(tmp_path)
     assert runner.message_hub.get_scalar('train/amp_skipped').current() == 3
-    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0
 
 
 def test_a_scale_that_is_never_found_is_one(tmp_path, amp_wrapper):
     runner = train(tmp_path, 'gradient', wrapper=amp_wrapper, max_amp_skips=2)
     runner.model.forward = functools.partial(_always_wrong, runner.model)
-    with pytest.raises(NumericalTrouble, match=r'iteration 3: gradients overflowed in 3 steps in a row, at every loss '
-                                               r'scale down to 2\.0'):
+    with pytest.raises(
+        NumericalTrouble,
+        match=r'iteration 3: gradients overflowed in 3 steps in a row, at every loss '
+        r'scale down to 2\.0',
+    ):
         runner.train()
-    assert reports(tmp_path)['iter_3.json']['amp_scale'] == 2.
+    assert reports(tmp_path)['iter_3.json']['amp_scale'] == 2.0
 
 
 def _always_wrong(model, inputs, data_samples=None, mode='tensor'):
@@ -162,8 +189,8 @@ def _always_wrong(model, inputs, data_samples=None, mode='tensor'):
 def test_nan_loss_under_amp(tmp_path, amp_wrapper):
     with pytest.raises(NumericalTrouble, match='loss is nan'):
         train(tmp_path, 'loss', wrapper=amp_wrapper).train()
-    report, = reports(tmp_path).values()
-    assert report['amp_scale'] == 8.
+    (report,) = reports(tmp_path).values()
+    assert report['amp_scale'] == 8.0
 
 
 def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path, amp_wrapper):
@@ -173,7 +200,7 @@ def test_a_resumed_run_goes_on_with_its_loss_scale(tmp_path, amp_wrapper):
     train(tmp_path / 'parts', 'gradient', wrapper=amp_wrapper, iters=10).train()
     train(tmp_path / 'parts', 'gradient', wrapper=amp_wrapper, load_from=str(tmp_path / 'parts/iter_10.pth')).train()
     whole, parts = (torch.load(tmp_path / name / 'iter_12.pth', weights_only=True) for name in ('whole', 'parts'))
-    assert whole['optimizer']['loss_scaler']['scale'] == 2.
+    assert whole['optimizer']['loss_scaler']['scale'] == 2.0
     for key in ('state_dict', 'optimizer'):
         assert not same_bits(whole[key], parts[key], key)
 

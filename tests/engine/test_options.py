@@ -11,12 +11,15 @@ from tests.conftest import ROOT
 CONFIG = str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py')
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    (None, 'no such config file'),
-    ('model = dict(', 'not a readable config'),
-    ("_base_ = 'absent.py'", 'not a readable config'),
-    ('lr = 1', 'not a config of a detector or segmentor'),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, 'no such config file'),
+        ('model = dict(', 'not a readable config'),
+        ("_base_ = 'absent.py'", 'not a readable config'),
+        ('lr = 1', 'not a config of a detector or segmentor'),
+    ],
+)
 def test_bad_file(tmp_path, text, message):
     path = tmp_path / 'broken.py'
     if text is not None:
@@ -26,15 +29,18 @@ def test_bad_file(tmp_path, text, message):
     assert str(path) in str(caught.value) and '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('key', 'message'), [
-    ('model.backbne.arch', r"no such key as model\.backbne; did you mean 'backbone'"),
-    ('optim_wraper', r"no such key; did you mean 'optim_wrapper'"),
-    ('model.train_cfg.rpn_proposal.nms_per', "did you mean 'nms_pre'"),
-    ('train_cfg.max_epochs.x', 'train_cfg.max_epochs is no dict'),
-    ('param_scheduler.7.end', "param_scheduler is a list of 2, '7' is no index"),
-    ('param_scheduler.².end', "param_scheduler is a list of 2, '²' is no index"),
-    ('randomness.determinstic', "did you mean 'deterministic'"),
-])
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        ('model.backbne.arch', r"no such key as model\.backbne; did you mean 'backbone'"),
+        ('optim_wraper', r"no such key; did you mean 'optim_wrapper'"),
+        ('model.train_cfg.rpn_proposal.nms_per', "did you mean 'nms_pre'"),
+        ('train_cfg.max_epochs.x', 'train_cfg.max_epochs is no dict'),
+        ('param_scheduler.7.end', "param_scheduler is a list of 2, '7' is no index"),
+        ('param_scheduler.².end', "param_scheduler is a list of 2, '²' is no index"),
+        ('randomness.determinstic', "did you mean 'deterministic'"),
+    ],
+)
 def test_unknown_option(key, message):
     with pytest.raises(InputError, match=message) as caught:
         load_config(CONFIG, {key: 1})
@@ -50,9 +56,17 @@ def test_option_without_value():
 
 
 def test_known_and_new_constructor_options_pass():
-    cfg = load_config(CONFIG, {
-        'model.backbone.with_cp': True, 'param_scheduler.1.milestones': [6, 9], 'train_dataloader.prefetch_factor': 4,
-        'find_unused_parameters': True, 'data_check': False, 'randomness.deterministic': True})
+    cfg = load_config(
+        CONFIG,
+        {
+            'model.backbone.with_cp': True,
+            'param_scheduler.1.milestones': [6, 9],
+            'train_dataloader.prefetch_factor': 4,
+            'find_unused_parameters': True,
+            'data_check': False,
+            'randomness.deterministic': True,
+        },
+    )
     assert cfg.randomness == dict(seed=0, deterministic=True)
     assert cfg.model.backbone.with_cp is True
     assert cfg.param_scheduler[1].milestones == [6, 9]

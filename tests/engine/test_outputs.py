@@ -48,7 +48,8 @@ def sample(stem, prediction, label):
         img_path=f'images/{stem}.jpg',
         reduce_zero_label=True,
         pred_sem_seg=dict(data=torch.tensor([prediction])),
-        gt_sem_seg=dict(data=torch.tensor([label])))
+        gt_sem_seg=dict(data=torch.tensor([label])),
+    )
 
 
 def test_iou_metric_keeps_areas_of_every_image(tmp_path):

@@ -29,7 +29,7 @@ class SelfWilledLinear(nn.Linear):
     """Like many of timm's layers: initializes itself when the parent asks."""
 
     def init_weights(self):
-        nn.init.constant_(self.weight, 7.)
+        nn.init.constant_(self.weight, 7.0)
 
 
 class Small(Backbone):
@@ -54,8 +54,14 @@ class Small(Backbone):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-AUTHORS = OrderedDict([('pos_embed', torch.rand(1, 2, 4, 4)), ('encoder.weight', torch.rand(3, 2)),
-                       ('encoder.bias', torch.rand(3)), ('head.weight', torch.rand(5, 3))])
+AUTHORS = OrderedDict(
+    [
+        ('pos_embed', torch.rand(1, 2, 4, 4)),
+        ('encoder.weight', torch.rand(3, 2)),
+        ('encoder.bias', torch.rand(3)),
+        ('head.weight', torch.rand(5, 3)),
+    ]
+)
 CONVERTED = Small.convert_state_dict(AUTHORS)
 
 
@@ -65,11 +71,13 @@ def under(prefix, weights):
 
 LAYOUTS = {
     'authors, bare': lambda: AUTHORS,
-    'authors, model': lambda: {'model': AUTHORS, 'args': argparse.Namespace(lr=1.), 'epoch': 3},
+    'authors, model': lambda: {'model': AUTHORS, 'args': argparse.Namespace(lr=1.0), 'epoch': 3},
     'authors, state_dict, module.module.': lambda: {'state_dict': under('module.module.', AUTHORS)},
     'own names': lambda: CONVERTED,
-    'mm checkpoint': lambda: {'state_dict': {**under('backbone.', CONVERTED), 'decode_head.weight': torch.rand(2)},
-                              'meta': {}},
+    'mm checkpoint': lambda: {
+        'state_dict': {**under('backbone.', CONVERTED), 'decode_head.weight': torch.rand(2)},
+        'meta': {},
+    },
     'mm checkpoint, module.': lambda: {'state_dict': under('module.backbone.', CONVERTED)},
     'mm checkpoint, authors': lambda: {'state_dict': {**under('backbone.', AUTHORS), 'head.weight': torch.rand(2)}},
 }
@@ -102,14 +110,18 @@ def test_children_initialize_themselves_before(tmp_path):
 
     class Detector(BaseModule):
         def __init__(self):
-            super().__init__(init_cfg=dict(type='Constant', layer='LayerNorm', val=3.))
-            self.backbone = Small(init_cfg=[dict(type='Constant', layer='Linear', val=5.),
-                                            dict(type=OWN, checkpoint=save(tmp_path, AUTHORS))])
+            super().__init__(init_cfg=dict(type='Constant', layer='LayerNorm', val=3.0))
+            self.backbone = Small(
+                init_cfg=[
+                    dict(type='Constant', layer='Linear', val=5.0),
+                    dict(type=OWN, checkpoint=save(tmp_path, AUTHORS)),
+                ]
+            )
 
     detector = Detector()
     detector.init_weights()
     check_small(detector.backbone)
-    torch.testing.assert_close(detector.backbone.outnorm0.weight, torch.full((3, ), 3.))
+    torch.testing.assert_close(detector.backbone.outnorm0.weight, torch.full((3,), 3.0))
 
 
 def test_prefix(tmp_path):
@@ -148,12 +160,18 @@ def test_everything_that_does_not_fit_is_listed(tmp_path):
     assert 'head' not in message and 'outnorm' not in message
 
 
-@pytest.mark.parametrize('arch, weights, guess', [
-    ('another', {'layers.0.mixer.weight': torch.zeros(2), 'layers.1.mixer.weight': torch.zeros(2)},
-     r"0 of the model's \d+ keys are in the file, so it looks like another model or family; missing \d+: .*stages"),
-    ('deeper', None, 'looks like another variant or setting of this model; missing 8: stages.2.blocks.1.'),
-    ('wider', None, 'looks like another variant or setting of this model; of another shape: .*is .* in the file'),
-])
+@pytest.mark.parametrize(
+    'arch, weights, guess',
+    [
+        (
+            'another',
+            {'layers.0.mixer.weight': torch.zeros(2), 'layers.1.mixer.weight': torch.zeros(2)},
+            r"0 of the model's \d+ keys are in the file, so it looks like another model or family; missing \d+: .*stag",
+        ),
+        ('deeper', None, 'looks like another variant or setting of this model; missing 8: stages.2.blocks.1.'),
+        ('wider', None, 'looks like another variant or setting of this model; of another shape: .*is .* in the file'),
+    ],
+)
 def test_another_family_or_variant_is_named(tmp_path, arch, weights, guess):
     small = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
     path = save(tmp_path, weights or MambaOut(arch=small).state_dict())
@@ -173,8 +191,11 @@ def test_adapter_that_misses_a_key_names_the_family(tmp_path, monkeypatch):
 @pytest.mark.parametrize('checkpoint', [None, ''])
 def test_no_checkpoint_names_the_key_to_set(checkpoint):
     model = Small(init_cfg=dict(type=OWN, checkpoint=checkpoint))
-    with pytest.raises(InputError, match=r'Small: set model\.backbone\.init_cfg\.checkpoint .*'
-                                         r'model\.backbone\.init_cfg=None to start from random'):
+    with pytest.raises(
+        InputError,
+        match=r'Small: set model\.backbone\.init_cfg\.checkpoint .*'
+        r'model\.backbone\.init_cfg=None to start from random',
+    ):
         model.init_weights()
     Small(init_cfg=None).init_weights()
 
@@ -184,8 +205,12 @@ def test_a_plain_module_must_match_to_the_letter(tmp_path):
     initialize(target, dict(type=OWN, checkpoint=save(tmp_path, {'state_dict': source.state_dict()})))
     torch.testing.assert_close(target.weight, source.weight, rtol=0, atol=0)
     with pytest.raises(InputError, match=r'does not fit Linear; .*unexpected 1: head\.weight'):
-        initialize(target, dict(type=OWN, checkpoint=save(tmp_path, under('', {**source.state_dict(),
-                                                                              'head.weight': torch.zeros(1)}))))
+        initialize(
+            target,
+            dict(
+                type=OWN, checkpoint=save(tmp_path, under('', {**source.state_dict(), 'head.weight': torch.zeros(1)}))
+            ),
+        )
 
 
 def test_the_log_says_what_was_loaded(tmp_path):
@@ -193,9 +218,11 @@ def test_the_log_says_what_was_loaded(tmp_path):
     path = save(tmp_path, {'state_dict': {**under('backbone.', AUTHORS), 'head.weight': torch.rand(2)}})
     Small(init_cfg=dict(type=OWN, checkpoint=path)).init_weights()
     logger.handlers[-1].flush()
-    line, = [line for line in (tmp_path / 'run.log').read_text().splitlines() if 'Small: loaded' in line]
-    assert line.endswith(f'Small: loaded {path} (mm checkpoint, backbone.*, converted): 3 tensors, 41 parameters; left '
-                         'as initialized: outnorm0.{bias,weight}; unused: head.weight')
+    (line,) = [line for line in (tmp_path / 'run.log').read_text().splitlines() if 'Small: loaded' in line]
+    assert line.endswith(
+        f'Small: loaded {path} (mm checkpoint, backbone.*, converted): 3 tensors, 41 parameters; left '
+        'as initialized: outnorm0.{bias,weight}; unused: head.weight'
+    )
 
 
 @pytest.mark.parametrize('layout', ['authors', 'timm', 'mm checkpoint'])
@@ -217,13 +244,16 @@ def test_every_mambaout_parameter_equals_the_files(tmp_path, layout):
         assert not torch.equal(before[key], timm_names[key]), key
 
 
-@pytest.mark.parametrize('keys, text', [
-    (['a'], 'a'),
-    (['a.weight', 'a.bias', 'b'], 'a.{bias,weight}, b'),
-    ([f'layers.{i}.{part}' for i in (0, 1, 2, 3, 7, 9, 10) for part in 'ab'], 'layers.{0-3,7,9,10}.{a,b}'),
-    (['s.0.x', 's.0.y', 's.1.x'], 's.{0.{x,y},1.x}'),
-    (['a', 'a.b'], 'a.{b,}'),
-])
+@pytest.mark.parametrize(
+    'keys, text',
+    [
+        (['a'], 'a'),
+        (['a.weight', 'a.bias', 'b'], 'a.{bias,weight}, b'),
+        ([f'layers.{i}.{part}' for i in (0, 1, 2, 3, 7, 9, 10) for part in 'ab'], 'layers.{0-3,7,9,10}.{a,b}'),
+        (['s.0.x', 's.0.y', 's.1.x'], 's.{0.{x,y},1.x}'),
+        (['a', 'a.b'], 'a.{b,}'),
+    ],
+)
 def test_fold_keys(keys, text):
     assert fold_keys(keys) == text
 

@@ -25,13 +25,21 @@ PLAIN = str(ROOT / 'configs/vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py')
 
 
 def record(kind='train', **more):
-    return {**dict.fromkeys(REQUIRED), 'kind': kind, 'versions': {}, 'metrics': {'mIoU': 1.}, **more}
+    return {**dict.fromkeys(REQUIRED), 'kind': kind, 'versions': {}, 'metrics': {'mIoU': 1.0}, **more}
 
 
 def result(config=CONFIG, seed=0, kind='train', **options):
     cfg = load_config(config, {'randomness.seed': seed, **options})
-    return record(kind, config=config, recipe=cfg.recipe, seed=seed, task='detection', data_fingerprint='d',
-                  settings=settings_of(cfg), tta=False)
+    return record(
+        kind,
+        config=config,
+        recipe=cfg.recipe,
+        seed=seed,
+        task='detection',
+        data_fingerprint='d',
+        settings=settings_of(cfg),
+        tta=False,
+    )
 
 
 def append_many(path, first):
@@ -79,14 +87,17 @@ def test_configs_of_the_common_recipe_may_meet(other):
     assert arm_of(result()) == arm_of(result(seed=7)) != arm_of(result(other))
 
 
-@pytest.mark.parametrize(('key', 'value'), [
-    ('optim_wrapper.optimizer.lr', 2e-4),
-    ('train_cfg.max_epochs', 36),
-    ('test_dataloader.dataset.pipeline.1.scale', (1333, 640)),
-    ('train_dataloader.batch_size', 4),
-    ('model.roi_head.bbox_head.fc_out_channels', 512),
-    ('model.neck.out_channels', 128),
-])
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('optim_wrapper.optimizer.lr', 2e-4),
+        ('train_cfg.max_epochs', 36),
+        ('test_dataloader.dataset.pipeline.1.scale', (1333, 640)),
+        ('train_dataloader.batch_size', 4),
+        ('model.roi_head.bbox_head.fc_out_channels', 512),
+        ('model.neck.out_channels', 128),
+    ],
+)
 def test_differing_settings_are_named(key, value):
     found = differing_keys([result(), result(OTHER), result(OTHER, **{key: value})])
     assert found and all(name.startswith(key) for name in found)
@@ -94,17 +105,25 @@ def test_differing_settings_are_named(key, value):
 
 
 def test_where_data_lies_and_how_it_is_read_does_not_count():
-    elsewhere = {'test_dataloader.dataset.data_root': 'x/', 'test_evaluator.ann_file': 'y', 'work_dir': 'z',
-                 'train_dataloader.num_workers': 9, 'val_cfg': None}
+    elsewhere = {
+        'test_dataloader.dataset.data_root': 'x/',
+        'test_evaluator.ann_file': 'y',
+        'work_dir': 'z',
+        'train_dataloader.num_workers': 9,
+        'val_cfg': None,
+    }
     assert differing_keys([result(), result(**elsewhere)]) == []
 
 
-@pytest.mark.parametrize(('change', 'key'), [
-    (dict(data_fingerprint='e'), 'data_fingerprint'),
-    (dict(recipe='native'), 'recipe'),
-    (dict(tta=True), 'tta'),
-    (dict(kind='speed'), 'kind'),
-])
+@pytest.mark.parametrize(
+    ('change', 'key'),
+    [
+        (dict(data_fingerprint='e'), 'data_fingerprint'),
+        (dict(recipe='native'), 'recipe'),
+        (dict(tta=True), 'tta'),
+        (dict(kind='speed'), 'kind'),
+    ],
+)
 def test_differing_facts_are_named(change, key):
     assert key in differing_keys([result(), result() | change])
 

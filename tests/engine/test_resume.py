@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 def add(folder, number, age, checksum=True):
     path = folder / f'iter_{number}.pth'
-    torch.save(dict(state_dict=dict(w=torch.arange(1000.))), path)
+    torch.save(dict(state_dict=dict(w=torch.arange(1000.0))), path)
     if checksum:
         write_with_checksum(path, path.read_bytes())
     os.utime(path, (age, age))

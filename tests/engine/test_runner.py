@@ -23,7 +23,6 @@ EXPERIMENTS = itertools.count()
 
 
 class Net(BaseModel):
-
     def __init__(self, classes=2):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -35,7 +34,6 @@ class Net(BaseModel):
 
 
 class Mean(BaseMetric):
-
     def process(self, data_batch, data_samples):
         self.results.append(1)
 
@@ -43,16 +41,32 @@ class Mean(BaseMetric):
         return dict(mean=sum(results) / len(results))
 
 
-def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=None, val=False,
-         collate='default_collate', **kwargs) -> Runner:
+def make(
+    work_dir: Path,
+    model=None,
+    iters=4,
+    dataset=None,
+    hooks=None,
+    epochs=None,
+    val=False,
+    collate='default_collate',
+    **kwargs,
+) -> Runner:
     """A runner over eight samples in batches of two, by iterations or by epochs."""
-    loader = dict(dataset=dataset or [dict(inputs=torch.full((2, ), float(i))) for i in range(8)],
-                  batch_size=2, num_workers=0, collate_fn=dict(type=collate))
+    loader = dict(
+        dataset=dataset or [dict(inputs=torch.full((2,), float(i))) for i in range(8)],
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type=collate),
+    )
     by_epoch = epochs is not None
     length = dict(max_epochs=epochs) if by_epoch else dict(max_iters=iters)
     if val:
-        kwargs |= dict(val_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
-                       val_cfg=dict(), val_evaluator=[Mean()])
+        kwargs |= dict(
+            val_dataloader=dict(**loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_cfg=dict(),
+            val_evaluator=[Mean()],
+        )
         length |= dict(val_interval=1 if by_epoch else 2)
     return Runner(
         model=model or Net(),
@@ -67,7 +81,8 @@ def make(work_dir: Path, model=None, iters=4, dataset=None, hooks=None, epochs=N
         default_hooks=hooks or dict(checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False)),
         default_scope='mmengine',
         experiment_name=f'{work_dir.name}_{next(EXPERIMENTS)}',  # mmengine keeps a logger for each name
-        **kwargs)
+        **kwargs,
+    )
 
 
 @pytest.fixture
@@ -97,9 +112,17 @@ def test_resume_restores_everything_but_the_smoothed_log(tmp_path, trained):
 
     def spy(filename):
         resume(filename)
-        seen.update(copy.deepcopy(dict(
-            iter=runner.iter, weights=runner.model.state_dict(), optimizer=runner.optim_wrapper.state_dict(),
-            scheduler=runner.param_schedulers[0].state_dict(), logs=runner.message_hub.log_scalars)))
+        seen.update(
+            copy.deepcopy(
+                dict(
+                    iter=runner.iter,
+                    weights=runner.model.state_dict(),
+                    optimizer=runner.optim_wrapper.state_dict(),
+                    scheduler=runner.param_schedulers[0].state_dict(),
+                    logs=runner.message_hub.log_scalars,
+                )
+            )
+        )
 
     runner.resume = spy
     runner.train()
@@ -166,8 +189,9 @@ def test_another_model_is_refused_with_all_keys(tmp_path, trained, use):
 def test_other_class_count_is_loaded_when_named(tmp_path, trained):
     saved = torch.load(trained, weights_only=False)['state_dict']
     model = Net(classes=5)
-    runner = make(tmp_path / 'first', model=model, iters=1, load_from=str(trained),
-                  cfg=Config(dict(load_from_allow=['head.'])))
+    runner = make(
+        tmp_path / 'first', model=model, iters=1, load_from=str(trained), cfg=Config(dict(load_from_allow=['head.']))
+    )
     loaded = {}
     load = runner.load_or_resume
 
@@ -185,8 +209,13 @@ def test_other_class_count_is_loaded_when_named(tmp_path, trained):
 
 @pytest.mark.parametrize('use', ['test', 'resume'])
 def test_the_allowance_is_for_load_from_alone(tmp_path, trained, use):
-    runner = make(tmp_path / 'first', model=Net(classes=5), load_from=str(trained), resume=use == 'resume',
-                  cfg=Config(dict(load_from_allow=['head.'])))
+    runner = make(
+        tmp_path / 'first',
+        model=Net(classes=5),
+        load_from=str(trained),
+        resume=use == 'resume',
+        cfg=Config(dict(load_from_allow=['head.'])),
+    )
     with pytest.raises(InputError, match=r'head\.'):
         runner.test() if use == 'test' else runner.train()
 
@@ -206,7 +235,6 @@ def test_foreign_object_in_the_optimizer_state_is_not_left_out_silently(tmp_path
 
 def test_wrapped_models(tmp_path, trained):
     class TTA(BaseTTAModel):
-
         def merge_preds(self, data_samples_list):
             return data_samples_list
 

@@ -83,10 +83,14 @@ def test_other_poolings_are_refused():
 def test_every_caller_is_named():
     """A module that binds the operators under a name of its own and is not listed would keep mmcv's."""
     import mmdet.models  # noqa: F401
+
     for name, modules in CALLERS.items():
         operator = getattr(importlib.import_module(modules[0]), name)
-        bound = {module for module, loaded in list(sys.modules.items())
-                 if module.startswith(('mmdet.', 'mmseg.', 'mmcv.')) and vars(loaded).get(name) is operator}
+        bound = {
+            module
+            for module, loaded in list(sys.modules.items())
+            if module.startswith(('mmdet.', 'mmseg.', 'mmcv.')) and vars(loaded).get(name) is operator
+        }
         assert bound - {'mmcv.ops'} == set(modules)
 
 
@@ -95,6 +99,7 @@ def test_cpu_tensors_stay_with_mmcv(originals, monkeypatch):
     torch.manual_seed(0)
     assert torchvision_route.install() == torchvision_route.install()
     from mmcv.ops import RoIAlign, batched_nms
+
     features, rois = torch.randn(1, 3, 16, 16), rois_in(16, 16, 8, 1)
     expected = originals['roi_align'](features, rois, (7, 7), 1.0, 0, 'avg', True)
     assert torch.equal(RoIAlign(7)(features, rois), expected)

@@ -28,21 +28,27 @@ class Stuck(torch.utils.data.Dataset):
         self.left -= 1
         if self.left < 0:
             threading.Event().wait()
-        return dict(inputs=torch.full((2, ), float(index)))
+        return dict(inputs=torch.full((2,), float(index)))
 
 
 class StuckNet(Net):
-
     def forward(self, inputs, mode='tensor'):
         if mode == 'loss' and inputs.requires_grad is False:
             threading.Event().wait()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='forks, after which CUDA cannot be used')
-@pytest.mark.parametrize('options, message', [
-    (lambda: dict(dataset=Stuck()), 'error: hangs after iteration 2, for {} s waiting for the next batch'),
-    (lambda: dict(model=StuckNet()), 'error: hangs after iteration 0, for {} s inside a training step: a collective'),
-], ids=['data', 'step'])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (lambda: dict(dataset=Stuck()), 'error: hangs after iteration 2, for {} s waiting for the next batch'),
+        (
+            lambda: dict(model=StuckNet()),
+            'error: hangs after iteration 0, for {} s inside a training step: a collective',
+        ),
+    ],
+    ids=['data', 'step'],
+)
 def test_ends_a_hang(tmp_path, options, message):
     output = tmp_path / 'stderr'
     pid = os.fork()
@@ -50,10 +56,10 @@ def test_ends_a_hang(tmp_path, options, message):
         with output.open('w') as stream:
             os.dup2(stream.fileno(), 2)
             sys.stderr = stream
-            make(tmp_path, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.)), **options()).train()
+            make(tmp_path, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.0)), **options()).train()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
-    line, = [line for line in output.read_text().splitlines() if line.startswith('error: ')]
+    (line,) = [line for line in output.read_text().splitlines() if line.startswith('error: ')]
     start, end = message.split('{}')
     assert line.startswith(start) and end in line and f'stacks: {tmp_path}/hang_rank0.txt' in line
     stacks = Path(tmp_path, 'hang_rank0.txt').read_text()
@@ -61,7 +67,6 @@ def test_ends_a_hang(tmp_path, options, message):
 
 
 class StuckOnCuda(Net):
-
     def forward(self, inputs, mode='tensor'):
         torch.cuda._sleep(1 << 62)  # clock cycles
         torch.cuda.synchronize()
@@ -70,13 +75,12 @@ class StuckOnCuda(Net):
 def train_stuck_on_cuda(folder: Path) -> None:
     with (folder / 'stderr').open('w') as stream:
         os.dup2(stream.fileno(), 2)
-    make(folder, model=StuckOnCuda(),
-         hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.))).train()
+    make(folder, model=StuckOnCuda(), hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=5.0))).train()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device: a hang on it')
 def test_ends_a_hang_of_the_gpu(tmp_path):
-    process = torch.multiprocessing.get_context('spawn').Process(target=train_stuck_on_cuda, args=(tmp_path, ))
+    process = torch.multiprocessing.get_context('spawn').Process(target=train_stuck_on_cuda, args=(tmp_path,))
     process.start()
     process.join()
     assert process.exitcode == 4
@@ -85,7 +89,7 @@ def test_ends_a_hang_of_the_gpu(tmp_path):
 
 
 def test_leaves_a_run_that_works_alone(tmp_path):
-    make(tmp_path, val=True, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=300.))).train()
+    make(tmp_path, val=True, hooks=dict(watchdog=dict(type='mmbackbones.WatchdogHook', timeout=300.0))).train()
     for thread in threading.enumerate():
         if thread.name == 'watchdog':
             thread.join(timeout=100)

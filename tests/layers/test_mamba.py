@@ -56,10 +56,12 @@ def causal_copy(mixer, suffix=''):
     """A causal mixer with the parameters of one branch."""
     twin = MambaMixer(DIM)
     own = mixer.state_dict()
-    twin.load_state_dict({
-        name: own[name if name.startswith(('in_proj', 'out_proj')) else with_suffix(name, suffix)]
-        for name in twin.state_dict()
-    })
+    twin.load_state_dict(
+        {
+            name: own[name if name.startswith(('in_proj', 'out_proj')) else with_suffix(name, suffix)]
+            for name in twin.state_dict()
+        }
+    )
     return twin
 
 
@@ -119,7 +121,7 @@ def test_initial_step_sizes():
     torch.manual_seed(0)
     step = F.softplus(MambaMixer(512).dt_proj.bias)
     assert 1e-3 <= step.min() < 2e-3 and 0.05 < step.max() <= 0.1
-    torch.testing.assert_close(MambaMixer(DIM).A_log.exp()[0], torch.arange(1, 17.))
+    torch.testing.assert_close(MambaMixer(DIM).A_log.exp()[0], torch.arange(1, 17.0))
 
 
 @pytest.mark.parametrize('dtype, scale', [(torch.bfloat16, 8), (torch.float16, 1)], ids=['bf16', 'fp16'])
@@ -139,8 +141,8 @@ def test_autocast_stays_finite(dtype, scale, monkeypatch, backend):
     with torch.no_grad():
         mixer.in_proj.weight *= scale
         for suffix in ('', '_b'):
-            u = F.silu(getattr(mixer, f'conv1d{suffix}')(mixer.in_proj(x)[..., :2 * DIM].transpose(1, 2)))
-            dt = getattr(mixer, f'x_proj{suffix}')(u.transpose(1, 2))[..., :mixer.dt_rank]
+            u = F.silu(getattr(mixer, f'conv1d{suffix}')(mixer.in_proj(x)[..., : 2 * DIM].transpose(1, 2)))
+            dt = getattr(mixer, f'x_proj{suffix}')(u.transpose(1, 2))[..., : mixer.dt_rank]
             dt_proj = getattr(mixer, f'dt_proj{suffix}')
             dt_proj.weight *= 100 / F.linear(dt, dt_proj.weight).abs().max()
     with torch.autocast('cpu', dtype):

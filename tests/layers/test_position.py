@@ -29,7 +29,7 @@ def test_middle_row_moves_to_the_new_middle():
 
 
 def test_grid_is_height_by_width():
-    ramp = torch.arange(8.).repeat(4, 1).reshape(1, 32, 1)  # grows along the width of a 4x8 grid
+    ramp = torch.arange(8.0).repeat(4, 1).reshape(1, 32, 1)  # grows along the width of a 4x8 grid
     resized = resize_position(ramp, (4, 8), (8, 4)).reshape(8, 4)
     assert torch.allclose(resized, resized[:1].expand(8, -1)) and (resized.diff(dim=1) > 1.5).all()
 

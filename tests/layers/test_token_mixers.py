@@ -91,8 +91,12 @@ def test_both_directions_have_their_own_weights():
     both = build('bissm').mixer
     single = {name: build(name).mixer for name in ('ssm', 'ssm-reversed')}
     for i, mixer in enumerate(single.values()):
-        mixer.load_state_dict({key: value.unflatten(0, (2, -1))[i] if key in ('A_logs', 'Ds') else value[i:i + 1]
-                               for key, value in both.state_dict().items()})
+        mixer.load_state_dict(
+            {
+                key: value.unflatten(0, (2, -1))[i] if key in ('A_logs', 'Ds') else value[i : i + 1]
+                for key, value in both.state_dict().items()
+            }
+        )
     x = tokens()
     torch.testing.assert_close(both(x), single['ssm'](x) + single['ssm-reversed'](x))
     assert not torch.equal(both.x_proj_weight[0], both.x_proj_weight[1])
@@ -163,13 +167,17 @@ def test_heads(dim, width):
     assert largest_head(dim) == width and build('attn', dim).mixer.head_width == width
 
 
-@pytest.mark.parametrize(('name', 'options', 'message'), [
-    ('mamba', {}, "token mixer 'mamba' unknown; known: ssm, .*pointwise:ss2d.*none"),
-    ('pointwise', {}, "'pointwise' unknown; known: .*pointwise:ssm"),
-    ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
-    ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
-    ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),
-], ids=str)
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('mamba', {}, "token mixer 'mamba' unknown; known: ssm, .*pointwise:ss2d.*none"),
+        ('pointwise', {}, "'pointwise' unknown; known: .*pointwise:ssm"),
+        ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
+        ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
+        ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),
+    ],
+    ids=str,
+)
 def test_bad_input(name, options, message):
     with pytest.raises(InputError, match=message) as error:
         build(name, **options)

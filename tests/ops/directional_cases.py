@@ -35,7 +35,7 @@ def random_inputs(
         A=-torch.arange(1.0, state + 1, dtype=torch.float64) * (0.5 + normal(directions, dim, state).sigmoid()),
         D=normal(directions, dim),
         z=normal(batch, tokens, dim),
-        conv_weight=normal(directions, dim, taps) * max(taps, 1)**-0.5,
+        conv_weight=normal(directions, dim, taps) * max(taps, 1) ** -0.5,
         conv_bias=normal(directions, dim),
     )
     if not taps:
@@ -58,8 +58,9 @@ def specification(inputs: dict[str, Tensor], orders, reverse) -> dict[str, Tenso
     return run({name: x.double() for name, x in inputs.items()}, step_by_step, orders=orders, reverse=reverse)
 
 
-def step_by_step(x, proj_weight, dt_weight, dt_bias, A, D=None, z=None, conv_weight=None, conv_bias=None, *, orders,
-                 reverse):  # fmt: skip
+def step_by_step(
+    x, proj_weight, dt_weight, dt_bias, A, D=None, z=None, conv_weight=None, conv_bias=None, *, orders, reverse
+):
     batch, tokens, dim = x.shape
     rank, state = dt_weight.shape[2], A.shape[2]
     zero = x.new_zeros(batch, dim)

@@ -76,17 +76,23 @@ def test_parity_projected_in_tiles(name, monkeypatch):
 @pytest.mark.parametrize('state', [1, 16])
 @pytest.mark.parametrize('taps', [0, 4])
 @pytest.mark.parametrize('absent', [(), ('z',)], ids=['gated', 'bare'])
-@pytest.mark.parametrize('orders, reverse', [
-    ((None,), [False]), (('v',), [True]), (('w2', 'h'), BOTH_WAYS), ((None, 'v', 'w2', 'w2v'), FOUR_WAYS),
-], ids=['one', 'one-reversed', 'two', 'four'])  # fmt: skip
+@pytest.mark.parametrize(
+    'orders, reverse',
+    [((None,), [False]), (('v',), [True]), (('w2', 'h'), BOTH_WAYS), ((None, 'v', 'w2', 'w2v'), FOUR_WAYS)],
+    ids=['one', 'one-reversed', 'two', 'four'],
+)
 def test_parity_in_full(state, taps, absent, orders, reverse):
     check(dict(size=(3, 5), dim=34, state=state, rank=5, taps=taps, orders=orders, absent=absent), reverse)
 
 
-@pytest.mark.parametrize('case, reverse', [
-    (dict(size=(2, 7), dim=2, state=2, taps=4), BOTH_WAYS),
-    (dict(size=(3, 5), dim=2, state=1, rank=1, taps=3, orders=('w2', 'v')), [True, False]),
-], ids=['vim', 'windows'])  # fmt: skip
+@pytest.mark.parametrize(
+    'case, reverse',
+    [
+        (dict(size=(2, 7), dim=2, state=2, taps=4), BOTH_WAYS),
+        (dict(size=(3, 5), dim=2, state=1, rank=1, taps=3, orders=('w2', 'v')), [True, False]),
+    ],
+    ids=['vim', 'windows'],
+)
 def test_segments(cut, case, reverse):
     check(case, reverse)
 
@@ -140,9 +146,11 @@ def test_operator_is_registered_as_it_behaves():
     torch.library.opcheck(torch.ops.mmbackbones.directional_scan.default, arguments)
 
 
-@pytest.mark.parametrize('case', [
-    dict(size=(1, 3), dim=2, taps=1), dict(size=(1, 3), dim=2, state=1, orders=(None, 'w2'), absent=('z',)),
-], ids=['vim', 'windows'])  # fmt: skip
+@pytest.mark.parametrize(
+    'case',
+    [dict(size=(1, 3), dim=2, taps=1), dict(size=(1, 3), dim=2, state=1, orders=(None, 'w2'), absent=('z',))],
+    ids=['vim', 'windows'],
+)
 def test_flops_are_those_of_the_plain_path(case):
     """With more taps than one the plain convolution also computes, and counts, steps past the end."""
     inputs, orders = random_inputs(**case)
@@ -175,15 +183,19 @@ def layer_results(layer, x, name, monkeypatch):
     return dict(y=y.detach(), x=x.grad, **{key: p.grad.clone() for key, p in layer.named_parameters()}), recorder.names
 
 
-@pytest.mark.parametrize('layer, shape', [
-    (lambda: MambaMixer(4, d_state=2, conv_bias=False), (2, 5, 4)),
-    (lambda: MambaMixer(4, d_state=2, direction='backward', divide_out=True), (2, 5, 4)),
-    (lambda: MambaMixer(4, d_state=2, direction='ssm'), (2, 5, 4)),
-    (lambda: MambaMixer(4, d_state=2, direction='ssm_conv', divide_out=True), (2, 5, 4)),
-    (lambda: SS2D(4, d_state=1, ssm_ratio=1.), (1, 2, 3, 4)),
-    (lambda: SS2D(4, d_state=2, gate=True), (1, 1, 3, 4)),
-    (lambda: build_branch('ss2d', 3, d_state=2), (1, 2, 2, 3)),
-], ids=['mamba-forward', 'mamba-backward', 'mamba-ssm', 'vim', 'vmamba', 'ss2d-gated', 'token-mixer'])  # fmt: skip
+@pytest.mark.parametrize(
+    'layer, shape',
+    [
+        (lambda: MambaMixer(4, d_state=2, conv_bias=False), (2, 5, 4)),
+        (lambda: MambaMixer(4, d_state=2, direction='backward', divide_out=True), (2, 5, 4)),
+        (lambda: MambaMixer(4, d_state=2, direction='ssm'), (2, 5, 4)),
+        (lambda: MambaMixer(4, d_state=2, direction='ssm_conv', divide_out=True), (2, 5, 4)),
+        (lambda: SS2D(4, d_state=1, ssm_ratio=1.0), (1, 2, 3, 4)),
+        (lambda: SS2D(4, d_state=2, gate=True), (1, 1, 3, 4)),
+        (lambda: build_branch('ss2d', 3, d_state=2), (1, 2, 2, 3)),
+    ],
+    ids=['mamba-forward', 'mamba-backward', 'mamba-ssm', 'vim', 'vmamba', 'ss2d-gated', 'token-mixer'],
+)
 def test_layers_take_the_fused_path(layer, shape, monkeypatch):
     torch.manual_seed(0)
     layer, x = layer(), torch.randn(shape)

@@ -87,8 +87,11 @@ def specification(
     full |= {name: full[name].unsqueeze(1) for name in ('B', 'C') if full[name].dim() == 3}
     if order is not None:
         filled = order >= 0
-        full |= {name: torch.where(filled, full[name][..., order.clamp(min=0)], 0)
-                 for name in ('u', 'delta', 'B', 'C', 'z') if full[name] is not None}  # fmt: skip
+        full |= {
+            name: torch.where(filled, full[name][..., order.clamp(min=0)], 0)
+            for name in ('u', 'delta', 'B', 'C', 'z')
+            if full[name] is not None
+        }
     out, last_state = frame_forward(reference.recurrence, *full.values(), delta_softplus, reverse)
     if order is not None:
         out = torch.full_like(leaves['u'], torch.nan).index_copy(-1, order[filled], out[..., filled])

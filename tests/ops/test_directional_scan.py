@@ -21,12 +21,16 @@ BOTH_WAYS, FOUR_WAYS = [False, True], [False, False, True, True]
 
 
 @pytest.mark.parametrize('backend', ['reference', 'chunked', 'native'])
-@pytest.mark.parametrize('case, reverse', [
-    (VIM, BOTH_WAYS),
-    (VMAMBA, FOUR_WAYS),
-    (dict(VIM, orders=('w2', 'w2v', 'w2'), state=1), [False, True, True]),
-    (dict(size=(3, 3), orders=('s2',), state=16, taps=1, absent=('D', 'z', 'conv_bias')), [True]),
-], ids=['vim', 'vmamba', 'windows', 'bare'])  # fmt: skip
+@pytest.mark.parametrize(
+    'case, reverse',
+    [
+        (VIM, BOTH_WAYS),
+        (VMAMBA, FOUR_WAYS),
+        (dict(VIM, orders=('w2', 'w2v', 'w2'), state=1), [False, True, True]),
+        (dict(size=(3, 3), orders=('s2',), state=16, taps=1, absent=('D', 'z', 'conv_bias')), [True]),
+    ],
+    ids=['vim', 'vmamba', 'windows', 'bare'],
+)
 def test_plain(case, reverse, backend):
     dtype = torch.float32 if backend == 'native' else torch.float64
     inputs, orders = random_inputs(**case, dtype=dtype)
@@ -37,8 +41,9 @@ def test_plain(case, reverse, backend):
 def test_output_may_be_wider_than_the_tokens():
     inputs, orders = random_inputs(**VMAMBA)
     inputs['x'] = inputs['x'].bfloat16()
-    narrow, wide = (directional_scan(**inputs, orders=orders, reverse=FOUR_WAYS, out_dtype=dtype)
-                    for dtype in (None, torch.float32))  # fmt: skip
+    narrow, wide = (
+        directional_scan(**inputs, orders=orders, reverse=FOUR_WAYS, out_dtype=dtype) for dtype in (None, torch.float32)
+    )
     assert narrow.dtype == torch.bfloat16 and wide.dtype == torch.float32
     assert 0 < (narrow - wide).abs().max() < 0.05 * wide.abs().max()
 
@@ -90,20 +95,29 @@ def resized(name, *shape):
     return lambda inputs: inputs | {name: torch.zeros(shape)}
 
 
-@pytest.mark.parametrize('change, message', [
-    (without('dt_bias'), 'dt_bias is NoneType, expected a tensor'),
-    (lambda inputs: inputs | {'A': inputs['A'].int()}, r'A \(2, 5, 4\) is torch.int32 and torch.strided, expected a d'),
-    (lambda inputs: inputs | {'D': inputs['D'].to('meta')}, r'D \(2, 5\) is on meta, expected cpu as x'),
-    (resized('x', 15, 5), r'x has shape \(15, 5\), expected \(B, L, D\)'),
-    (resized('A', 2, 4, 5), r'A has shape \(2, 4, 5\), expected \(K >= 1, D, N >= 1\) with D = 5'),
-    (resized('dt_weight', 2, 3, 5), r'dt_weight has shape \(2, 3, 5\), expected \(K, D, R >= 1\) with .* = \(2, 5\)'),
-    (resized('proj_weight', 2, 12, 5), r'proj_weight has shape \(2, 12, 5\), expected \(2, 11, 5\)'),
-    (resized('z', 2, 5, 15), r'z has shape \(2, 5, 15\), expected \(2, 15, 5\)'),
-    (resized('D', 10), r'D has shape \(10,\), expected \(2, 5\)'),
-    (resized('conv_weight', 2, 5), r'conv_weight has shape \(2, 5\), expected \(K, D, W >= 1\)'),
-    (resized('conv_weight', 2, 4, 5), r'conv_weight has shape \(2, 4, 5\), expected \(2, 5, 5\)'),
-    (without('conv_weight'), 'conv_bias is given without conv_weight'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (without('dt_bias'), 'dt_bias is NoneType, expected a tensor'),
+        (
+            lambda inputs: inputs | {'A': inputs['A'].int()},
+            r'A \(2, 5, 4\) is torch.int32 and torch.strided, expected a d',
+        ),
+        (lambda inputs: inputs | {'D': inputs['D'].to('meta')}, r'D \(2, 5\) is on meta, expected cpu as x'),
+        (resized('x', 15, 5), r'x has shape \(15, 5\), expected \(B, L, D\)'),
+        (resized('A', 2, 4, 5), r'A has shape \(2, 4, 5\), expected \(K >= 1, D, N >= 1\) with D = 5'),
+        (
+            resized('dt_weight', 2, 3, 5),
+            r'dt_weight has shape \(2, 3, 5\), expected \(K, D, R >= 1\) with .* = \(2, 5\)',
+        ),
+        (resized('proj_weight', 2, 12, 5), r'proj_weight has shape \(2, 12, 5\), expected \(2, 11, 5\)'),
+        (resized('z', 2, 5, 15), r'z has shape \(2, 5, 15\), expected \(2, 15, 5\)'),
+        (resized('D', 10), r'D has shape \(10,\), expected \(2, 5\)'),
+        (resized('conv_weight', 2, 5), r'conv_weight has shape \(2, 5\), expected \(K, D, W >= 1\)'),
+        (resized('conv_weight', 2, 4, 5), r'conv_weight has shape \(2, 4, 5\), expected \(2, 5, 5\)'),
+        (without('conv_weight'), 'conv_bias is given without conv_weight'),
+    ],
+)
 def test_bad_tensors(change, message):
     inputs, orders = random_inputs(**VIM)
     with pytest.raises(InputError, match=f'directional_scan: {message}') as error:
@@ -111,14 +125,17 @@ def test_bad_tensors(change, message):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(orders=[None]), 'orders has 1 entries, expected 2 as A'),
-    (dict(reverse=[True] * 3), 'reverse has 3 entries, expected 2 as A'),
-    (dict(orders=[None, scan_order('v', 2, 5)]), r'\(10,\) slots for \(10,\) tokens, expected 15 tokens as x has'),
-    (dict(orders=[None, scan_order('v', 3, 5, 'meta')]), 'an order is torch.int64 on meta, expected .* on cpu'),
-    (dict(out_dtype=torch.bfloat16), 'out_dtype is torch.bfloat16, expected one as wide as x, torch.float32'),
-    (dict(backend='fast'), "backend is 'fast'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(orders=[None]), 'orders has 1 entries, expected 2 as A'),
+        (dict(reverse=[True] * 3), 'reverse has 3 entries, expected 2 as A'),
+        (dict(orders=[None, scan_order('v', 2, 5)]), r'\(10,\) slots for \(10,\) tokens, expected 15 tokens as x has'),
+        (dict(orders=[None, scan_order('v', 3, 5, 'meta')]), 'an order is torch.int64 on meta, expected .* on cpu'),
+        (dict(out_dtype=torch.bfloat16), 'out_dtype is torch.bfloat16, expected one as wide as x, torch.float32'),
+        (dict(backend='fast'), "backend is 'fast'"),
+    ],
+)
 def test_bad_options(options, message):
     inputs, orders = random_inputs(**VIM)
     with pytest.raises(InputError, match=message):
@@ -128,8 +145,17 @@ def test_bad_options(options, message):
 @pytest.mark.parametrize('markers', ['not full', pytest.param('full', marks=pytest.mark.full)])
 def test_fused_in_the_interpreter(markers):
     pytest.importorskip('triton', reason='triton is not installed; pip install triton')
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', markers,
-               str(Path(__file__).with_name('directional_interpreted.py'))]  # fmt: skip
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        '-m',
+        markers,
+        str(Path(__file__).with_name('directional_interpreted.py')),
+    ]
     environment = dict(os.environ, TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
@@ -137,14 +163,23 @@ def test_fused_in_the_interpreter(markers):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and PyTorch sees none')
-@pytest.mark.parametrize('dtype, tolerance', [
-    (torch.float32, 1e-4), (torch.bfloat16, 4e-2), (torch.float16, 1e-2),
-], ids=['fp32', 'bf16', 'fp16'])  # fmt: skip
-@pytest.mark.parametrize('case, reverse', [
-    (dict(batch=2, size=(23, 29), dim=100, state=16, rank=12, taps=4), BOTH_WAYS),
-    (dict(batch=1, size=(50, 41), dim=40, state=1, rank=6, orders=(None, 'v', None, 'v'), absent=('z',)), FOUR_WAYS),
-    (dict(batch=1, size=(23, 29), dim=70, state=16, rank=48, taps=4, orders=('w2', 'w7v')), BOTH_WAYS),
-], ids=['vim', 'vmamba', 'windows'])  # fmt: skip
+@pytest.mark.parametrize(
+    'dtype, tolerance',
+    [(torch.float32, 1e-4), (torch.bfloat16, 4e-2), (torch.float16, 1e-2)],
+    ids=['fp32', 'bf16', 'fp16'],
+)
+@pytest.mark.parametrize(
+    'case, reverse',
+    [
+        (dict(batch=2, size=(23, 29), dim=100, state=16, rank=12, taps=4), BOTH_WAYS),
+        (
+            dict(batch=1, size=(50, 41), dim=40, state=1, rank=6, orders=(None, 'v', None, 'v'), absent=('z',)),
+            FOUR_WAYS,
+        ),
+        (dict(batch=1, size=(23, 29), dim=70, state=16, rank=48, taps=4, orders=('w2', 'w7v')), BOTH_WAYS),
+    ],
+    ids=['vim', 'vmamba', 'windows'],
+)
 def test_fused_on_a_gpu(case, reverse, dtype, tolerance):
     inputs, orders = random_inputs(**case)
     inputs |= {name: inputs[name].to(dtype) for name in ('x', 'z') if name in inputs}

@@ -99,16 +99,18 @@ def test_nothing_spills(capability, state, has_order):
 @pytest.mark.parametrize('capability', [80, pytest.param(90, marks=pytest.mark.full), 100])
 def test_segment_budget(capability):
     for state, rank, budget, flags in ((16, 12, 10.5, CONV), (1, 6, 70, dict(HAS_ORDER=True))):
-        machine = compiled(kernels.segment_kernel, capability, state, BACKWARD=False, HAS_Z=False, **ranks(rank, state),
-                           **flags)  # fmt: skip
+        machine = compiled(
+            kernels.segment_kernel, capability, state, BACKWARD=False, HAS_Z=False, **ranks(rank, state), **flags
+        )
         assert_no_spill(machine)
         assert machine.hot['SHFL'] == 0
         assert machine.hot.total() / (SEGMENT_UNROLL * state) <= budget
 
 
 @pytest.mark.parametrize('name', CONVOLUTIONS)
-@pytest.mark.parametrize('capability', [pytest.param(80, marks=pytest.mark.full), 90,
-                                        pytest.param(100, marks=pytest.mark.full)])  # fmt: skip
+@pytest.mark.parametrize(
+    'capability', [pytest.param(80, marks=pytest.mark.full), 90, pytest.param(100, marks=pytest.mark.full)]
+)
 def test_convolution_budget(capability, name):
     kernel, flags = CONVOLUTIONS[name]
     constants = dict(TIME=fused.CONV_TIME, BLOCK=fused.CONV_BLOCK, TAPS=4)
@@ -121,8 +123,9 @@ def test_convolution_budget(capability, name):
 @pytest.mark.parametrize('capability', [80, 90, 100])
 def test_projection_budget(capability, width):
     constants = dict(TIME=fused.PROJECT_TIME, BLOCK=fused.PROJECT_BLOCK, WIDTH=width, TAPS=4, HAS_BIAS=True)
-    machine = compiled(conv_kernels.project_kernel, capability, 1, options=fused.PROJECT_OPTIONS, INTERPRETED=False,
-                       **constants)  # fmt: skip
+    machine = compiled(
+        conv_kernels.project_kernel, capability, 1, options=fused.PROJECT_OPTIONS, INTERPRETED=False, **constants
+    )
     assert_no_spill(machine)
     assert machine.hot['HMMA'] and machine.hot.total() <= 370  # on tensor cores
 
@@ -152,7 +155,11 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
     segmented = ['segment_kernel', 'carry_kernel']
     backward = ['conv_kernel', *segmented, '_backward', 'conv_backward_kernel', 'conv_kernel']
     assert [name for name, _ in launches[0]] == [
-        'project_kernel', 'project_kernel', *2 * [*segmented, 'forward_kernel'], *2 * backward]  # fmt: skip
+        'project_kernel',
+        'project_kernel',
+        *2 * [*segmented, 'forward_kernel'],
+        *2 * backward,
+    ]
     assert launches[0] == launches[1]
 
 

@@ -20,8 +20,11 @@ from tests.conftest import golden
 
 SIZES = [(4, 6), (5, 3), (7, 9), (14, 14)]
 STRIDED_SIZES = [(4, 6), (5, 3), (7, 9), (8, 8)]
-NAMES = [base + flip for base in ('h', 'v', 'w1', 'w2', 'w3', 'w7', 'w2v', 'w7v', 's2', 'snake_h', 'snake_v')
-         for flip in ('', '_flip')]  # fmt: skip
+NAMES = [
+    base + flip
+    for base in ('h', 'v', 'w1', 'w2', 'w3', 'w7', 'w2v', 'w7v', 's2', 'snake_h', 'snake_v')
+    for flip in ('', '_flip')
+]
 LOCAL_NAMES = [base + flip for base in ('h', 'v', 'w2', 'w3', 'w7') for flip in ('', '_flip')]
 SNAKES = ('snake_h', 'snake_h_flip', 'snake_v', 'snake_v_flip')
 
@@ -52,11 +55,14 @@ def test_every_pixel_has_one_slot_and_returns_from_it(name, size):
 
 
 @pytest.mark.parametrize('size', SIZES, ids=size_id)
-@pytest.mark.parametrize('kind, names', [
-    ('cross2d', ('h', 'v', 'h_flip', 'v_flip')),
-    ('unidi', ('h', 'h', 'h', 'h')),
-    ('bidi', ('h', 'h', 'h_flip', 'h_flip')),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'kind, names',
+    [
+        ('cross2d', ('h', 'v', 'h_flip', 'v_flip')),
+        ('unidi', ('h', 'h', 'h', 'h')),
+        ('bidi', ('h', 'h', 'h_flip', 'h_flip')),
+    ],
+)
 def test_vmamba_orders(cases, kind, names, size):
     expected = cases[f'vmamba.{size_id(size)}.{kind}.order']
     assert torch.equal(torch.stack([scan_order(name, *size).order for name in names]), expected)

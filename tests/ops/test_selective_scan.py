@@ -140,8 +140,10 @@ def test_nonfinite_values_propagate(backend, name, value):
     inputs[name][1, ..., 3, 70] = value
     if name == 'delta' and value < 0:
         pytest.skip('softplus(-inf) is 0, a finite step')
-    actual, expected = (run(inputs, torch.zeros_like(inputs['u']), delta_softplus=True, backend=each)['out']
-                        for each in (backend, 'reference'))
+    actual, expected = (
+        run(inputs, torch.zeros_like(inputs['u']), delta_softplus=True, backend=each)['out']
+        for each in (backend, 'reference')
+    )
     assert not expected.isfinite().all()
     assert torch.equal(actual.isfinite(), expected.isfinite())
     assert torch.equal(actual.isnan(), expected.isnan()) or name == 'delta'
@@ -176,8 +178,14 @@ def test_reverse_is_the_flipped_scan():
 
 
 ORDERS = [
-    ('w7', 9, 13), ('w2v', 7, 5), ('s2', 5, 7), ('snake_h', 6, 4), ('snake_v_flip', 5, 11), ('v', 3, 25), ('h', 1, 1),
-]  # fmt: skip
+    ('w7', 9, 13),
+    ('w2v', 7, 5),
+    ('s2', 5, 7),
+    ('snake_h', 6, 4),
+    ('snake_v_flip', 5, 11),
+    ('v', 3, 25),
+    ('h', 1, 1),
+]
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])

@@ -26,16 +26,42 @@ from tests.ops.scan_cases import random_inputs  # noqa: E402
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x', 'kept', 'projection')
 INTEGERS = ('dim', 'groups', 'length', 'tokens', 'segments', 'segment_length', 'batch_size', 'elements', 'columns')
-FLAGS = dict(HAS_D=True, HAS_Z=True, HAS_BIAS=True, SOFTPLUS=True, REVERSE=True, SAVE=True, SEGMENTED=False,
-             HAS_ENTRY=False, BACKWARD=True, HAS_ORDER=False, PADDED=False, RANK=0, TILE=1, TAPS=0, HAS_CONV_BIAS=False,
-             ADD=False, KEEP=False, DZ='states')  # fmt: skip
+FLAGS = dict(
+    HAS_D=True,
+    HAS_Z=True,
+    HAS_BIAS=True,
+    SOFTPLUS=True,
+    REVERSE=True,
+    SAVE=True,
+    SEGMENTED=False,
+    HAS_ENTRY=False,
+    BACKWARD=True,
+    HAS_ORDER=False,
+    PADDED=False,
+    RANK=0,
+    TILE=1,
+    TAPS=0,
+    HAS_CONV_BIAS=False,
+    ADD=False,
+    KEEP=False,
+    DZ='states',
+)
 SEGMENT_UNROLL = 4
 
 
 @pytest.mark.parametrize('markers', ['not full', pytest.param('full', marks=pytest.mark.full)])
 def test_in_the_interpreter(markers):
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-m', markers,
-               str(Path(__file__).with_name('triton_interpreted.py'))]  # fmt: skip
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        '-m',
+        markers,
+        str(Path(__file__).with_name('triton_interpreted.py')),
+    ]
     environment = dict(os.environ, TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
     result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
@@ -82,8 +108,12 @@ def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', options: 
             signature[name] = 'constexpr'
         elif name not in unaligned:
             attributes[(i,)] = [['tt.divisibility', 16]]
-    source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
-                       constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()})  # fmt: skip
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        attrs=attributes,
+        constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()},
+    )
     # Those without states are launched with the compiler's own four warps.
     if options is None:
         options = backend.launch_options(constants['NB'], backward) if 'NB' in constants else dict(num_warps=4)
@@ -99,8 +129,11 @@ def analysed(binary) -> Machine:
             labels[label[1]] = len(instructions)
         elif instruction := re.match(r'\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(.*?);', line):
             instructions.append(instruction[1].strip())
-    loops = [(labels[target[1]], i) for i, text in enumerate(instructions)
-             if (target := re.search(r'^BRA.*`\((\.L_x_\d+)\)', text)) and labels[target[1]] < i]  # fmt: skip
+    loops = [
+        (labels[target[1]], i)
+        for i, text in enumerate(instructions)
+        if (target := re.search(r'^BRA.*`\((\.L_x_\d+)\)', text)) and labels[target[1]] < i
+    ]
     innermost = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
     first, last = max(innermost, key=lambda loop: loop[1] - loop[0], default=(0, len(instructions) - 1))
     hot = Counter(text.split()[0].split('.')[0] for text in instructions[first : last + 1])
@@ -169,8 +202,9 @@ def test_nothing_spills(capability, state, dtype):
         assert_no_spill(compiled(kernels.backward_for(padded), capability, state, dtype, **flags))
 
 
-@pytest.mark.parametrize('name', ['forward_kernel', 'segment_kernel', 'carry_kernel', 'backward_kernel',
-                                  'backward_kernel_few_states'])  # fmt: skip
+@pytest.mark.parametrize(
+    'name', ['forward_kernel', 'segment_kernel', 'carry_kernel', 'backward_kernel', 'backward_kernel_few_states']
+)
 def test_no_kernel_is_made_for_a_length(name):
     kernel = getattr(kernels, name)
     assert isinstance(kernel, triton.runtime.JITFunction)
@@ -217,7 +251,13 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
         launches.append(tuple(launched))
         launched.clear()
     assert [name for name, _ in launches[0]] == [
-        'segment_kernel', 'carry_kernel', 'forward_kernel', 'segment_kernel', 'carry_kernel', '_backward']  # fmt: skip
+        'segment_kernel',
+        'carry_kernel',
+        'forward_kernel',
+        'segment_kernel',
+        'carry_kernel',
+        '_backward',
+    ]
     assert len(set(launches)) == 1
 
 

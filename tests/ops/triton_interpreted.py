@@ -72,9 +72,19 @@ def test_golden_rest(cases):
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize(
     'batch, dim, length, state, groups, segments',
-    [(1, 5, 1, 1, 1, 1), (1, 33, 18, 1, 0, 1), (1, 4, 37, 1, 4, 3), (2, 4, 17, 3, 2, 1), (1, 3, 34, 5, 0, 3),
-     (1, 2, 19, 8, 1, 1), (1, 3, 35, 16, 0, 1), (1, 2, 67, 16, 2, 2), (1, 2, 5, 17, 0, 1), (2, 1, 3, 2, 1, 1)],
-)  # fmt: skip
+    [
+        (1, 5, 1, 1, 1, 1),
+        (1, 33, 18, 1, 0, 1),
+        (1, 4, 37, 1, 4, 3),
+        (2, 4, 17, 3, 2, 1),
+        (1, 3, 34, 5, 0, 3),
+        (1, 2, 19, 8, 1, 1),
+        (1, 3, 35, 16, 0, 1),
+        (1, 2, 67, 16, 2, 2),
+        (1, 2, 5, 17, 0, 1),
+        (2, 1, 3, 2, 1, 1),
+    ],
+)
 def test_parity(cut, batch, dim, length, state, groups, segments, reverse):
     cut(segments)
     inputs = random_inputs(batch, dim, length, state, groups, dtype=torch.float32)
@@ -84,9 +94,13 @@ def test_parity(cut, batch, dim, length, state, groups, segments, reverse):
 
 @pytest.mark.parametrize(
     'name, height, width, state, groups, segments, reverse',
-    [('w2', 3, 3, 3, 1, 1, True), ('v', 2, 4, 1, 2, 1, False), ('s2', 5, 7, 1, 0, 3, True),
-     ('w2v', 1, 3, 16, 0, 1, False)],
-)  # fmt: skip
+    [
+        ('w2', 3, 3, 3, 1, 1, True),
+        ('v', 2, 4, 1, 2, 1, False),
+        ('s2', 5, 7, 1, 0, 3, True),
+        ('w2v', 1, 3, 16, 0, 1, False),
+    ],
+)
 def test_order(cut, name, height, width, state, groups, segments, reverse):
     cut(segments)
     inputs = random_inputs(1, 4, height * width, state, groups, dtype=torch.float32)
@@ -130,11 +144,15 @@ def test_more_segments_than_the_carry_reads_ahead(cut, monkeypatch):
     check(inputs, torch.randn(1, 2, 35), torch.randn(1, 2, 1), delta_softplus=True)
 
 
-@pytest.mark.parametrize('dtypes', [
-    dict.fromkeys(INPUTS, torch.bfloat16),
-    dict.fromkeys(INPUTS, torch.float16),
-    dict(u=torch.bfloat16, delta=torch.float32, B=torch.bfloat16, C=torch.float16, z=torch.bfloat16),
-], ids=['bfloat16', 'float16', 'mixed'])  # fmt: skip
+@pytest.mark.parametrize(
+    'dtypes',
+    [
+        dict.fromkeys(INPUTS, torch.bfloat16),
+        dict.fromkeys(INPUTS, torch.float16),
+        dict(u=torch.bfloat16, delta=torch.float32, B=torch.bfloat16, C=torch.float16, z=torch.bfloat16),
+    ],
+    ids=['bfloat16', 'float16', 'mixed'],
+)
 def test_low_precision_rounds_only_what_it_returns(dtypes):
     inputs = random_inputs(1, 2, 9, 4, 2)
     inputs = {name: x.to(dtypes.get(name, torch.float32)) for name, x in inputs.items()}

@@ -1,6 +1,6 @@
 """Every way into train.py and test.py that reads a checkpoint, each in a process of its own, with a crafted file.
 
-    entry_points.py FOLDER SHAPES   prints one JSON object: {case: [exit code, last lines]}; gadgets write to FOLDER/ran
+entry_points.py FOLDER SHAPES   prints one JSON object: {case: [exit code, last lines]}; gadgets write to FOLDER/ran
 """
 
 import copy
@@ -48,8 +48,11 @@ REFUSED = ('os.system', 'rebuild from type')
 
 
 def gadgets(witness: Path, refused: bool = False) -> dict[str, object]:
-    found = {name: make(f'touch {witness}/{name.replace(" ", "_")}') for name, make in GADGETS.items()
-             if refused or name not in REFUSED}
+    found = {
+        name: make(f'touch {witness}/{name.replace(" ", "_")}')
+        for name, make in GADGETS.items()
+        if refused or name not in REFUSED
+    }
     # What mmengine's own allow-list would let through: getattr on the classes of that list.
     found['getattr of an allowed class'] = Call(getattr, HistoryBuffer, '__init__')
     return found
@@ -71,9 +74,11 @@ def craft(base: dict, witness: Path) -> dict:
 
 def authors_names(weights: dict) -> dict:
     """The backbone's keys as its authors call them."""
-    rules = ((r'^backbone\.stem', 'backbone.downsample_layers.0'),
-             (r'^backbone\.stages\.(\d)\.downsample', r'backbone.downsample_layers.\1'),
-             (r'^(backbone\.stages\.\d)\.blocks', r'\1'))
+    rules = (
+        (r'^backbone\.stem', 'backbone.downsample_layers.0'),
+        (r'^backbone\.stages\.(\d)\.downsample', r'backbone.downsample_layers.\1'),
+        (r'^(backbone\.stages\.\d)\.blocks', r'\1'),
+    )
     renamed = {}
     for key, value in weights.items():
         for pattern, replacement in rules:
@@ -87,8 +92,11 @@ def main(folder: Path, shapes: Path) -> None:
     witness.mkdir()
     data = [f'{split}_dataloader.dataset.data_root={shapes}/ade20k/' for split in ('train', 'test')]
     options = ['--cfg-options', *data, 'train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
-    results = {'plain training': apart(folder, 'plain', train, CONFIG, '--work-dir', folder / 'plain', *options,
-                                       'train_cfg.max_iters=1')}
+    results = {
+        'plain training': apart(
+            folder, 'plain', train, CONFIG, '--work-dir', folder / 'plain', *options, 'train_cfg.max_iters=1'
+        )
+    }
     base = torch.load(folder / 'plain' / 'iter_1.pth')
     crafted = craft(base, witness)
     torch.save(crafted, folder / 'crafted.pth')
@@ -119,7 +127,8 @@ def main(folder: Path, shapes: Path) -> None:
     pretrained = folder / 'pretrained.py'
     pretrained.write_text(
         f"_base_ = '{Path(CONFIG).absolute()}'\nmodel = dict(backbone=dict(init_cfg=dict(_delete_=True, "
-        f"type='mmbackbones.Pretrained', checkpoint='{folder}/crafted.pth')))\n")
+        f"type='mmbackbones.Pretrained', checkpoint='{folder}/crafted.pth')))\n"
+    )
     cases = {
         'load_from': (train, *train_options, f'load_from={folder}/crafted.pth'),
         'resume PATH': (train, '--resume', folder / 'crafted.pth', *train_options),
@@ -134,9 +143,16 @@ def main(folder: Path, shapes: Path) -> None:
     for name, (command, *arguments) in cases.items():
         work_dir = folder / ('auto' if name == 'resume auto' else name.replace(' ', '_'))
         positional = arguments[:1] if command is test else []
-        results[name] = apart(folder, name.replace(' ', '_'), command,
-                              pretrained if name == 'pretrained' else CONFIG, *positional,
-                              '--work-dir', work_dir, *arguments[len(positional):])
+        results[name] = apart(
+            folder,
+            name.replace(' ', '_'),
+            command,
+            pretrained if name == 'pretrained' else CONFIG,
+            *positional,
+            '--work-dir',
+            work_dir,
+            *arguments[len(positional) :],
+        )
     results['ran'] = [0, ' '.join(sorted(path.name for path in witness.iterdir()))]
     print(json.dumps(results))
 

@@ -1,8 +1,8 @@
 """tools/train.py in a process that the kernel kills at one exact place while it saves.
 
-    fatal_train.py event N ARGUMENTS...   SIGKILL before the N-th opening, renaming or removal of a checkpoint's files
-    fatal_train.py bytes N ARGUMENTS...   SIGXFSZ when a file passes N bytes: killed in the middle of writing it
-    fatal_train.py full N ARGUMENTS...    the same, but the write fails instead, as on a full disk
+fatal_train.py event N ARGUMENTS...   SIGKILL before the N-th opening, renaming or removal of a checkpoint's files
+fatal_train.py bytes N ARGUMENTS...   SIGXFSZ when a file passes N bytes: killed in the middle of writing it
+fatal_train.py full N ARGUMENTS...    the same, but the write fails instead, as on a full disk
 """
 
 import os
@@ -22,8 +22,12 @@ def main() -> None:
 
     def watch(event: str, args: tuple) -> None:
         nonlocal left
-        if event in ('open', 'os.rename', 'os.remove') and isinstance(args[0], str | Path) \
-                and CHECKPOINT_FILE.fullmatch(Path(args[0]).name) and (event != 'open' or 'r' not in str(args[1])):
+        if (
+            event in ('open', 'os.rename', 'os.remove')
+            and isinstance(args[0], str | Path)
+            and CHECKPOINT_FILE.fullmatch(Path(args[0]).name)
+            and (event != 'open' or 'r' not in str(args[1]))
+        ):
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -31,9 +31,12 @@ class Training:
     def start(self, *resume: str, fatal: tuple[str, int] | None = None) -> subprocess.Popen:
         program = ['tests/reliability/fatal_train.py', fatal[0], str(fatal[1])] if fatal else ['tools/train.py']
         return subprocess.Popen(
-            [sys.executable, '-u', *program, str(self.config), '--work-dir', str(self.work_dir), *resume], cwd=ROOT,
-            env={**os.environ, 'PYTHONPATH': str(ROOT), **ENVIRONMENT}, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT)
+            [sys.executable, '-u', *program, str(self.config), '--work-dir', str(self.work_dir), *resume],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONPATH': str(ROOT), **ENVIRONMENT},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def run(self, *resume: str, fatal: tuple[str, int] | None = None) -> tuple[int, str]:
         """Run to the end, whatever that is; returns the exit code and what was printed."""
@@ -96,8 +99,11 @@ def same_bits(one: object, other: object, place: str = '') -> list[str]:
 def assert_equal(training: Training, reference: Training, name: str, iterations: int) -> None:
     """Weights, optimizer, schedule, random states are the same bits, and every iteration was taken once."""
     ours, theirs = training.checkpoint(name), reference.checkpoint(name)
-    faults = [fault for key in ('state_dict', 'optimizer', 'param_schedulers', 'progress')
-              for fault in same_bits(ours[key], theirs[key], key)]
+    faults = [
+        fault
+        for key in ('state_dict', 'optimizer', 'param_schedulers', 'progress')
+        for fault in same_bits(ours[key], theirs[key], key)
+    ]
     assert not faults, (faults[:5], training.log)
     steps = {int(state['step']) for state in ours['optimizer']['state'].values()}
     assert steps == {iterations} and ours['meta']['iter'] == iterations, training.log

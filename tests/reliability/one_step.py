@@ -1,6 +1,6 @@
 """One step of SGD on the same eight images, shared between processes and accumulated over forward passes.
 
-    python -m torch.distributed.run --nproc_per_node N tests/reliability/one_step.py FILE ACCUMULATED
+python -m torch.distributed.run --nproc_per_node N tests/reliability/one_step.py FILE ACCUMULATED
 """
 
 import os

@@ -37,8 +37,12 @@ def two_steps(config: dict, seed: int) -> dict:
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return dict(losses=losses, state_dict=dict(backbone.state_dict()), optimizer=optimizer.state_dict(),
-                gradients={name: parameter.grad for name, parameter in backbone.named_parameters()})
+    return dict(
+        losses=losses,
+        state_dict=dict(backbone.state_dict()),
+        optimizer=optimizer.state_dict(),
+        gradients={name: parameter.grad for name, parameter in backbone.named_parameters()},
+    )
 
 
 @pytest.mark.promise('same-bits')
@@ -53,8 +57,10 @@ def test_same_seed_same_bits(name, deterministic):
 
 @pytest.mark.slow
 @pytest.mark.promise('same-bits-training')
-@pytest.mark.parametrize('config', [
-    'mask-rcnn_vmamba-mini_fpn_1xb4-300_shapes-coco.py', 'vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'])
+@pytest.mark.parametrize(
+    'config',
+    ['mask-rcnn_vmamba-mini_fpn_1xb4-300_shapes-coco.py', 'vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'],
+)
 def test_whole_trainings_under_the_switch(config, tmp_path):
     """Two processes one after the other, with ``randomness.deterministic=True``."""
     shapes = write_shapes(tmp_path / 'shapes', train=6, val=1)
@@ -64,11 +70,25 @@ def test_whole_trainings_under_the_switch(config, tmp_path):
         options.append(f'test_evaluator.ann_file={folder}/annotations/instances_val2017.json')
     for name in 'ab':
         subprocess.run(
-            [sys.executable, 'tools/train.py', f'configs/quickstart/{config}', '--work-dir', tmp_path / name,
-             '--cfg-options', *options, 'randomness.deterministic=True', 'train_dataloader.batch_size=2',
-             'model.backbone.drop_path_rate=0.3', 'train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=2'],
-            cwd=ROOT, check=True, timeout=900,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
+            [
+                sys.executable,
+                'tools/train.py',
+                f'configs/quickstart/{config}',
+                '--work-dir',
+                tmp_path / name,
+                '--cfg-options',
+                *options,
+                'randomness.deterministic=True',
+                'train_dataloader.batch_size=2',
+                'model.backbone.drop_path_rate=0.3',
+                'train_cfg.max_iters=2',
+                'default_hooks.checkpoint.interval=2',
+            ],
+            cwd=ROOT,
+            check=True,
+            timeout=900,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        )
     one, other = (torch.load(tmp_path / name / 'iter_2.pth', weights_only=True) for name in 'ab')
     for key in ('state_dict', 'optimizer', 'param_schedulers', 'progress'):
         assert not same_bits(one[key], other[key], key)

@@ -41,8 +41,14 @@ def free_port() -> str:
 def start(*command: object, within: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
     program = [sys.executable] if str(command[0]).endswith('.py') else ['bash']
     return subprocess.Popen(
-        [*within, *program, *map(str, command)], cwd=ROOT, env={**os.environ, **ENVIRONMENT, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        [*within, *program, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -83,7 +89,8 @@ def faulty(folder: Path, hook: str, **default_hooks: dict) -> Path:
     config.write_text(
         f'_base_ = {str(ROOT / SEGMENTOR)!r}\n'
         "custom_imports = dict(imports=['tests.reliability.faulty_rank'], allow_failed_imports=False)\n"
-        f'custom_hooks = [dict(type={hook!r})]\ndefault_hooks = {default_hooks}\n')
+        f'custom_hooks = [dict(type={hook!r})]\ndefault_hooks = {default_hooks}\n'
+    )
     return config
 
 
@@ -100,8 +107,14 @@ def options(shapes: Path, config: str) -> list[str]:
     folder = shapes / ('coco' if config == DETECTOR else 'ade20k')
     roots = [f'{split}_dataloader.dataset.data_root={folder}/' for split in ('train', 'test')]
     evaluator = [f'test_evaluator.ann_file={folder}/annotations/instances_val2017.json'] if config == DETECTOR else []
-    return ['--cfg-options', *roots, *evaluator, 'train_dataloader.batch_size=2', 'default_hooks.logger.interval=1',
-            'default_hooks.checkpoint.interval=2']
+    return [
+        '--cfg-options',
+        *roots,
+        *evaluator,
+        'train_dataloader.batch_size=2',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=2',
+    ]
 
 
 @pytest.fixture(scope='module', params=[DETECTOR, SEGMENTOR], ids=['detector', 'segmentor'])
@@ -132,8 +145,17 @@ def assert_same_training(one: Path, other: Path) -> None:
 def test_seven_images(trained, processes, shapes, tmp_path):
     """One image less than equal shares: the same predictions, image by image, and the same scores."""
     config, work_dir = trained
-    by(processes, 'test', config, work_dir / 'iter_4.pth', '--work-dir', tmp_path / 'w', '--out', tmp_path / 'out',
-       *options(shapes, config))
+    by(
+        processes,
+        'test',
+        config,
+        work_dir / 'iter_4.pth',
+        '--work-dir',
+        tmp_path / 'w',
+        '--out',
+        tmp_path / 'out',
+        *options(shapes, config),
+    )
     ours, alone = record(tmp_path / 'out'), record(work_dir / 'final')
     assert ours['world_size'] == processes and len(ours['image_ids']) == 7
     assert ours['metrics'] == pytest.approx(alone['metrics'], abs=1e-6)
@@ -143,11 +165,14 @@ def test_seven_images(trained, processes, shapes, tmp_path):
             assert all(np.array_equal(one[key], other[key]) for key in other.files)
         return
     for kind in ('bbox', 'segm'):  # the metrics have three digits
-        ours, alone = (json.loads((folder / f'predictions.{kind}.json').read_text())
-                       for folder in (tmp_path / 'out', work_dir / 'final'))
+        ours, alone = (
+            json.loads((folder / f'predictions.{kind}.json').read_text())
+            for folder in (tmp_path / 'out', work_dir / 'final')
+        )
         assert len(ours) == len(alone) > 0
-        for one, other in zip(*(sorted(found, key=lambda item: (item['image_id'], -item['score'], str(item)))
-                              for found in (ours, alone))):
+        for one, other in zip(
+            *(sorted(found, key=lambda item: (item['image_id'], -item['score'], str(item))) for found in (ours, alone))
+        ):
             assert one['image_id'] == other['image_id'] and one['category_id'] == other['category_id']
             assert [one['score'], *one['bbox']] == pytest.approx([other['score'], *other['bbox']], abs=1e-6)
             assert one.get('segmentation') == other.get('segmentation')
@@ -177,8 +202,18 @@ def test_two_processes_drop_the_same_and_scale_the_rate(shapes, tmp_path):
     """The faulty mask is left out in both; 2 images x 2 processes x 2 accumulated, of 16: half the rate."""
     spoilt = write_shapes(tmp_path / 'shapes', train=5, val=2)
     (spoilt / 'ade20k/annotations/training/ADE_train_00000004.png').write_bytes(b'404')
-    text = by(2, 'train', SEGMENTOR, '--work-dir', tmp_path / 'w', '--auto-scale-lr', *options(spoilt, SEGMENTOR),
-              'train_cfg.max_iters=2', 'data_check=drop', 'optim_wrapper.accumulative_counts=2')
+    text = by(
+        2,
+        'train',
+        SEGMENTOR,
+        '--work-dir',
+        tmp_path / 'w',
+        '--auto-scale-lr',
+        *options(spoilt, SEGMENTOR),
+        'train_cfg.max_iters=2',
+        'data_check=drop',
+        'optim_wrapper.accumulative_counts=2',
+    )
     assert 'left out of the training (images: 1)' in text and 'ADE_train_00000004.png: not a readable mask' in text
     assert len((tmp_path / 'w/data_kept_0.txt').read_text().split()) == 4
     assert 'Scaling the original LR by 0.5' in text
@@ -188,8 +223,16 @@ def test_two_processes_drop_the_same_and_scale_the_rate(shapes, tmp_path):
 @pytest.mark.promise('process-killed')
 @pytest.mark.parametrize('processes', [2, 4])
 def test_one_process_killed_stops_the_others(processes, shapes, tmp_path, figure):
-    process = start('tools/dist_train.sh', SEGMENTOR, processes, '--work-dir', tmp_path, *options(shapes, SEGMENTOR),
-                    'train_cfg.max_iters=100000', PORT=free_port())
+    process = start(
+        'tools/dist_train.sh',
+        SEGMENTOR,
+        processes,
+        '--work-dir',
+        tmp_path,
+        *options(shapes, SEGMENTOR),
+        'train_cfg.max_iters=100000',
+        PORT=free_port(),
+    )
     seen = until_third_step(process)
     victim = kill_a_worker(process, rank=1)
     killed = time.monotonic()
@@ -203,14 +246,26 @@ def test_one_process_killed_stops_the_others(processes, shapes, tmp_path, figure
 def test_two_processes_skip_and_stop_together(shapes, tmp_path):
     """NaN in an image of process 1, in two steps; one skip is allowed. Each process names its own images."""
     config = faulty(tmp_path, 'SpoiltRank', numerics=dict(max_skips=1))
-    process = start('tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', *options(shapes, SEGMENTOR),
-                    'train_cfg.max_iters=100', PORT=free_port(), PYTHONPATH=str(ROOT))
+    process = start(
+        'tools/dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        tmp_path / 'w',
+        *options(shapes, SEGMENTOR),
+        'train_cfg.max_iters=100',
+        PORT=free_port(),
+        PYTHONPATH=str(ROOT),
+    )
     text = end(process)
     assert 'error: numerical trouble at iteration 4: ' in text and re.search(r'exitcode *: 3 ', text), text[-3000:]
     reports = {path.stem: json.loads(path.read_text()) for path in (tmp_path / 'w/numerical_trouble').iterdir()}
     assert {name: report['action'] for name, report in reports.items()} == {
-        'iter_2_rank0': 'skipped (1 of 1)', 'iter_2_rank1': 'skipped (1 of 1)', 'iter_4_rank0': 'stopped',
-        'iter_4_rank1': 'stopped'}
+        'iter_2_rank0': 'skipped (1 of 1)',
+        'iter_2_rank1': 'skipped (1 of 1)',
+        'iter_4_rank0': 'stopped',
+        'iter_4_rank1': 'stopped',
+    }
     assert [reports[f'iter_4_rank{rank}']['losses']['loss'] == 'nan' for rank in range(2)] == [False, True]
     assert all(report['gradients_not_finite']['count'] for report in reports.values())  # they are shared
     images = [set(reports[f'iter_4_rank{rank}']['images']) for rank in range(2)]
@@ -224,9 +279,18 @@ def test_two_processes_skip_and_stop_together(shapes, tmp_path):
 def test_a_process_that_hangs_ends_both(shapes, tmp_path, figure):
     """Process 1 stays within its step and the other waits for its gradients. Whichever watchdog is first, the launcher
     or the broken connection may end the other process before its own."""
-    config = faulty(tmp_path, 'HangingRank', watchdog=dict(timeout=20.))
-    process = start('tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', *options(shapes, SEGMENTOR),
-                    'train_cfg.max_iters=100', PORT=free_port(), PYTHONPATH=str(ROOT))
+    config = faulty(tmp_path, 'HangingRank', watchdog=dict(timeout=20.0))
+    process = start(
+        'tools/dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        tmp_path / 'w',
+        *options(shapes, SEGMENTOR),
+        'train_cfg.max_iters=100',
+        PORT=free_port(),
+        PYTHONPATH=str(ROOT),
+    )
     text = end(process)
     assert re.search(r'exitcode *: 4 ', text), text[-3000:]
     stacks = {path.name: path.read_text() for path in (tmp_path / 'w').glob('hang_rank*.txt')}
@@ -291,8 +355,12 @@ def machines() -> Iterator[list[str]]:
     names = [f'mmb{os.getpid()}{end}' for end in 'ab']
     setup = [*(f'netns add {name}' for name in names), f'link add {names[0]} type veth peer name {names[1]}']
     for number, name in enumerate(names, 1):
-        setup += [f'link set {name} netns {name}', f'-n {name} addr add 10.199.7.{number}/24 dev {name}',
-                  f'-n {name} link set {name} up', f'-n {name} link set lo up']
+        setup += [
+            f'link set {name} netns {name}',
+            f'-n {name} addr add 10.199.7.{number}/24 dev {name}',
+            f'-n {name} link set {name} up',
+            f'-n {name} link set lo up',
+        ]
     try:
         for line in setup:
             try:
@@ -308,9 +376,19 @@ def machines() -> Iterator[list[str]]:
 
 def start_on(machines: list[str], *command: object) -> list[subprocess.Popen]:
     """The same command on each machine, as a user gives it; one process on each."""
-    return [start(*command, within=('ip', 'netns', 'exec', name), NNODES='2', NODE_RANK=str(number),
-                  MASTER_ADDR='10.199.7.1', PORT='29533', GLOO_SOCKET_IFNAME=name, TP_SOCKET_IFNAME=name)
-            for number, name in enumerate(machines)]
+    return [
+        start(
+            *command,
+            within=('ip', 'netns', 'exec', name),
+            NNODES='2',
+            NODE_RANK=str(number),
+            MASTER_ADDR='10.199.7.1',
+            PORT='29533',
+            GLOO_SOCKET_IFNAME=name,
+            TP_SOCKET_IFNAME=name,
+        )
+        for number, name in enumerate(machines)
+    ]
 
 
 @pytest.mark.slow
@@ -319,8 +397,18 @@ def start_on(machines: list[str], *command: object) -> list[subprocess.Popen]:
 def test_two_machines_test_as_one_process(trained, machines, shapes, tmp_path):
     """Four images on one, three on the other."""
     config, work_dir = trained
-    for run in start_on(machines, 'tools/dist_test.sh', config, work_dir / 'iter_4.pth', 1, '--work-dir',
-                        tmp_path / 'w', '--out', tmp_path / 'out', *options(shapes, config)):
+    for run in start_on(
+        machines,
+        'tools/dist_test.sh',
+        config,
+        work_dir / 'iter_4.pth',
+        1,
+        '--work-dir',
+        tmp_path / 'w',
+        '--out',
+        tmp_path / 'out',
+        *options(shapes, config),
+    ):
         finish(run)
     assert record(tmp_path / 'out')['world_size'] == 2
     assert record(tmp_path / 'out')['metrics'] == pytest.approx(record(work_dir / 'final')['metrics'], abs=1e-6)
@@ -348,8 +436,16 @@ def test_two_machines_train_as_one(machines, by_two, shapes, tmp_path, figure):
 @pytest.mark.slow
 @pytest.mark.promise('process-killed', 'machines')
 def test_a_machine_whose_process_is_killed_stops_the_other(machines, shapes, tmp_path, figure):
-    here, there = start_on(machines, 'tools/dist_train.sh', SEGMENTOR, 1, '--work-dir', tmp_path,
-                           *options(shapes, SEGMENTOR), 'train_cfg.max_iters=100000')
+    here, there = start_on(
+        machines,
+        'tools/dist_train.sh',
+        SEGMENTOR,
+        1,
+        '--work-dir',
+        tmp_path,
+        *options(shapes, SEGMENTOR),
+        'train_cfg.max_iters=100000',
+    )
     until_third_step(here)
     victim = kill_a_worker(there, rank=1)
     killed = time.monotonic()
@@ -372,16 +468,27 @@ def test_accumulation_equals_the_large_batch(accumulated):
 @pytest.mark.promise('large-batch')
 @pytest.mark.parametrize(('processes', 'accumulated'), [(2, 2), (4, 1)])
 def test_processes_equal_the_large_batch(processes, accumulated, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
-               f'--master_port={free_port()}', 'tests/reliability/one_step.py', str(tmp_path / 'w'), str(accumulated)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT, 'PYTHONPATH': str(ROOT)}, check=True,
-                   timeout=TIMEOUT)
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        f'--nproc_per_node={processes}',
+        f'--master_port={free_port()}',
+        'tests/reliability/one_step.py',
+        str(tmp_path / 'w'),
+        str(accumulated),
+    ]
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT, 'PYTHONPATH': str(ROOT)}, check=True, timeout=TIMEOUT
+    )
     torch.testing.assert_close(dict(torch.load(tmp_path / 'w', weights_only=True)), dict(one_step(0, 1, 1)))
 
 
 @pytest.mark.promise('large-batch')
-@pytest.mark.parametrize(('batch', 'processes', 'accumulated', 'factor'), [
-    (2, 8, 1, 1.), (2, 4, 2, 1.), (4, 1, 4, 1.), (16, 1, 1, 1.), (8, 4, 1, 2.), (2, 1, 2, 0.25)])
+@pytest.mark.parametrize(
+    ('batch', 'processes', 'accumulated', 'factor'),
+    [(2, 8, 1, 1.0), (2, 4, 2, 1.0), (4, 1, 4, 1.0), (16, 1, 1, 1.0), (8, 4, 1, 2.0), (2, 1, 2, 0.25)],
+)
 def test_scaled_rate_counts_accumulated_images(batch, processes, accumulated, factor, monkeypatch):
     runner = Runner.__new__(Runner)
     runner._train_dataloader, runner.param_schedulers = ConfigDict(batch_size=batch), None

@@ -24,15 +24,21 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('entry')
     shapes = write_shapes(folder / 'shapes', train=4, val=2)
     done = subprocess.run(
-        [sys.executable, '-m', 'tests.reliability.entry_points', str(folder), str(shapes)], cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+        [sys.executable, '-m', 'tests.reliability.entry_points', str(folder), str(shapes)],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', ['plain training', 'load_from', 'resume PATH', 'resume auto', 'pretrained', 'test',
-                                  'published layout', *REFUSED])
+@pytest.mark.parametrize(
+    'case',
+    ['plain training', 'load_from', 'resume PATH', 'resume auto', 'pretrained', 'test', 'published layout', *REFUSED],
+)
 def test_crafted_checkpoint(results, case):
     code, text = results[case]
     if case in REFUSED:

@@ -33,8 +33,15 @@ from tests.conftest import ROOT
 
 # Cases of each target in CI, and under --full: 13,500 in all.
 CASES = {'annotations': 60, 'image': 50, 'mask': 50, 'overrides': 100, 'checkpoint': 150, 'pickle': 150, 'scan': 150}
-FULL_CASES = {'annotations': 500, 'image': 500, 'mask': 500, 'overrides': 3000, 'checkpoint': 3000, 'pickle': 3000,
-              'scan': 3000}
+FULL_CASES = {
+    'annotations': 500,
+    'image': 500,
+    'mask': 500,
+    'overrides': 3000,
+    'checkpoint': 3000,
+    'pickle': 3000,
+    'scan': 3000,
+}
 HANG = 120  # seconds of one case; usual are milliseconds
 MEMORY = 3 << 30  # bytes of address space on top of what the process has
 
@@ -42,14 +49,28 @@ ANN = 'coco/annotations/instances_train2017.json'
 CONFIG = ROOT / 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
 
 junk = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-3, 300), st.integers(), st.floats(), st.text(max_size=8),
-              st.sampled_from([10**30, 1e308, '\ud800', '\0', 'a\nb', '../x', '', 2**31, 65536])),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 300),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from([10**30, 1e308, '\ud800', '\0', 'a\nb', '../x', '', 2**31, 65536]),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=7), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
-    max_leaves=8)
+    max_leaves=8,
+)
 # Each change of bytes: what, where (a fraction of the length), with which bytes.
 damage = st.lists(
-    st.tuples(st.sampled_from(['overwrite', 'insert', 'cut', 'remove', 'repeat']), st.floats(0, 1),
-              st.binary(min_size=1, max_size=9)), min_size=1, max_size=4)
+    st.tuples(
+        st.sampled_from(['overwrite', 'insert', 'cut', 'remove', 'repeat']),
+        st.floats(0, 1),
+        st.binary(min_size=1, max_size=9),
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 def damaged(data: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
@@ -57,8 +78,11 @@ def damaged(data: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
         start = int(where * len(data))
         end = start + len(new)
         data = {
-            'overwrite': data[:start] + new + data[end:], 'insert': data[:start] + new + data[start:],
-            'cut': data[:start], 'remove': data[:start] + data[end:], 'repeat': data[:end] + data[start:],
+            'overwrite': data[:start] + new + data[end:],
+            'insert': data[:start] + new + data[start:],
+            'cut': data[:start],
+            'remove': data[:start] + data[end:],
+            'repeat': data[:end] + data[start:],
         }[what]
     return data
 
@@ -66,6 +90,7 @@ def damaged(data: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
 @contextmanager
 def bounded() -> Iterator[None]:
     """A hang between two settings of the alarm, or a blow-up of memory, becomes an exception."""
+
     def stop(*_) -> None:
         raise TimeoutError(f'hangs: no end in {HANG} s')
 
@@ -98,8 +123,12 @@ class Targets:
         torch.manual_seed(0)
         tensors = {'a.weight': torch.randn(3, 4), 'b': torch.arange(5), 'c': torch.randn(2).half()}
         extras = dict(meta=dict(iter=3, epoch=1, names=('x', 'y')), state_dict=tensors, flags={1, 2}, rate=1e-3)
-        self.saved = dict(zip=_saved(extras), legacy=_saved(extras, _use_new_zipfile_serialization=False),
-                          safetensors=safetensors.torch.save(tensors), nothing=b'')
+        self.saved = dict(
+            zip=_saved(extras),
+            legacy=_saved(extras, _use_new_zipfile_serialization=False),
+            safetensors=safetensors.torch.save(tensors),
+            nothing=b'',
+        )
         self.place = folder
 
     def annotations(self, case: tuple[list, list | None]) -> None:
@@ -115,11 +144,17 @@ class Targets:
             is_ours(InputError(str(fault)))
         if not found.faults:  # then the framework must be able to use it
             dataset = CocoDataset(
-                ann_file=spec.ann_file, data_prefix=dict(img=spec.img_dir), metainfo=COCO_METAINFO,
-                filter_cfg=dict(filter_empty_gt=False), test_mode=True, pipeline=[
+                ann_file=spec.ann_file,
+                data_prefix=dict(img=spec.img_dir),
+                metainfo=COCO_METAINFO,
+                filter_cfg=dict(filter_empty_gt=False),
+                test_mode=True,
+                pipeline=[
                     dict(type='LoadImageFromFile'),
                     dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
-                    dict(type='mmdet.PackDetInputs')])
+                    dict(type='mmdet.PackDetInputs'),
+                ],
+            )
             for index in range(len(dataset)):
                 assert dataset[index]['data_samples'].gt_instances.bboxes.tensor.isfinite().all()
 
@@ -128,17 +163,25 @@ class Targets:
         try:
             path.write_bytes(damaged(sound, changes))
             found = SegmentationSpec(
-                str(self.folder / 'ade20k/images/training'), str(self.folder / 'ade20k/annotations/training'),
-                num_labels=4, reduce_zero_label=True).check(full=True)
+                str(self.folder / 'ade20k/images/training'),
+                str(self.folder / 'ade20k/annotations/training'),
+                num_labels=4,
+                reduce_zero_label=True,
+            ).check(full=True)
             for fault in found.faults:
                 is_ours(InputError(str(fault)))
             if not found.faults:
                 dataset = BaseSegDataset(
-                    data_root=str(self.folder / 'ade20k'), metainfo=ADE20K_METAINFO, reduce_zero_label=True,
+                    data_root=str(self.folder / 'ade20k'),
+                    metainfo=ADE20K_METAINFO,
+                    reduce_zero_label=True,
                     data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-                    pipeline=[dict(type='LoadImageFromFile'),
-                              dict(type='mmseg.LoadAnnotations', reduce_zero_label=True),
-                              dict(type='mmseg.PackSegInputs')])
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='mmseg.LoadAnnotations', reduce_zero_label=True),
+                        dict(type='mmseg.PackSegInputs'),
+                    ],
+                )
                 for index in range(len(dataset)):
                     item = dataset[index]
                     assert item['inputs'].shape[1:] == item['data_samples'].gt_sem_seg.shape
@@ -186,11 +229,21 @@ class Targets:
         generator = torch.Generator().manual_seed(case['seed'])
         batch, groups, per_group, length, state = case['sizes']
         dim = groups * per_group
-        shapes = dict(u=(batch, dim, length), delta=(batch, dim, length), A=(dim, state), D=(dim,),
-                      B=(batch, groups, state, length), C=(batch, groups, state, length), z=(batch, dim, length),
-                      delta_bias=(dim,))
-        tensors = {name: torch.randn(shape, generator=generator).to(case['dtype'])
-                   for name, shape in shapes.items() if name not in case['absent']}
+        shapes = dict(
+            u=(batch, dim, length),
+            delta=(batch, dim, length),
+            A=(dim, state),
+            D=(dim,),
+            B=(batch, groups, state, length),
+            C=(batch, groups, state, length),
+            z=(batch, dim, length),
+            delta_bias=(dim,),
+        )
+        tensors = {
+            name: torch.randn(shape, generator=generator).to(case['dtype'])
+            for name, shape in shapes.items()
+            if name not in case['absent']
+        }
         tensors['A'] = -tensors['A'].abs()  # a state that decays
         for name in {'delta', 'delta_bias'} - case['absent']:
             tensors[name] = tensors[name].abs()
@@ -206,8 +259,13 @@ class Targets:
                 tensors[name] = x.detach().requires_grad_()
         try:
             out, last = selective_scan(
-                **tensors, delta_softplus=case['softplus'], reverse=case['reverse'], order=order,
-                return_last_state=True, backend=case['backend'])
+                **tensors,
+                delta_softplus=case['softplus'],
+                reverse=case['reverse'],
+                order=order,
+                return_last_state=True,
+                backend=case['backend'],
+            )
         except InputError as error:
             is_ours(error)
             usable = case['backend'] in ('auto', 'reference', 'chunked', 'native')
@@ -218,11 +276,19 @@ class Targets:
             assert tuple(out.shape) == expected['shape'] and out.dtype == expected['dtype']
             assert out.isfinite().all() and last.isfinite().all()
             reference = selective_scan(
-                **{name: x.detach() for name, x in tensors.items()}, delta_softplus=case['softplus'],
-                reverse=case['reverse'], order=order if sound else None, backend='reference')
+                **{name: x.detach() for name, x in tensors.items()},
+                delta_softplus=case['softplus'],
+                reverse=case['reverse'],
+                order=order if sound else None,
+                backend='reference',
+            )
             tolerance = 1e-4 if case['dtype'] in (torch.float32, torch.float64) else 3e-2
-            torch.testing.assert_close(out.detach(), reference, rtol=tolerance, atol=tolerance * max(
-                1., float(reference.abs().max()) if reference.numel() else 1.))
+            torch.testing.assert_close(
+                out.detach(),
+                reference,
+                rtol=tolerance,
+                atol=tolerance * max(1.0, float(reference.abs().max()) if reference.numel() else 1.0),
+            )
         if out.requires_grad:
             out.float().sum().backward()
             for name in case['learn']:
@@ -237,13 +303,17 @@ def _order(case: dict | None, length: int, generator: torch.Generator) -> object
     order = torch.randperm(length + case['padding'], generator=generator)
     order[order >= length] = -1
     for index, value in case['changes']:
-        order[index:index + 1] = value
+        order[index : index + 1] = value
     return case['form'](order)
 
 
 def _is_sound(order: object, length: int) -> bool:
-    return (isinstance(order, torch.Tensor) and order.dtype == torch.int64 and order.dim() == 1
-            and torch.equal(order[order != -1].sort()[0], torch.arange(length)))
+    return (
+        isinstance(order, torch.Tensor)
+        and order.dtype == torch.int64
+        and order.dim() == 1
+        and torch.equal(order[order != -1].sort()[0], torch.arange(length))
+    )
 
 
 def _saved(content: dict, **options) -> bytes:
@@ -279,56 +349,122 @@ def _to(dtype: torch.dtype) -> Callable:
 
 
 SCAN_CHANGES = [
-    lambda x: x[..., :-1], lambda x: x[:1], lambda x: x.squeeze(0), lambda x: x[None], lambda x: x[..., None],
-    lambda x: x.flatten(), lambda x: x.transpose(0, -1), lambda x: torch.cat((x, x), -1), lambda x: x.to('meta'),
-    lambda x: x.tolist(), lambda x: None, lambda x: x.numpy(force=True) if x.dtype != torch.bfloat16 else x,
-    lambda x: x[:0], lambda x: x[..., :0], lambda x: torch.full_like(x, math.nan), lambda x: torch.full_like(x, 1e4),
-    lambda x: torch.full_like(x, -math.inf), lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
-    lambda x: x[..., :1].expand(x.shape), lambda x: x.to_sparse(),
+    lambda x: x[..., :-1],
+    lambda x: x[:1],
+    lambda x: x.squeeze(0),
+    lambda x: x[None],
+    lambda x: x[..., None],
+    lambda x: x.flatten(),
+    lambda x: x.transpose(0, -1),
+    lambda x: torch.cat((x, x), -1),
+    lambda x: x.to('meta'),
+    lambda x: x.tolist(),
+    lambda x: None,
+    lambda x: x.numpy(force=True) if x.dtype != torch.bfloat16 else x,
+    lambda x: x[:0],
+    lambda x: x[..., :0],
+    lambda x: torch.full_like(x, math.nan),
+    lambda x: torch.full_like(x, 1e4),
+    lambda x: torch.full_like(x, -math.inf),
+    lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    lambda x: x[..., :1].expand(x.shape),
+    lambda x: x.to_sparse(),
     *map(_to, (torch.complex64, torch.int32, torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64)),
 ]
 INPUTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 STRATEGIES = {
     'annotations': st.tuples(
         st.lists(st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=5), junk), min_size=1, max_size=3),
-        st.one_of(st.none(), st.none(), damage)),
+        st.one_of(st.none(), st.none(), damage),
+    ),
     'image': damage,
     'mask': damage,
     'overrides': st.lists(
-        st.tuples(st.integers(0, 9999), st.one_of(st.none(), st.text(max_size=3), st.sampled_from(
-            ['.type', '.0', '.-1', '.', '..', '._delete_', '.x.y', 'e', '[0]', '.99999999999999999999', '.²'])), junk),
-        min_size=1, max_size=3),
+        st.tuples(
+            st.integers(0, 9999),
+            st.one_of(
+                st.none(),
+                st.text(max_size=3),
+                st.sampled_from(
+                    ['.type', '.0', '.-1', '.', '..', '._delete_', '.x.y', 'e', '[0]', '.99999999999999999999', '.²']
+                ),
+            ),
+            junk,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
     'checkpoint': st.tuples(st.sampled_from(['zip', 'legacy', 'safetensors', 'nothing']), damage),
     'pickle': damage,
-    'scan': st.fixed_dictionaries(dict(
-        seed=st.integers(0, 99), sizes=st.tuples(*(st.integers(low, high) for low, high in (
-            (0, 2), (1, 2), (1, 3), (0, 9), (1, 5)))),
-        dtype=st.sampled_from([torch.float32, torch.float32, torch.float16, torch.bfloat16, torch.float64]),
-        absent=st.sets(st.sampled_from(['D', 'z', 'delta_bias'])), learn=st.sets(st.sampled_from(INPUTS)),
-        changes=st.one_of(st.just([]), st.lists(
-            st.tuples(st.sampled_from(INPUTS), st.sampled_from(SCAN_CHANGES)), max_size=2)),
-        order=st.one_of(st.none(), st.fixed_dictionaries(dict(
-            padding=st.integers(0, 4),
-            changes=st.one_of(st.just([]), st.lists(st.tuples(st.integers(0, 12), st.sampled_from(
-                [-1, 0, 1, 3, -2, 9, 2**31, 2**32 + 1, 2**62, -2**63])), max_size=2)),
-            form=st.sampled_from([lambda x: x] * 4 + [
-                lambda x: x.tolist(), lambda x: x.int(), lambda x: x.float(), lambda x: x[None], lambda x: x[:-1],
-                lambda x: x.repeat_interleave(2)[::2]])))),
-        softplus=st.booleans(), reverse=st.booleans(),
-        backend=st.sampled_from(['auto', 'reference', 'chunked', 'native', 'native', 'triton', 'mamba_ssm', 'x']))),
+    'scan': st.fixed_dictionaries(
+        dict(
+            seed=st.integers(0, 99),
+            sizes=st.tuples(*(st.integers(low, high) for low, high in ((0, 2), (1, 2), (1, 3), (0, 9), (1, 5)))),
+            dtype=st.sampled_from([torch.float32, torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+            absent=st.sets(st.sampled_from(['D', 'z', 'delta_bias'])),
+            learn=st.sets(st.sampled_from(INPUTS)),
+            changes=st.one_of(
+                st.just([]), st.lists(st.tuples(st.sampled_from(INPUTS), st.sampled_from(SCAN_CHANGES)), max_size=2)
+            ),
+            order=st.one_of(
+                st.none(),
+                st.fixed_dictionaries(
+                    dict(
+                        padding=st.integers(0, 4),
+                        changes=st.one_of(
+                            st.just([]),
+                            st.lists(
+                                st.tuples(
+                                    st.integers(0, 12),
+                                    st.sampled_from([-1, 0, 1, 3, -2, 9, 2**31, 2**32 + 1, 2**62, -(2**63)]),
+                                ),
+                                max_size=2,
+                            ),
+                        ),
+                        form=st.sampled_from(
+                            [lambda x: x] * 4
+                            + [
+                                lambda x: x.tolist(),
+                                lambda x: x.int(),
+                                lambda x: x.float(),
+                                lambda x: x[None],
+                                lambda x: x[:-1],
+                                lambda x: x.repeat_interleave(2)[::2],
+                            ]
+                        ),
+                    )
+                ),
+            ),
+            softplus=st.booleans(),
+            reverse=st.booleans(),
+            backend=st.sampled_from(['auto', 'reference', 'chunked', 'native', 'native', 'triton', 'mamba_ssm', 'x']),
+        )
+    ),
 }
 
-DENSE = dict(seed=0, sizes=(1, 1, 1, 1, 1), dtype=torch.float32, absent=set(), learn=set(), order=None,
-             softplus=False, reverse=False)
+DENSE = dict(
+    seed=0,
+    sizes=(1, 1, 1, 1, 1),
+    dtype=torch.float32,
+    absent=set(),
+    learn=set(),
+    order=None,
+    softplus=False,
+    reverse=False,
+)
 # What earlier searches found.
 FOUND = {
     'a line break in a key': ('overrides', [(0, '\n', None)]),
     'a digit that is no decimal': ('overrides', [(48, '.²', None)]),
-    'a length of 3 GB': ('checkpoint', ('legacy', [('cut', 0.37890625, b'0'),
-                                                   ('overwrite', 0.37890625, b'\0\0\0\xbf')])),
-    **{f'sparse {name}, {backend}': ('scan', dict(
-        DENSE, backend=backend, changes=[(name, lambda x: x.to_sparse())]))
-       for name in ('u', 'A', 'z') for backend in ('reference', 'chunked', 'native')},
+    'a length of 3 GB': (
+        'checkpoint',
+        ('legacy', [('cut', 0.37890625, b'0'), ('overwrite', 0.37890625, b'\0\0\0\xbf')]),
+    ),
+    **{
+        f'sparse {name}, {backend}': ('scan', dict(DENSE, backend=backend, changes=[(name, lambda x: x.to_sparse())]))
+        for name in ('u', 'A', 'z')
+        for backend in ('reference', 'chunked', 'native')
+    },
 }
 
 

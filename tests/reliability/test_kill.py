@@ -87,8 +87,8 @@ def test_killed_and_resumed_by_epoch(tmp_path, shapes, figure):
     new = make(tmp_path, shapes, 'epoch', iters)
     reference_of(reference := new('reference'), 'epoch_3.pth')
     killed = new('killed')
-    killed.kill(signal.SIGKILL, after_iterations=6, delay=0.)
-    assert killed.kill(signal.SIGTERM, after_iterations=2, delay=0.) == PREEMPTED
+    killed.kill(signal.SIGKILL, after_iterations=6, delay=0.0)
+    assert killed.kill(signal.SIGTERM, after_iterations=2, delay=0.0) == PREEMPTED
     code, text = killed.run('--resume', 'auto')
     assert code == 0, text[-3000:]
     assert_equal(killed, reference, 'epoch_3.pth', iters)

@@ -33,8 +33,12 @@ def test_a_run_prints_a_line_for_each_promise(tmp_path):
     (tmp_path / 'test_a.py').write_text(TESTS)
     (tmp_path / 'pytest.ini').write_text('[pytest]\naddopts = --strict-markers\nmarkers = promise\n')
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-p', 'tests.promises', '-n', '2', '-p', 'no:cacheprovider'], cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+        [sys.executable, '-m', 'pytest', '-p', 'tests.promises', '-n', '2', '-p', 'no:cacheprovider'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert [line for line in done.stdout.splitlines() if line.startswith('promise ')] == [
         'promise kills: 2 passed; 3 kills; 4 kills',
         'promise machines: 1 skipped (no network here)',
@@ -46,7 +50,13 @@ def test_a_run_prints_a_line_for_each_promise(tmp_path):
 
 def test_table_and_tests_name_the_same_promises():
     rows = re.findall(r'^\| `([a-z-]+)` \|', (ROOT / 'docs/reliability.md').read_text(), re.MULTILINE)
-    marks = ' '.join(re.findall(r'\.promise\((.*?)\)', ' '.join(
-        path.read_text() for path in (ROOT / 'tests').rglob('test_*.py') if path.name != 'test_promises.py')))
+    marks = ' '.join(
+        re.findall(
+            r'\.promise\((.*?)\)',
+            ' '.join(
+                path.read_text() for path in (ROOT / 'tests').rglob('test_*.py') if path.name != 'test_promises.py'
+            ),
+        )
+    )
     assert len(rows) == len(set(rows))
     assert set(rows) == set(re.findall(r"'(.*?)'", marks))

@@ -17,13 +17,18 @@ SEG = 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
 
 def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, f'tools/analysis/{tool}.py', *map(str, arguments)], cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=600)
+        [sys.executable, f'tools/analysis/{tool}.py', *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 def error_of(done: subprocess.CompletedProcess) -> str:
     assert done.returncode == 2, done.stderr
-    line, = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     return line
 
 
@@ -57,7 +62,8 @@ def test_tokens(realdata, tmp_path):
     assert 'mambaout-tiny' in done.stdout and '196' in done.stdout and '4000' in done.stdout
     assert (tmp_path / 'tokens_detection.png').stat().st_size > 5000
     assert '<svg' in (tmp_path / 'tokens_detection.svg').read_text()
-    record, = map(json.loads, (tmp_path / 'records.jsonl').read_text().splitlines())
+    (record,) = map(json.loads, (tmp_path / 'records.jsonl').read_text().splitlines())
     assert record['kind'] == 'tokens' and record['metrics']['stage3.channels'] == 384
     assert 'no readable annotation file' in error_of(
-        run('tokens', DET, '--cfg-options', 'test_dataloader.dataset.data_root=nowhere/'))
+        run('tokens', DET, '--cfg-options', 'test_dataloader.dataset.data_root=nowhere/')
+    )

@@ -16,16 +16,32 @@ QUICK = ROOT / 'configs' / 'quickstart'
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, 'tools/analysis/end_to_end.py', *map(str, arguments)], cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True, timeout=600)
+        [sys.executable, 'tools/analysis/end_to_end.py', *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.mark.slow
 def test_both_tasks(tmp_path):
     shapes = write_shapes(tmp_path / 'shapes', train=12, val=2)
-    done = run(QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',
-               QUICK / 'mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py', '--coco', shapes / 'coco',
-               '--ade20k', shapes / 'ade20k', '--iterations', 4, '--work-dir', tmp_path, '--csv', tmp_path / 'rows.csv')
+    done = run(
+        QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',
+        QUICK / 'mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+        '--coco',
+        shapes / 'coco',
+        '--ade20k',
+        shapes / 'ade20k',
+        '--iterations',
+        4,
+        '--work-dir',
+        tmp_path,
+        '--csv',
+        tmp_path / 'rows.csv',
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(' iterations, ') == 2 and 'scan native' in done.stdout
     with (tmp_path / 'rows.csv').open() as file:
@@ -42,11 +58,14 @@ def test_configs_exist():
     assert all((ROOT / 'configs' / name).is_file() for name in BASIC)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (('--iterations', '0'), '--iterations 0: expected 1 and more'),
-    (('--coco', 'nowhere'), '--coco nowhere: no such folder'),
-    ((QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',), 'no data for detection'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--iterations', '0'), '--iterations 0: expected 1 and more'),
+        (('--coco', 'nowhere'), '--coco nowhere: no such folder'),
+        ((QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',), 'no data for detection'),
+    ],
+)
 def test_bad_usage(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2

@@ -21,8 +21,9 @@ from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
 DETECTOR = 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
-SEGMENTORS = [f'configs/quickstart/{name}-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
-              for name in ('mambaout', 'vim')]
+SEGMENTORS = [
+    f'configs/quickstart/{name}-mini_upernet_1xb8-500_shapes-ade20k-128x128.py' for name in ('mambaout', 'vim')
+]
 
 
 def command(tool, *arguments):
@@ -32,8 +33,13 @@ def command(tool, *arguments):
 
 def execute(*arguments):
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
@@ -46,8 +52,10 @@ def shapes(tmp_path_factory):
 def options(shapes):
     coco, ade = (f'{shapes}/{name}/' for name in ('coco', 'ade20k'))
     roots = {DETECTOR: coco, **dict.fromkeys(SEGMENTORS, ade)}
-    found = {config: [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'test')]
-             for config, root in roots.items()}
+    found = {
+        config: [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'test')]
+        for config, root in roots.items()
+    }
     found[DETECTOR].append(f'test_evaluator.ann_file={coco}annotations/instances_val2017.json')
     return found
 
@@ -60,15 +68,32 @@ def work_dirs(tmp_path_factory, options):
 
     def train(job):
         config, seed = job
-        execute('tools/train.py', config, '--work-dir', folder / f'{Path(config).stem}-{seed}', '--cfg-options',
-                *options[config], f'randomness.seed={seed}', 'train_cfg.max_iters=3')
+        execute(
+            'tools/train.py',
+            config,
+            '--work-dir',
+            folder / f'{Path(config).stem}-{seed}',
+            '--cfg-options',
+            *options[config],
+            f'randomness.seed={seed}',
+            'train_cfg.max_iters=3',
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(train, jobs))
     config = SEGMENTORS[0]
     first = folder / f'{Path(config).stem}-0'
-    execute('tools/test.py', config, first / 'iter_3.pth', '--work-dir', first, '--tta', '--cfg-options',
-            *options[config], 'train_cfg.max_iters=3')
+    execute(
+        'tools/test.py',
+        config,
+        first / 'iter_3.pth',
+        '--work-dir',
+        first,
+        '--tta',
+        '--cfg-options',
+        *options[config],
+        'train_cfg.max_iters=3',
+    )
     return folder
 
 
@@ -78,11 +103,10 @@ def of(work_dirs, config, seed=0):
 
 @pytest.mark.slow
 class TestOnTrainings:
-
     def test_every_run_leaves_a_record(self, work_dirs):
         trained, tested = read_records(of(work_dirs, SEGMENTORS[0]) / RECORDS)
         assert (trained['kind'], tested['kind'], tested['tta']) == ('train', 'test', True)
-        vim, = read_records(of(work_dirs, SEGMENTORS[1], 2) / RECORDS)
+        (vim,) = read_records(of(work_dirs, SEGMENTORS[1], 2) / RECORDS)
         assert vim['scan_backend'] and trained['scan_backend'] is None and vim['seed'] == 2
         assert vim['params'] > 1e5 and vim['train_seconds'] > 0 and not vim['resumed']
         final = json.loads((of(work_dirs, SEGMENTORS[1], 2) / 'final' / 'run.json').read_text())
@@ -105,13 +129,24 @@ class TestOnTrainings:
             command('compare', of(work_dirs, DETECTOR), of(work_dirs, SEGMENTORS[0]))
 
     def test_ladder_of_a_checkpoint(self, work_dirs, options, tmp_path, capsys):
-        call = ['ladder', DETECTOR, of(work_dirs, DETECTOR) / 'iter_3.pth', '--sizes', 160, 96, '--out',
-                tmp_path / 'ladder', '--cfg-options', *options[DETECTOR]]
+        call = [
+            'ladder',
+            DETECTOR,
+            of(work_dirs, DETECTOR) / 'iter_3.pth',
+            '--sizes',
+            160,
+            96,
+            '--out',
+            tmp_path / 'ladder',
+            '--cfg-options',
+            *options[DETECTOR],
+        ]
         command(*call)
         with (tmp_path / 'ladder' / 'ladder.csv').open() as file:
             rows = list(csv.DictReader(file))
         assert [(row['size'], row['metric']) for row in rows] == [
-            (size, metric) for size in ('96', '160') for metric in ('box AP', 'mask AP')]
+            (size, metric) for size in ('96', '160') for metric in ('box AP', 'mask AP')
+        ]
         assert float(rows[0]['tokens']) < float(rows[2]['tokens'])
         assert all(float(row['low']) <= float(row['score']) <= float(row['high']) for row in rows)
         for size in (96, 160):
@@ -130,10 +165,11 @@ class TestOnTrainings:
     def test_ladder_of_trainings_survives_a_failed_size(self, options, tmp_path):
         (tmp_path / '96' / 'final').mkdir(parents=True)
         (tmp_path / '96' / 'final' / 'run.json').write_text('{')
-        rungs, faults = climb(SEGMENTORS[0], None, [64, 96], tmp_path, [*options[SEGMENTORS[0]],
-                                                                       'train_cfg.max_iters=2'], resamples=100)
+        rungs, faults = climb(
+            SEGMENTORS[0], None, [64, 96], tmp_path, [*options[SEGMENTORS[0]], 'train_cfg.max_iters=2'], resamples=100
+        )
         assert [rung.size for rung in rungs] == [64] and rungs[0].tokens > 15
-        fault, = faults
+        (fault,) = faults
         assert '96/final/run.json: not a whole record' in fault
         settings = read_records(tmp_path / '64' / RECORDS)[0]['settings']
         assert settings['model']['data_preprocessor']['size'] == [64, 64]
@@ -176,11 +212,12 @@ class TestOnTrainings:
         reasons = {path.name: why for path, why in found.left_out.items()}
         assert sorted(result.work_dir.name for result in found.tables[0]) == ['good', 'truncated']
         for name, why in {
-                'interrupted': 'incomplete: the training did not end, its newest checkpoint is iter_3.pth',
-                'gone': 'incomplete: recorded, but final/run.json is gone',
-                'mixed': 'mixed: the records of one work dir differ in model.backbone, seed',
-                'stale': f'stale: {config.name} has changed since the run, in optim_wrapper.optimizer.lr',
-                'empty': 'incomplete: no result among its records (there are none)'}.items():
+            'interrupted': 'incomplete: the training did not end, its newest checkpoint is iter_3.pth',
+            'gone': 'incomplete: recorded, but final/run.json is gone',
+            'mixed': 'mixed: the records of one work dir differ in model.backbone, seed',
+            'stale': f'stale: {config.name} has changed since the run, in optim_wrapper.optimizer.lr',
+            'empty': 'incomplete: no result among its records (there are none)',
+        }.items():
             assert reasons.pop(name) == why
         assert not reasons
         truncated = next(result for result in found.tables[0] if result.work_dir.name == 'truncated')
@@ -191,8 +228,11 @@ class TestOnTrainings:
 
 
 def test_pipelines_take_a_size():
-    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-             dict(type='RandomCrop', crop_size=(512, 512))]
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+        dict(type='RandomCrop', crop_size=(512, 512)),
+    ]
     small = resized(steps, 400, 'p')
     assert small[1]['scale'] == (666, 400) and small[2]['crop_size'] == (400, 400) and steps[1]['scale'] == (1333, 800)
     added = resized([dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')], 96, 'p')
@@ -201,10 +241,13 @@ def test_pipelines_take_a_size():
         resized([dict(type='TestTimeAug')], 96, 'p')
 
 
-@pytest.mark.parametrize(('sizes', 'config', 'message'), [
-    ([16, 64], DETECTOR, '--sizes 16 64: expected short sides of 32 px'),
-    ([64], 'nowhere.py', 'nowhere.py: no such config file'),
-])
+@pytest.mark.parametrize(
+    ('sizes', 'config', 'message'),
+    [
+        ([16, 64], DETECTOR, '--sizes 16 64: expected short sides of 32 px'),
+        ([64], 'nowhere.py', 'nowhere.py: no such config file'),
+    ],
+)
 def test_ladder_with_bad_arguments(sizes, config, message, tmp_path):
     with pytest.raises(InputError, match=message):
         climb(config, None, sizes, tmp_path)

@@ -17,13 +17,21 @@ case "$*" in
     *) echo '=== 1 passed in 9.00s ===' ;;
 esac
 """
-PASSING = {'ruff': 0, 'unit': '=== 7 passed, 2 skipped in 3.10s ===', 'unit_code': 0,
-           'slow': '=== 3 passed in 60.00s (0:01:00) ===', 'slow_code': 0, 'quickstart': 0, 'set_up': 0}
+PASSING = {
+    'ruff': 0,
+    'unit': '=== 7 passed, 2 skipped in 3.10s ===',
+    'unit_code': 0,
+    'slow': '=== 3 passed in 60.00s (0:01:00) ===',
+    'slow_code': 0,
+    'quickstart': 0,
+    'set_up': 0,
+}
 
 
 @pytest.fixture
 def run(tmp_path):
     """Run the script with these results of its phases; returns the finished process and the calls it made."""
+
     def run(*arguments: str, **results) -> tuple[subprocess.CompletedProcess, str]:
         results = {**PASSING, **results}
         tools = tmp_path / 'tools'
@@ -37,6 +45,7 @@ def run(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         calls = tmp_path / 'calls.txt'
         return done, calls.read_text() if calls.exists() else ''
+
     return run
 
 
@@ -47,24 +56,28 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 def test_all_phases_pass(run):
     done, calls = run()
     assert done.returncode == 0, done.stderr
-    assert last_line(done) == '12 passed, 0 failed'     # 7 + 3, ruff, quickstart
-    assert len(calls.splitlines()) == 4
+    assert last_line(done) == '12 passed, 0 failed'  # 7 + 3, ruff, quickstart
+    assert len(calls.splitlines()) == 5
     assert '-m full' not in calls
 
 
-@pytest.mark.parametrize(('results', 'failed'), [
-    ({'ruff': 1}, 1),
-    ({'unit': '=== 2 failed, 5 passed, 1 error in 3.10s ===', 'unit_code': 1}, 3),
-    ({'unit': 'INTERNALERROR', 'unit_code': 3}, 1),
-    ({'slow': '=== no tests ran in 0.10s ===', 'slow_code': 5}, 1),
-    ({'quickstart': 1}, 1),
-], ids=['ruff', 'unit tests', 'pytest itself', 'no end-to-end test left', 'quickstart'])
+@pytest.mark.parametrize(
+    ('results', 'failed'),
+    [
+        ({'ruff': 1}, 1),
+        ({'unit': '=== 2 failed, 5 passed, 1 error in 3.10s ===', 'unit_code': 1}, 3),
+        ({'unit': 'INTERNALERROR', 'unit_code': 3}, 1),
+        ({'slow': '=== no tests ran in 0.10s ===', 'slow_code': 5}, 1),
+        ({'quickstart': 1}, 1),
+    ],
+    ids=['ruff', 'unit tests', 'pytest itself', 'no end-to-end test left', 'quickstart'],
+)
 def test_a_failure_stops_nothing_and_is_told(run, results, failed):
     done, calls = run(**results)
     assert done.returncode == 1
     assert last_line(done).endswith(f', {failed} failed')
     assert done.stdout.count('FAILED') == 1
-    assert len(calls.splitlines()) == 4
+    assert len(calls.splitlines()) == 5
 
 
 def test_nothing_runs_without_an_environment(run):

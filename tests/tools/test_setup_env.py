@@ -116,8 +116,9 @@ def test_installs_in_order_and_prints_the_interpreter(project):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'{project.venv}/bin/python\n'
     calls = [call['arguments'] for call in project.calls()]
-    order = [next(i for i, call in enumerate(calls) if word in call)
-             for word in ('torch', 'ninja', 'onedl-mmcv', '-r', '-e')]
+    order = [
+        next(i for i, call in enumerate(calls) if word in call) for word in ('torch', 'ninja', 'onedl-mmcv', '-r', '-e')
+    ]
     assert order == sorted(order) and len(calls) == 5
     assert all('--no-build-isolation' in call for call in calls[2:])
     assert '--no-deps' in calls[-1]
@@ -238,15 +239,18 @@ def little_disk(project):
     project.free_disk(3)
 
 
-@pytest.mark.parametrize(('damage', 'message'), [
-    (no_compiler, r'no C\+\+ compiler \(c\+\+\)'),
-    (little_disk, '3 GB of free disk .* needs 4 GB'),
-    (no_python, 'no python3 on PATH'),
-    (old_python, r'python3 is Python 3\.9\.18; Python 3\.10 to 3\.13 is needed'),
-    (new_python, r'python3 is Python 3\.14\.0; Python 3\.10 to 3\.13 is needed'),
-    (no_ensurepip, 'cannot make environments; .* python3-venv'),
-    (no_headers, r'has no Python\.h .* python3-dev'),
-])
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (no_compiler, r'no C\+\+ compiler \(c\+\+\)'),
+        (little_disk, '3 GB of free disk .* needs 4 GB'),
+        (no_python, 'no python3 on PATH'),
+        (old_python, r'python3 is Python 3\.9\.18; Python 3\.10 to 3\.13 is needed'),
+        (new_python, r'python3 is Python 3\.14\.0; Python 3\.10 to 3\.13 is needed'),
+        (no_ensurepip, 'cannot make environments; .* python3-venv'),
+        (no_headers, r'has no Python\.h .* python3-dev'),
+    ],
+)
 def test_missing_prerequisite_is_one_line_and_leaves_nothing(project, damage, message):
     damage(project)
     before = sorted(project.root.rglob('*'))
@@ -335,12 +339,16 @@ def test_cached_mmcv_without_cuda_operators_is_built_again(project, tmp_path):
     assert set(REBUILD) < set(project.mmcv_builds()[1]['arguments'])
 
 
-@pytest.mark.parametrize(('environ', 'reason'), [
-    ({}, 'torch 2.13.0 has no CUDA'),
-    ({'STUB_TORCH_CUDA': '97.1'}, 'no GPU is visible'),
-    ({'STUB_TORCH_CUDA': '97.1', 'STUB_GPU': '1'}, 'torch needs a CUDA toolkit 97.1'),
-    ({'STUB_TORCH_CUDA': '97.2', 'STUB_GPU': '1', 'STUB_CUDA_HOME': 'toolkit'}, 'torch needs a CUDA toolkit 97.2'),
-], ids=['no cuda', 'no gpu', 'no nvcc', 'other nvcc'])
+@pytest.mark.parametrize(
+    ('environ', 'reason'),
+    [
+        ({}, 'torch 2.13.0 has no CUDA'),
+        ({'STUB_TORCH_CUDA': '97.1'}, 'no GPU is visible'),
+        ({'STUB_TORCH_CUDA': '97.1', 'STUB_GPU': '1'}, 'torch needs a CUDA toolkit 97.1'),
+        ({'STUB_TORCH_CUDA': '97.2', 'STUB_GPU': '1', 'STUB_CUDA_HOME': 'toolkit'}, 'torch needs a CUDA toolkit 97.2'),
+    ],
+    ids=['no cuda', 'no gpu', 'no nvcc', 'other nvcc'],
+)
 def test_otherwise_cpu_operators_with_cuda_hidden(project, environ, reason):
     toolkit(project.root / 'toolkit', '97.1')
     done = project.run(**environ)

@@ -14,19 +14,34 @@ pytestmark = pytest.mark.slow
 
 def run(*command: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True, text=True, timeout=600)
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 def test_speed(tmp_path):
     config = 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
-    done = run('tools/analysis/speed.py', config, '--sizes', 64, '--rounds', 1, '--csv', tmp_path / 'speed.csv',
-               '--record', tmp_path / 'records.jsonl')
+    done = run(
+        'tools/analysis/speed.py',
+        config,
+        '--sizes',
+        64,
+        '--rounds',
+        1,
+        '--csv',
+        tmp_path / 'speed.csv',
+        '--record',
+        tmp_path / 'records.jsonl',
+    )
     assert done.returncode == 0, done.stderr
     assert 'bytes/token' in done.stdout and 'torch ' in done.stdout
     assert len((tmp_path / 'records.jsonl').read_text().splitlines()) == 1
     with (tmp_path / 'speed.csv').open() as file:
-        row, = csv.DictReader(file)
+        (row,) = csv.DictReader(file)
     assert row['size'] == '64' and row['tokens'] == '256' and float(row['median_ms']) > 0
 
 

@@ -30,8 +30,10 @@ def shapes(tmp_path_factory):
     return write_shapes(tmp_path_factory.mktemp('data') / 'shapes')
 
 
-@pytest.mark.parametrize('config', [
-    pytest.param(config, marks=pytest.mark.slow if config in IN_CI else pytest.mark.full) for config in CONFIGS])
+@pytest.mark.parametrize(
+    'config',
+    [pytest.param(config, marks=pytest.mark.slow if config in IN_CI else pytest.mark.full) for config in CONFIGS],
+)
 def test_learns(config, shapes, tmp_path):
     row = train_miniature(config, tmp_path, shapes)
     assert float(row['untrained']) < UNTRAINED[row['task']]
@@ -78,5 +80,5 @@ def test_unknown_config(tmp_path):
 
 
 def test_scores_are_fractions():
-    assert score(dict(task='segmentation', metrics={'mIoU': 50.})) == 0.5
+    assert score(dict(task='segmentation', metrics={'mIoU': 50.0})) == 0.5
     assert score(dict(task='detection', metrics={'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP': 0.1})) == 0.5

@@ -27,8 +27,10 @@ ROWS = {
     'MambaVision': 'mambavision-mini',
     'PlainMamba': 'plainmamba-mini',
     'PlainMambaAdapter': 'plainmamba-adapter-mini',
-    **{f'TimmBackbone, {family}': f'{family.lower()}-mini' for family in (
-        'ConvNeXt', 'Swin', 'PVTv2', 'FocalNet', 'ConvFormer', 'CAFormer', 'ResNet', 'DeiT')},
+    **{
+        f'TimmBackbone, {family}': f'{family.lower()}-mini'
+        for family in ('ConvNeXt', 'Swin', 'PVTv2', 'FocalNet', 'ConvFormer', 'CAFormer', 'ResNet', 'DeiT')
+    },
     'Vim': 'vim-mini',
     'VMamba': 'vmamba-mini',
     'VMamba, first version': 'vmamba-mini-v0',
@@ -47,6 +49,7 @@ def build(cfg: Config) -> torch.nn.Module:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         import mmseg.models  # noqa: F401  (registers them)
+
         return MODELS.build(cfg.model)
 
 
@@ -59,6 +62,7 @@ def two_images(tmp_path_factory) -> dict:
     dataset.pipeline = [step for step in dataset.pipeline if not step.type.startswith('Random')]
     with DefaultScope.overwrite_default_scope('mmseg'):
         import mmseg.datasets  # noqa: F401  (registers them)
+
         dataset = DATASETS.build(dataset)
     items = (cropped(dataset[index]) for index in range(len(dataset)))
     full = [item for item in items if labels_of(item) >= {0, 1, 2, 3}]
@@ -93,8 +97,11 @@ def right_pixels(model: torch.nn.Module, batch: dict) -> list[float]:
 def test_every_backbone_has_a_row():
     registered = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)}
     assert registered == {segmentor_of(name).model.backbone.type.removeprefix('mmbackbones.') for name in ROWS.values()}
-    detectors = {load_config(str(path)).model.backbone.type.removeprefix('mmbackbones.')
-                 for name, path in CONFIGS.items() if name.startswith('mask-rcnn')}
+    detectors = {
+        load_config(str(path)).model.backbone.type.removeprefix('mmbackbones.')
+        for name, path in CONFIGS.items()
+        if name.startswith('mask-rcnn')
+    }
     assert registered == detectors
 
 
@@ -113,7 +120,7 @@ def test_every_controlled_arm_learns_two_images_by_heart(path, two_images):
 def learn_by_heart(cfg, two_images):
     model = build(cfg)
     assert max(right_pixels(model, two_images)) < 0.5
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS, pct_start=0.1)
     model.train()
     losses = []
@@ -122,7 +129,7 @@ def learn_by_heart(cfg, two_images):
         loss, _ = model.parse_losses(model(**data, mode='loss'))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())

@@ -31,9 +31,17 @@ def write_synthetic(folder: Path, images: int) -> tuple[Path, list[Path]]:
     for image in range(1, images + 1):
         objects = boxes(rng.poisson(OBJECTS))
         classes = 1 + rng.choice(CLASSES, len(objects), p=share)
-        truth += [dict(id=len(truth) + place, image_id=image, category_id=int(label), bbox=box.tolist(),
-                       area=float(box[2] * box[3]), iscrowd=0)
-                  for place, (box, label) in enumerate(zip(objects, classes), 1)]
+        truth += [
+            dict(
+                id=len(truth) + place,
+                image_id=image,
+                category_id=int(label),
+                bbox=box.tolist(),
+                area=float(box[2] * box[3]),
+                iscrowd=0,
+            )
+            for place, (box, label) in enumerate(zip(objects, classes), 1)
+        ]
         for detector, spread in zip(results, (0.09, 0.08)):
             found = rng.random(len(objects)) < 0.75
             scale = np.tile(objects[found, 2:], 2)
@@ -42,10 +50,15 @@ def write_synthetic(folder: Path, images: int) -> tuple[Path, list[Path]]:
             chance = boxes(DETECTIONS - len(near))
             labels = np.concatenate([classes[found], 1 + rng.choice(CLASSES, len(chance), p=share)])
             scores = np.concatenate([rng.beta(5, 2, len(near)), rng.beta(1, 8, len(chance))])
-            detector += [dict(image_id=image, category_id=int(label), bbox=box.tolist(), score=float(score))
-                         for box, label, score in zip(np.concatenate([near, chance]), labels, scores)]
-    content = dict(images=[dict(id=image, width=640, height=480) for image in range(1, images + 1)], annotations=truth,
-                   categories=[dict(id=label, name=str(label)) for label in range(1, CLASSES + 1)])
+            detector += [
+                dict(image_id=image, category_id=int(label), bbox=box.tolist(), score=float(score))
+                for box, label, score in zip(np.concatenate([near, chance]), labels, scores)
+            ]
+    content = dict(
+        images=[dict(id=image, width=640, height=480) for image in range(1, images + 1)],
+        annotations=truth,
+        categories=[dict(id=label, name=str(label)) for label in range(1, CLASSES + 1)],
+    )
     paths = [folder / name for name in ('truth.json', 'first.json', 'second.json')]
     for path, part in zip(paths, (content, *results)):
         path.write_text(json.dumps(part))
@@ -66,11 +79,15 @@ def main(argv: list[str] | None = None) -> None:
         low, high = interval((scores[1] - scores[0])[1:])
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     about = environment()
-    print(f'{args.images} images, {DETECTIONS} detections each, {args.resamples} resamples: {wall:.1f} s wall, '
-          f'{cpu:.1f} s CPU; difference {100 * (scores[1] - scores[0])[0]:+.2f} '
-          f'({100 * low:+.2f} to {100 * high:+.2f})')
-    print(f'{about["device"]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, numpy '
-          f'{about["versions"]["numpy"]}, Python {about["python"]}, {about["date"][:10]}')
+    print(
+        f'{args.images} images, {DETECTIONS} detections each, {args.resamples} resamples: {wall:.1f} s wall, '
+        f'{cpu:.1f} s CPU; difference {100 * (scores[1] - scores[0])[0]:+.2f} '
+        f'({100 * low:+.2f} to {100 * high:+.2f})'
+    )
+    print(
+        f'{about["device"]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, numpy '
+        f'{about["versions"]["numpy"]}, Python {about["python"]}, {about["date"][:10]}'
+    )
 
 
 if __name__ == '__main__':

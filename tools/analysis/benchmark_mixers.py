@@ -21,8 +21,9 @@ def main(argv: list[str] | None = None) -> None:
         'is given. Exit status: 0, 1 if parity fails, 2 for bad usage.'
     )
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE', help=', '.join(CASES))
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD',
-                        help=', '.join(METHODS))  # fmt: skip
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD', help=', '.join(METHODS)
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='half precision by autocast')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
@@ -42,9 +43,15 @@ def main(argv: list[str] | None = None) -> None:
             times = [''] * 2
             if row.seconds:
                 times = [f'{1e3 * row.median:.3f}', f'{1e3 * min(row.seconds):.3f}-{1e3 * max(row.seconds):.3f}']
-            table.add_row(row.direction, row.method, *times, '' if row.ratio is None else f'{row.ratio:.3g}',
-                          '' if row.peak is None else f'{row.peak / 1e6:.0f}',
-                          '' if row.parity is None else f'{row.parity:.1e}', row.note)  # fmt: skip
+            table.add_row(
+                row.direction,
+                row.method,
+                *times,
+                '' if row.ratio is None else f'{row.ratio:.3g}',
+                '' if row.peak is None else f'{row.peak / 1e6:.0f}',
+                '' if row.parity is None else f'{row.parity:.1e}',
+                row.note,
+            )
         console.print(f'{case} {rows[-1].shape}')
         console.print(table)
         if args.csv:

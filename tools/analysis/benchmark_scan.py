@@ -7,14 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.scan_benchmark import (
-    CASES,
-    METHODS,
-    PARITY,
-    benchmark,
-    environment,
-    write_csv,
-)
+from mmbackbones.analysis.scan_benchmark import CASES, METHODS, PARITY, benchmark, environment, write_csv
 from mmbackbones.engine.cli import run_command
 
 DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in PARITY}
@@ -26,8 +19,9 @@ def main(argv: list[str] | None = None) -> None:
         'Exit status: 0, 1 if parity fails, 2 for bad usage.'
     )
     parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE', help=', '.join(CASES))
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD',
-                        help=', '.join(METHODS))  # fmt: skip
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD', help=', '.join(METHODS)
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
@@ -50,13 +44,19 @@ def main(argv: list[str] | None = None) -> None:
             rows.append(row)
             times = [''] * 3
             if row.seconds:
-                times = [f'{1e3 * row.median:.2f}', f'{1e3 * min(row.seconds):.2f}-{1e3 * max(row.seconds):.2f}',
-                         f'{1e9 * row.median / row.elements:.2f}']  # fmt: skip
+                times = [
+                    f'{1e3 * row.median:.2f}',
+                    f'{1e3 * min(row.seconds):.2f}-{1e3 * max(row.seconds):.2f}',
+                    f'{1e9 * row.median / row.elements:.2f}',
+                ]
             table.add_row(
-                row.direction, row.method, *times,
+                row.direction,
+                row.method,
+                *times,
                 '' if row.ratio is None else f'{row.ratio:.3g}',
-                '' if row.peak is None else f'{row.peak / 1e6:.0f}', row.note,
-            )  # fmt: skip
+                '' if row.peak is None else f'{row.peak / 1e6:.0f}',
+                row.note,
+            )
         console.print(f'{case} {rows[-1].shape}')
         console.print(table)
         if args.csv:

@@ -12,7 +12,8 @@ from mmbackbones.engine.options import Overrides, load_config
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Check annotations, images and masks. Exit status: 0 clean, 1 faults, 2 bad usage.')
+        description='Check annotations, images and masks. Exit status: 0 clean, 1 faults, 2 bad usage.'
+    )
     parser.add_argument('config')
     parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     parser.add_argument('--full', action='store_true', help='decode every image and every object mask')

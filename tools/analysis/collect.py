@@ -14,7 +14,8 @@ from mmbackbones.engine.cli import run_command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Scores of last checkpoints beside published ones. Runs that may not be compared stand in tables '
-        'of their own; incomplete, mixed and stale ones are listed with the reason.')
+        'of their own; incomplete, mixed and stale ones are listed with the reason.'
+    )
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='of a run, or a folder of them')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='all columns')
     parser.add_argument('--markdown', type=Path, metavar='FILE')

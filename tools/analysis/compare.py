@@ -16,21 +16,46 @@ from mmbackbones.engine.records import RECORDS, append_record
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Paired bootstrap of saved predictions against those of the first run. Runs that differ in their '
-        'seed alone form an arm; with three seeds and more per arm the answer is about the methods.')
-    parser.add_argument('runs', nargs='+', metavar='RUN',
-                        help='work dir of a training, or folder that test.py --out made; the first is the reference')
+        'seed alone form an arm; with three seeds and more per arm the answer is about the methods.'
+    )
+    parser.add_argument(
+        'runs',
+        nargs='+',
+        metavar='RUN',
+        help='work dir of a training, or folder that test.py --out made; the first is the reference',
+    )
     parser.add_argument('--resamples', type=int, default=1000)
     parser.add_argument('--seed', type=int, default=0, help='of the resamples')
-    parser.add_argument('--allow', nargs='+', default=[], metavar='KEY',
-                        help='keys of the config that may differ because they are what is compared')
-    parser.add_argument('--splits', nargs='*', choices=SPLITS, default=SPLITS, metavar='SPLIT',
-                        help=f'{", ".join(map(repr, SPLITS))} (default: all; none after the bare option)')
-    parser.add_argument('--metrics', nargs='+', choices=list(IOU_TYPES), metavar='METRIC',
-                        help='of detectors: \'box AP\', \'mask AP\' (default: both)')
+    parser.add_argument(
+        '--allow',
+        nargs='+',
+        default=[],
+        metavar='KEY',
+        help='keys of the config that may differ because they are what is compared',
+    )
+    parser.add_argument(
+        '--splits',
+        nargs='*',
+        choices=SPLITS,
+        default=SPLITS,
+        metavar='SPLIT',
+        help=f'{", ".join(map(repr, SPLITS))} (default: all; none after the bare option)',
+    )
+    parser.add_argument(
+        '--metrics',
+        nargs='+',
+        choices=list(IOU_TYPES),
+        metavar='METRIC',
+        help="of detectors: 'box AP', 'mask AP' (default: both)",
+    )
     parser.add_argument('--annotations', type=Path, metavar='FILE', help='COCO annotations, if they were moved')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write everything into this file')
-    parser.add_argument('--record', type=Path, metavar='FILE',
-                        help=f'append the record to this file (default: {RECORDS} in the work dir of the first run)')
+    parser.add_argument(
+        '--record',
+        type=Path,
+        metavar='FILE',
+        help=f'append the record to this file (default: {RECORDS} in the work dir of the first run)',
+    )
     args = parser.parse_args(argv)
 
     found = compare_runs(args.runs, args.resamples, args.seed, args.allow, args.splits, args.metrics, args.annotations)

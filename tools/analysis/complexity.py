@@ -44,17 +44,31 @@ def show(counts: Complexity, config: str, family: str, depth: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Count parameters and multiply-accumulates for one image. Nothing is '
-                                     'computed or downloaded.')  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description='Count parameters and multiply-accumulates for one image. Nothing is computed or downloaded.'
+    )
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
-    parser.add_argument('--all', nargs='?', const=CONFIGS, metavar='FOLDER',
-                        help='every config below a folder (default: those of this project)')
+    parser.add_argument(
+        '--all',
+        nargs='?',
+        const=CONFIGS,
+        metavar='FOLDER',
+        help='every config below a folder (default: those of this project)',
+    )
     parser.add_argument('--csv', metavar='FILE', help='write one line per config')
     parser.add_argument('--markdown', metavar='FILE', help='write one table per task')
-    parser.add_argument('--record', metavar='FILE', help='append a record per config, such as to records.jsonl of a '
-                        'work dir, where collect.py finds it')  # fmt: skip
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
-                        help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)')
+    parser.add_argument(
+        '--record',
+        metavar='FILE',
+        help='append a record per config, such as to records.jsonl of a work dir, where collect.py finds it',
+    )
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)',
+    )
     parser.add_argument('--depth', type=int, default=1, help='also show submodules down to this depth (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
@@ -82,8 +96,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{row["config"]}: {row["params_M"]:.1f} M, {row["macs_G"]:.1f} G', flush=True)
     if args.csv:
         versions = environment()
-        about = dict(date=versions['date'][:10], commit=versions['commit'] or '', torch=versions['versions']['torch'],
-                     timm=versions['versions']['timm'])  # fmt: skip
+        about = dict(
+            date=versions['date'][:10],
+            commit=versions['commit'] or '',
+            torch=versions['versions']['torch'],
+            timm=versions['versions']['timm'],
+        )
         write_csv(rows, args.csv, about)
     if args.markdown:
         Path(args.markdown).write_text(to_markdown(rows))

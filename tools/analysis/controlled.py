@@ -13,12 +13,27 @@ from mmbackbones.engine.cli import run_command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Count the backbone of every arm, and compare it with MambaOut.')
     parser.add_argument('arch', nargs='?', default='tiny', help=f'one of {", ".join(MATCHED)} (default: tiny)')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), default=(MATCHED_SIDE, MATCHED_SIDE),
-                        help='image size in pixels (default: 224 224)')
-    parser.add_argument('--equal', choices=('params', 'macs'),
-                        help='the width-adjusted arms for training from scratch; MACs are made equal at 224 px')
-    parser.add_argument('--mixers', nargs='+', choices=list(EVERYWHERE), default=list(EVERYWHERE), metavar='NAME',
-                        help=f'only these out of {", ".join(EVERYWHERE)} (default: all)')
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        default=(MATCHED_SIDE, MATCHED_SIDE),
+        help='image size in pixels (default: 224 224)',
+    )
+    parser.add_argument(
+        '--equal',
+        choices=('params', 'macs'),
+        help='the width-adjusted arms for training from scratch; MACs are made equal at 224 px',
+    )
+    parser.add_argument(
+        '--mixers',
+        nargs='+',
+        choices=list(EVERYWHERE),
+        default=list(EVERYWHERE),
+        metavar='NAME',
+        help=f'only these out of {", ".join(EVERYWHERE)} (default: all)',
+    )
     args = parser.parse_args(argv)
 
     table = Table('mixer', 'where', 'parameters (M)', '', 'MACs (G)', '', 'scans uncut (G)')
@@ -28,8 +43,15 @@ def main(argv: list[str] | None = None) -> None:
             table.add_row(cost.arm, cost.place, 'cannot be had')
             continue
         none = none or cost
-        table.add_row(cost.arm, cost.place, f'{cost.params / 1e6:.2f}', f'{cost.params / none.params - 1:+.1%}',
-                      f'{cost.macs / 1e9:.2f}', f'{cost.macs / none.macs - 1:+.1%}', f'{cost.macs_published / 1e9:.2f}')
+        table.add_row(
+            cost.arm,
+            cost.place,
+            f'{cost.params / 1e6:.2f}',
+            f'{cost.params / none.params - 1:+.1%}',
+            f'{cost.macs / 1e9:.2f}',
+            f'{cost.macs / none.macs - 1:+.1%}',
+            f'{cost.macs_published / 1e9:.2f}',
+        )
     widths = f'widths adjusted to equal {args.equal}' if args.equal else "MambaOut's widths"
     print(f'GatedMixerNet {args.arch}, {args.shape[0]}x{args.shape[1]} px, {widths}; backbone alone')
     Console(width=110).print(table)

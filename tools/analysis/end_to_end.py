@@ -11,10 +11,15 @@ from mmbackbones.errors import InputError
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Iterations per second, peak memory and the first and last loss of each training, from random '
-        'weights; a loss or gradient that is not finite ends it. FP16 on CUDA, FP32 on a CPU, as the recipe says.')
-    parser.add_argument('configs', nargs='*', metavar='CONFIG',
-                        default=[str(ROOT / 'configs' / name) for name in BASIC],
-                        help='default: MambaOut, Vim and VMamba tiny in both tasks')
+        'weights; a loss or gradient that is not finite ends it. FP16 on CUDA, FP32 on a CPU, as the recipe says.'
+    )
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        default=[str(ROOT / 'configs' / name) for name in BASIC],
+        help='default: MambaOut, Vim and VMamba tiny in both tasks',
+    )
     parser.add_argument('--coco', type=Path, metavar='DIR', help='in the layout of data/coco')
     parser.add_argument('--ade20k', type=Path, metavar='DIR', help='in the layout of data/ade/ADEChallengeData2016')
     parser.add_argument('--iterations', type=int, default=200, metavar='N', help='default: 200')
@@ -28,13 +33,22 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f'{option} {folder}: no such folder')
     rows = []
     for config in args.configs:
-        rows.append(train(config, args.work_dir / Path(config).stem,
-                          dict(detection=args.coco, segmentation=args.ade20k), args.iterations))
+        rows.append(
+            train(
+                config,
+                args.work_dir / Path(config).stem,
+                dict(detection=args.coco, segmentation=args.ade20k),
+                args.iterations,
+            )
+        )
         row = rows[-1]
         peak = '' if row['peak_mb'] is None else f'peak {row["peak_mb"]:.0f} MB, '
-        print(f'{row["config"]}: {row["iterations"]} iterations, {row["iterations_per_s"]:.3g} per second, {peak}'
-              f'loss {row["first_loss"]:.3g} to {row["last_loss"]:.3g}, {row["precision"]}, '
-              f'scan {row["scan_backend"]}, {row["device"]}', flush=True)
+        print(
+            f'{row["config"]}: {row["iterations"]} iterations, {row["iterations_per_s"]:.3g} per second, {peak}'
+            f'loss {row["first_loss"]:.3g} to {row["last_loss"]:.3g}, {row["precision"]}, '
+            f'scan {row["scan_backend"]}, {row["device"]}',
+            flush=True,
+        )
         if args.csv:
             write_csv(args.csv, rows)
 

@@ -18,7 +18,8 @@ from mmbackbones.errors import InputError
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Train small nets that differ in their token mixer alone on a task whose answer lies a known '
-        'number of tokens away, and show accuracy against distance. Runs that DIR has are shown, not repeated.')
+        'number of tokens away, and show accuracy against distance. Runs that DIR has are shown, not repeated.'
+    )
     parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N', help='per side, 16 to 64 (default: 32)')
     parser.add_argument('--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: row left, else random)')
@@ -27,12 +28,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--mixers', nargs='+', default=['ss2d', 'dw7', 'dw3'], metavar='MIXER', help=', '.join(MIXERS))
     parser.add_argument('--position', default='none', help=f'position code: {", ".join(POSITIONS)} (default: none)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
-    parser.add_argument('--steps', type=int, help='of training (default: '
-                        f'{", ".join(f"{task} {steps}" for task, steps in STEPS.items())})')
+    parser.add_argument(
+        '--steps',
+        type=int,
+        help=f'of training (default: {", ".join(f"{task} {steps}" for task, steps in STEPS.items())})',
+    )
     parser.add_argument('--images', type=int, default=256, metavar='N', help='fresh test images (default: 256)')
-    parser.add_argument('--chance-seeds', nargs='*', type=int, metavar='SEED',
-                        help='seeds of the runs with shuffled cues, which measure chance (default: all of --seeds); '
-                        'without any, chance is taken as 25 %%')
+    parser.add_argument(
+        '--chance-seeds',
+        nargs='*',
+        type=int,
+        metavar='SEED',
+        help='seeds of the runs with shuffled cues, which measure chance (default: all of --seeds); '
+        'without any, chance is taken as 25 %%',
+    )
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='records, table and figure')
     args = parser.parse_args(argv)
@@ -47,14 +56,17 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f'--{option.replace("_", "-")} {" ".join(map(str, values))}: one of them twice')
     if args.threads < 1:
         raise InputError(f'--threads {args.threads}: expected 1 or more')
-    runs = arms(task, args.mixers, args.seeds, args.chance_seeds, steps=steps, position=args.position,
-                images=args.images)
+    runs = arms(
+        task, args.mixers, args.seeds, args.chance_seeds, steps=steps, position=args.position, images=args.images
+    )
     torch.set_num_threads(args.threads)
 
     records = report.run_all(runs, _folder(args.out) / RECORDS)
     found = report.curves(records)
-    title = (f'{task.task}, {task.tokens} x {task.tokens} tokens, cue {task.cue_side}, {task.distractors} distractors, '
-             f'noise {task.noise:g}, position {args.position}, {steps} steps')  # fmt: skip
+    title = (
+        f'{task.task}, {task.tokens} x {task.tokens} tokens, cue {task.cue_side}, {task.distractors} distractors, '
+        f'noise {task.noise:g}, position {args.position}, {steps} steps'
+    )
     stem = args.out / f'probe_{task.task}'
     Console(width=None if sys.stdout.isatty() else 160).print(report.table(found, f'Accuracy in %: {title}'))
     print(f'In brackets: {report.interval_kind(found)}. {report.SAYS[task.task]} {report.SAYS_ALWAYS}')

@@ -39,13 +39,25 @@ def main(argv: list[str] | None = None) -> None:
         ended += news != 'started'
         if news.startswith('failed'):
             failed.append(run)
-        reached = ', '.join(f'{name} {value:.4g}' for name, value in run.metrics().items()
-                            if name in ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')) if news == 'done' else ''
-        print(f'[{ended}/{len(suite.runs)}] {run.name}: {news}{": " if reached else ""}{reached}  '
-              f'({time.monotonic() - started:.0f} s)', flush=True)
+        reached = (
+            ', '.join(
+                f'{name} {value:.4g}'
+                for name, value in run.metrics().items()
+                if name in ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')
+            )
+            if news == 'done'
+            else ''
+        )
+        print(
+            f'[{ended}/{len(suite.runs)}] {run.name}: {news}{": " if reached else ""}{reached}  '
+            f'({time.monotonic() - started:.0f} s)',
+            flush=True,
+        )
     if failed:
-        sys.exit(f'{len(failed)} of {len(suite.runs)} runs failed: {", ".join(run.name for run in failed)}; '
-                 'the others are done. The same command tries them again.')
+        sys.exit(
+            f'{len(failed)} of {len(suite.runs)} runs failed: {", ".join(run.name for run in failed)}; '
+            'the others are done. The same command tries them again.'
+        )
     print(f'{len(suite.runs)} runs done in {work_dir}')
 
 

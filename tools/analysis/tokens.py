@@ -24,25 +24,36 @@ def short(network: str) -> str:
 
 
 def show(reports: list[TokenReport]) -> None:
-    table = Table('data', 'network', 'stage', 'stride', 'D', 'tokens L: 5 %', 'median', '95 %', '6 D', 'r, median',
-                  'long')  # fmt: skip
+    table = Table(
+        'data', 'network', 'stage', 'stride', 'D', 'tokens L: 5 %', 'median', '95 %', '6 D', 'r, median', 'long'
+    )
     for report in reports:
         for row in report.rows():
             whole = (str(row[key]) for key in ('stage', 'stride', 'channels', 'p5', 'median', 'p95', 'threshold_6D'))
-            table.add_row(row['data'], short(row['network']), *whole, f'{row["r_median"]:.2f}',
-                          f'{100 * row["long_share"]:.0f} %')  # fmt: skip
+            table.add_row(
+                row['data'], short(row['network']), *whole, f'{row["r_median"]:.2f}', f'{100 * row["long_share"]:.0f} %'
+            )
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Distribution of token counts L over a data set after the pipeline of a config, from annotations '
-        'or image headers alone, against the threshold L > 6 D beyond which a sequence is long (MambaOut, CVPR 2025).')
+        'or image headers alone, against the threshold L > 6 D beyond which a sequence is long (MambaOut, CVPR 2025).'
+    )
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='test',
-                        help='whose images and pipeline; random resizes count with all their choices (default: test)')
-    parser.add_argument('--out', metavar='DIR', default='work_dirs/tokens',
-                        help='folder for tokens.csv, a figure per task and the records (default: work_dirs/tokens)')
+    parser.add_argument(
+        '--split',
+        choices=('train', 'val', 'test'),
+        default='test',
+        help='whose images and pipeline; random resizes count with all their choices (default: test)',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='DIR',
+        default='work_dirs/tokens',
+        help='folder for tokens.csv, a figure per task and the records (default: work_dirs/tokens)',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 

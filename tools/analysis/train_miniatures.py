@@ -11,11 +11,21 @@ from mmbackbones.engine.cli import run_command
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Exit status: 0 if all reached box AP50 or mIoU of 0.5 and did not before, 1 if not, 2 bad usage.')
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', default=list(CONFIGS),
-                        help=f'names of quickstart configs (default: all): {", ".join(CONFIGS)}')
-    parser.add_argument('--csv', type=Path, metavar='FILE',
-                        help='write the rows into this file after each run; rows of other configs in it stay')
+        description='Exit status: 0 if all reached box AP50 or mIoU of 0.5 and did not before, 1 if not, 2 bad usage.'
+    )
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        default=list(CONFIGS),
+        help=f'names of quickstart configs (default: all): {", ".join(CONFIGS)}',
+    )
+    parser.add_argument(
+        '--csv',
+        type=Path,
+        metavar='FILE',
+        help='write the rows into this file after each run; rows of other configs in it stay',
+    )
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'miniatures')
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'shapes', help='made if it does not exist')
     args = parser.parse_args(argv)

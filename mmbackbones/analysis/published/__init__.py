@@ -21,8 +21,11 @@ TABLES = {
     'classification': 'imagenet.csv',
 }
 # The column that tells apart what else differs between rows of one network, and what our own recipe is comparable to.
-RECIPES = {'detection': ('schedule', '1x (12 epochs)'), 'segmentation': ('iterations', '160k'),
-           'classification': ('resolution', '224')}  # fmt: skip
+RECIPES = {
+    'detection': ('schedule', '1x (12 epochs)'),
+    'segmentation': ('iterations', '160k'),
+    'classification': ('resolution', '224'),
+}
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
 SEGMENTORS = ('upernet', 'fcn-1x1')
 CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[^_]+)_(?P<head>[^_]+)_.*')
@@ -100,8 +103,7 @@ def published_row(task: str, family: str, variant: str, recipe: str | None = Non
         InputError: there is no such row, or more than one.
     """
     wanted = recipe or RECIPES[task][1]
-    rows = [row for row in published_rows(task)
-            if (row.family, row.variant, row.recipe) == (family, variant, wanted)]  # fmt: skip
+    rows = [row for row in published_rows(task) if (row.family, row.variant, row.recipe) == (family, variant, wanted)]
     if len(rows) != 1:
         raise InputError(f'{len(rows)} published rows of {family} {variant} under {wanted!r} ({task}), expected one')
     return rows[0]
@@ -152,7 +154,8 @@ def _row(task: str, line: dict[str, str]) -> PublishedRow:
         shape=line['macs_input'],
         metrics={name: float(line[name]) for name in METRICS if line.get(name)},
         source=line['source'],
-        note=line['note'])
+        note=line['note'],
+    )
 
 
 def _number(text: str) -> float | None:

@@ -22,7 +22,8 @@ PICTURES_PER_RUN = 3
 QUESTION = (
     'MambaOut (Yu and Wang, CVPR 2025) argues that the state-space mixer (SSM) of Mamba is of no use for classifying '
     'images, but may be where sequences are long, as in detection and segmentation. This page shows what the runs at '
-    'hand say about that.')
+    'hand say about that.'
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
         _limits(material, comparisons),
     ]
     made = environment()
-    footer = (f'Made from {len(material.records)} records and {len(material.runs)} sets of predictions; bootstrap of '
-              f'{resamples} resamples, seed {seed}; mmbackbones at commit {made["commit"]}, {made["date"]}.')
+    footer = (
+        f'Made from {len(material.records)} records and {len(material.runs)} sets of predictions; bootstrap of '
+        f'{resamples} resamples, seed {seed}; mmbackbones at commit {made["commit"]}, {made["date"]}.'
+    )
     lead = 'Every number below comes from a record of a run; the tables are also in data/, the figures in figures/.'
     with matplotlib.rc_context({'svg.fonttype': 'none'}):  # text stays text
         return write_page(out, 'Visual Mamba on dense prediction', lead, sections, footer)
@@ -81,13 +84,46 @@ def _name(run: Run) -> str:
 
 
 def _who_ran(material: Material) -> Section:
-    rows = [[record['config'], record['task'], record['recipe'], record['seed'], record.get('iterations'),
-             record['params'] / 1e6, record['precision'], record['scan_backend'], record['data_fingerprint'],
-             record['images'], record['device'], record['versions'].get('torch'), record['commit'], record['date'][:10]]
-            for record in (run.record for run in material.runs)]
-    table = Table('runs', 'Finished runs whose predictions were kept.',
-                  ['config', 'task', 'recipe', 'seed', 'iterations', 'parameters (M)', 'precision', 'scan backend',
-                   'data', 'images tested', 'device', 'torch', 'commit', 'date'], rows)
+    rows = [
+        [
+            record['config'],
+            record['task'],
+            record['recipe'],
+            record['seed'],
+            record.get('iterations'),
+            record['params'] / 1e6,
+            record['precision'],
+            record['scan_backend'],
+            record['data_fingerprint'],
+            record['images'],
+            record['device'],
+            record['versions'].get('torch'),
+            record['commit'],
+            record['date'][:10],
+        ]
+        for record in (run.record for run in material.runs)
+    ]
+    table = Table(
+        'runs',
+        'Finished runs whose predictions were kept.',
+        [
+            'config',
+            'task',
+            'recipe',
+            'seed',
+            'iterations',
+            'parameters (M)',
+            'precision',
+            'scan backend',
+            'data',
+            'images tested',
+            'device',
+            'torch',
+            'commit',
+            'date',
+        ],
+        rows,
+    )
     notes = [f'Left out or unfinished: {fault}.' for fault in material.faults]
     return Section('Who ran, under which recipe', [table, *notes] if rows else ['No finished runs.', *notes])
 
@@ -111,27 +147,47 @@ def _scores(material: Material, resamples: int, seed: int) -> Iterable[Score]:
 def _results(scores: Sequence[Score]) -> Section:
     if not scores:
         return Section('Results', ['No run has predictions to score.'])
-    rows = [[_name(each.run), each.metric, each.value, each.low, each.high,
-             'no published row' if each.published is None else each.published] for each in scores]
-    table = Table('results', 'Scores of the last checkpoint in percent, with 95 % bootstrap intervals over the test '
-                  'images, beside the published figure.',
-                  ['run', 'metric', 'score', 'low', 'high', 'published'], rows)
+    rows = [
+        [
+            _name(each.run),
+            each.metric,
+            each.value,
+            each.low,
+            each.high,
+            'no published row' if each.published is None else each.published,
+        ]
+        for each in scores
+    ]
+    table = Table(
+        'results',
+        'Scores of the last checkpoint in percent, with 95 % bootstrap intervals over the test '
+        'images, beside the published figure.',
+        ['run', 'metric', 'score', 'low', 'high', 'published'],
+        rows,
+    )
     canvas = Canvas(figsize=(8, 1.2 + 0.32 * len(scores)), layout='constrained')
     axes = canvas.subplots()
     for place, each in enumerate(reversed(scores)):
-        axes.errorbar(each.value, place, xerr=[[each.value - each.low], [each.high - each.value]], fmt='o', capsize=3,
-                      color='C0')
+        axes.errorbar(
+            each.value, place, xerr=[[each.value - each.low], [each.high - each.value]], fmt='o', capsize=3, color='C0'
+        )
         if each.published is not None:
             axes.plot(each.published, place, 'x', color='C3')
     labels = [f'{each.metric}: {each.run.name[:60]}' for each in reversed(scores)]
     axes.set_yticks(range(len(scores)), labels, fontsize=7)
     axes.set_xlabel('percent')
     axes.grid(axis='x', alpha=0.4)
-    figure = Figure('results', 'Scores with 95 % intervals; a cross marks the published figure.',
-                    f'A row for each of {len(scores)} scores, each a dot with its interval: ' + '; '.join(
-                        f'{each.metric} {each.value:.1f}' for each in scores[:12]), canvas)
-    note = ('The intervals are over images. They hold for these checkpoints and these images, and say nothing about '
-            'another seed.')
+    figure = Figure(
+        'results',
+        'Scores with 95 % intervals; a cross marks the published figure.',
+        f'A row for each of {len(scores)} scores, each a dot with its interval: '
+        + '; '.join(f'{each.metric} {each.value:.1f}' for each in scores[:12]),
+        canvas,
+    )
+    note = (
+        'The intervals are over images. They hold for these checkpoints and these images, and say nothing about '
+        'another seed.'
+    )
     return Section('Results', [table, figure, note])
 
 
@@ -145,13 +201,26 @@ def _comparisons(material: Material, resamples: int, seed: int) -> Iterable[Comp
 
 
 def _differences(comparisons: Sequence[Comparison]) -> Section:
-    rows = [[row.metric, row.arm, row.reference, row.difference, row.low, row.high, row.p_holm, row.about]
-            for comparison in comparisons for row in comparison.differences if row.split == 'all']
+    rows = [
+        [row.metric, row.arm, row.reference, row.difference, row.low, row.high, row.p_holm, row.about]
+        for comparison in comparisons
+        for row in comparison.differences
+        if row.split == 'all'
+    ]
     if not rows:
-        return Section('Differences', ['No two runs may be compared: they differ in recipe, data or evaluation, or '
-                                       'there is only one. tools/analysis/compare.py names the keys.'])
-    table = Table('differences', 'Paired differences in percentage points, with 95 % bootstrap intervals.',
-                  ['metric', 'arm', 'reference', 'difference', 'low', 'high', 'p (Holm)', 'speaks about'], rows)
+        return Section(
+            'Differences',
+            [
+                'No two runs may be compared: they differ in recipe, data or evaluation, or '
+                'there is only one. tools/analysis/compare.py names the keys.'
+            ],
+        )
+    table = Table(
+        'differences',
+        'Paired differences in percentage points, with 95 % bootstrap intervals.',
+        ['metric', 'arm', 'reference', 'difference', 'low', 'high', 'p (Holm)', 'speaks about'],
+        rows,
+    )
     return Section('Differences', [table, *(text for each in comparisons for text in (*each.sentences, *each.notes))])
 
 
@@ -161,14 +230,29 @@ def _against_tokens(material: Material) -> Section:
     blocks = []
     counted = _lengths(material.of_kind('tokens'))
     if counted:
-        blocks += [counted, 'L tokens are long for width D when L > 6 D: from there on the quadratic term of attention '
-                            'costs more than everything linear (24 D^2 L + 4 D L^2 FLOPs per Transformer block).']
+        blocks += [
+            counted,
+            'L tokens are long for width D when L > 6 D: from there on the quadratic term of attention '
+            'costs more than everything linear (24 D^2 L + 4 D L^2 FLOPs per Transformer block).',
+        ]
     if not ladders:
-        return Section(title, [*blocks, 'No run was tested or trained at several sizes; tools/analysis/ladder.py does '
-                                        'that.'])
-    rows = [[Path(record['config']).stem, 'trained' if record['trained'] == 'train' else 'tested', rung['metric'],
-             rung['size'], rung['tokens'], rung['score'], rung['low'], rung['high']]
-            for record in ladders for rung in record['rungs']]
+        return Section(
+            title, [*blocks, 'No run was tested or trained at several sizes; tools/analysis/ladder.py does that.']
+        )
+    rows = [
+        [
+            Path(record['config']).stem,
+            'trained' if record['trained'] == 'train' else 'tested',
+            rung['metric'],
+            rung['size'],
+            rung['tokens'],
+            rung['score'],
+            rung['low'],
+            rung['high'],
+        ]
+        for record in ladders
+        for rung in record['rungs']
+    ]
     canvas = Canvas(figsize=(7, 4), layout='constrained')
     axes = canvas.subplots()
     for record in ladders:
@@ -176,16 +260,31 @@ def _against_tokens(material: Material) -> Section:
             rungs = [rung for rung in record['rungs'] if rung['metric'] == metric and rung['tokens']]
             values = [rung['score'] for rung in rungs]
             error = [[rung['score'] - rung['low'] for rung in rungs], [rung['high'] - rung['score'] for rung in rungs]]
-            axes.errorbar([rung['tokens'] for rung in rungs], values, yerr=error, capsize=3, marker='o',
-                          label=f'{Path(record["config"]).stem[:40]}: {metric}')
+            axes.errorbar(
+                [rung['tokens'] for rung in rungs],
+                values,
+                yerr=error,
+                capsize=3,
+                marker='o',
+                label=f'{Path(record["config"]).stem[:40]}: {metric}',
+            )
     axes.set(xlabel='tokens of 16 x 16 px', ylabel='percent', xscale='log')
     axes.legend(fontsize=7)
     blocks += [
-        Figure('ladder', 'Scores against the number of tokens, with 95 % intervals over the test images.',
-               'Scores in percent against tokens per image, a curve for each run and metric: ' + '; '.join(
-                   f'{row[2]} {row[5]:.1f} at {row[3]} px' for row in rows[:12]), canvas),
-        Table('ladder', 'Scores in percent by input size, with 95 % intervals over the test images.',
-              ['config', 'at that size', 'metric', 'short side (px)', 'tokens', 'score', 'low', 'high'], rows)]
+        Figure(
+            'ladder',
+            'Scores against the number of tokens, with 95 % intervals over the test images.',
+            'Scores in percent against tokens per image, a curve for each run and metric: '
+            + '; '.join(f'{row[2]} {row[5]:.1f} at {row[3]} px' for row in rows[:12]),
+            canvas,
+        ),
+        Table(
+            'ladder',
+            'Scores in percent by input size, with 95 % intervals over the test images.',
+            ['config', 'at that size', 'metric', 'short side (px)', 'tokens', 'score', 'low', 'high'],
+            rows,
+        ),
+    ]
     return Section(title, blocks)
 
 
@@ -193,13 +292,40 @@ def _lengths(records: Sequence[dict]) -> Table | None:
     rows = []
     for record in records:
         for stage in sorted({key.partition('.')[0] for key in record['metrics']}):
-            of = {key.partition('.')[2]: value for key, value in record['metrics'].items()
-                  if key.startswith(f'{stage}.')}
-            rows.append([Path(record['config']).stem, stage.removeprefix('stage'), of['stride'], of['channels'],
-                         of['median'], of['threshold_6D'], of['r_median'], 100 * of['long_share']])
-    return Table('tokens', 'How long the sequences are, by stage.',
-                 ['config', 'stage', 'stride', 'width D', 'median tokens L', '6 D', 'median L / (6 D)',
-                  '% of images that are long'], rows) if rows else None
+            of = {
+                key.partition('.')[2]: value for key, value in record['metrics'].items() if key.startswith(f'{stage}.')
+            }
+            rows.append(
+                [
+                    Path(record['config']).stem,
+                    stage.removeprefix('stage'),
+                    of['stride'],
+                    of['channels'],
+                    of['median'],
+                    of['threshold_6D'],
+                    of['r_median'],
+                    100 * of['long_share'],
+                ]
+            )
+    return (
+        Table(
+            'tokens',
+            'How long the sequences are, by stage.',
+            [
+                'config',
+                'stage',
+                'stride',
+                'width D',
+                'median tokens L',
+                '6 D',
+                'median L / (6 D)',
+                '% of images that are long',
+            ],
+            rows,
+        )
+        if rows
+        else None
+    )
 
 
 def _cost(material: Material) -> Section:
@@ -209,33 +335,76 @@ def _cost(material: Material) -> Section:
         return Section(title, ['Nothing was timed; tools/analysis/speed.py does that.'])
     arms: dict[str, list[dict]] = {}
     for record in records:
-        what = [Path(record['config']).stem, record['part'], record['step'], f'batch {record["batch"]}',
-                record['scan_backend'], record['attention'], record['precision'], record['device']]
+        what = [
+            Path(record['config']).stem,
+            record['part'],
+            record['step'],
+            f'batch {record["batch"]}',
+            record['scan_backend'],
+            record['attention'],
+            record['precision'],
+            record['device'],
+        ]
         arms.setdefault(', '.join(filter(None, what)), []).append(record)
-    rows = [[arm, record['size'], record['metrics']['tokens'], record['metrics']['median_ms'],
-             record['metrics']['min_ms'], record['metrics']['max_ms'], record['metrics']['peak_mb'],
-             record['note'] or None, record['commit']] for arm, group in arms.items() for record in group]
+    rows = [
+        [
+            arm,
+            record['size'],
+            record['metrics']['tokens'],
+            record['metrics']['median_ms'],
+            record['metrics']['min_ms'],
+            record['metrics']['max_ms'],
+            record['metrics']['peak_mb'],
+            record['note'] or None,
+            record['commit'],
+        ]
+        for arm, group in arms.items()
+        for record in group
+    ]
     canvas = Canvas(figsize=(7, 4), layout='constrained')
     axes = canvas.subplots()
     for group in arms.values():
-        timed = sorted((record['metrics']['tokens'], record['metrics']['median_ms']) for record in group
-                       if record['metrics']['median_ms'])
+        timed = sorted(
+            (record['metrics']['tokens'], record['metrics']['median_ms'])
+            for record in group
+            if record['metrics']['median_ms']
+        )
         if timed:
             axes.plot(*zip(*timed), marker='o', label=_short(group[0]))
     axes.set(xlabel='tokens per image', ylabel='ms per batch', xscale='log', yscale='log')
     axes.legend(fontsize=6)
-    return Section(title, [
-        Figure('cost', 'Median time against tokens.', f'Time per batch against tokens per image on logarithmic axes, a '
-               f'curve for each of {len(arms)} set-ups', canvas),
-        Table('cost', 'Medians with their range; only figures of one call may be set against each other.',
-              ['set-up', 'side (px)', 'tokens', 'median (ms)', 'fastest', 'slowest', 'peak memory (MB)', 'note',
-               'commit'], rows)])
+    return Section(
+        title,
+        [
+            Figure(
+                'cost',
+                'Median time against tokens.',
+                f'Time per batch against tokens per image on logarithmic axes, a curve for each of {len(arms)} set-ups',
+                canvas,
+            ),
+            Table(
+                'cost',
+                'Medians with their range; only figures of one call may be set against each other.',
+                [
+                    'set-up',
+                    'side (px)',
+                    'tokens',
+                    'median (ms)',
+                    'fastest',
+                    'slowest',
+                    'peak memory (MB)',
+                    'note',
+                    'commit',
+                ],
+                rows,
+            ),
+        ],
+    )
 
 
 def _short(record: dict) -> str:
     network = record['config'].removeprefix('mask-rcnn_').partition('_')[0]
-    return ', '.join(filter(None, [network, record['part'], record['step'], record['attention'],
-                                   record['precision']]))
+    return ', '.join(filter(None, [network, record['part'], record['step'], record['attention'], record['precision']]))
 
 
 def _controlled(scores: Sequence[Score]) -> Section:
@@ -244,16 +413,36 @@ def _controlled(scores: Sequence[Score]) -> Section:
         backbone = each.run.record['settings']['model'].get('backbone', {})
         if backbone.get('type') in ('mmbackbones.GatedMixerNet', 'mmbackbones.IsotropicMixerNet'):
             mixers = backbone.get('mixers', 'none')
-            rows.append([str(mixers), backbone['type'].partition('.')[2], str(backbone.get('arch')),
-                         each.run.record['seed'], each.metric, each.value, each.low, each.high])
+            rows.append(
+                [
+                    str(mixers),
+                    backbone['type'].partition('.')[2],
+                    str(backbone.get('arch')),
+                    each.run.record['seed'],
+                    each.metric,
+                    each.value,
+                    each.low,
+                    each.high,
+                ]
+            )
     if not rows:
-        return Section('Token mixers, all else equal', [
-            'No controlled run (configs/controlled) is among these: nothing here isolates the token mixer.'])
-    return Section('Token mixers, all else equal', [
-        'One network in which the token mixer alone changes. Only a branch that beats pointwise, which adds as many '
-        'parameters without mixing tokens, gains by mixing them.',
-        Table('mixers', 'Scores of the controlled networks in percent, with 95 % intervals over the test images.',
-              ['mixer', 'network', 'arch', 'seed', 'metric', 'score', 'low', 'high'], rows)])
+        return Section(
+            'Token mixers, all else equal',
+            ['No controlled run (configs/controlled) is among these: nothing here isolates the token mixer.'],
+        )
+    return Section(
+        'Token mixers, all else equal',
+        [
+            'One network in which the token mixer alone changes. Only a branch that beats pointwise, which adds as '
+            'many parameters without mixing tokens, gains by mixing them.',
+            Table(
+                'mixers',
+                'Scores of the controlled networks in percent, with 95 % intervals over the test images.',
+                ['mixer', 'network', 'arch', 'seed', 'metric', 'score', 'low', 'high'],
+                rows,
+            ),
+        ],
+    )
 
 
 def _probe(material: Material) -> Section:
@@ -271,16 +460,23 @@ def _probe(material: Material) -> Section:
             continue
         title = f'{task}, {tokens} x {tokens} tokens, {recipe}'
         blocks += [
-            Figure(f'probe-{number}-{task}',
-                   f'Accuracy against distance to the cue: {title}; {interval_kind(found)}.',
-                   'Accuracy in percent against distance in tokens, a curve for each mixer: ' + '; '.join(
-                       f'{curve.mixer} from {100 * curve.mean[0]:.0f} to {100 * curve.mean[-1]:.0f}'
-                       for curve in found), _probe_plot(found)),
-            Table(f'probe-{number}-{task}', f'Accuracy in percent by distance: {title}.',
-                  ['mixer', *found[0].bins, 'seeds', 'verdict'],
-                  [[curve.mixer, *(100 * mean for mean in curve.mean), curve.seeds, curve.verdict()]
-                   for curve in found]),
-            SAYS[task]]
+            Figure(
+                f'probe-{number}-{task}',
+                f'Accuracy against distance to the cue: {title}; {interval_kind(found)}.',
+                'Accuracy in percent against distance in tokens, a curve for each mixer: '
+                + '; '.join(
+                    f'{curve.mixer} from {100 * curve.mean[0]:.0f} to {100 * curve.mean[-1]:.0f}' for curve in found
+                ),
+                _probe_plot(found),
+            ),
+            Table(
+                f'probe-{number}-{task}',
+                f'Accuracy in percent by distance: {title}.',
+                ['mixer', *found[0].bins, 'seeds', 'verdict'],
+                [[curve.mixer, *(100 * mean for mean in curve.mean), curve.seeds, curve.verdict()] for curve in found],
+            ),
+            SAYS[task],
+        ]
     return Section('The probe', [*blocks, SAYS_ALWAYS])
 
 
@@ -299,10 +495,15 @@ def _probe_plot(found: Sequence[Curve]) -> Canvas:
 
 
 def _predictions(material: Material) -> Section:
-    blocks = [Picture(path, f'Ground truth beside the prediction of {folder.name}: {path.stem}')
-              for folder, paths in material.pictures.items() for path in paths[:PICTURES_PER_RUN]]
-    return Section('Predictions', blocks or [
-        'No painted predictions: tools/test.py CONFIG CHECKPOINT --show-dir WORK_DIR/pictures makes them.'])
+    blocks = [
+        Picture(path, f'Ground truth beside the prediction of {folder.name}: {path.stem}')
+        for folder, paths in material.pictures.items()
+        for path in paths[:PICTURES_PER_RUN]
+    ]
+    return Section(
+        'Predictions',
+        blocks or ['No painted predictions: tools/test.py CONFIG CHECKPOINT --show-dir WORK_DIR/pictures makes them.'],
+    )
 
 
 def _limits(material: Material, comparisons: Sequence[Comparison]) -> Section:
@@ -310,20 +511,25 @@ def _limits(material: Material, comparisons: Sequence[Comparison]) -> Section:
     limits = []
     others = sorted({str(run.record['recipe']) for run in material.runs} - {'common'})
     if others:
-        limits.append(f'Recipes other than the common one ran ({", ".join(others)}): their figures are not comparable '
-                      'to the published ones.')
+        limits.append(
+            f'Recipes other than the common one ran ({", ".join(others)}): their figures are not comparable '
+            'to the published ones.'
+        )
     if any(run.record['images'] < 500 for run in material.runs):
-        limits.append('Some test sets have fewer than 500 images: the intervals are wide, and miniature data shows '
-                      'that everything works, not which network is better.')
+        limits.append(
+            'Some test sets have fewer than 500 images: the intervals are wide, and miniature data shows '
+            'that everything works, not which network is better.'
+        )
     if not any(row.about == 'methods' for each in comparisons for row in each.differences):
-        limits.append(f'No comparison has {SEEDS_FOR_METHODS} seeds per arm: nothing here is about methods, only about '
-                      'checkpoints.')
-    limits += ['A difference between whole networks does not isolate the SSM: they differ in width, depth, stem and '
-               'pretraining too. Only the controlled networks change the mixer alone.',
-               'Pyramid pooling and detection heads give every backbone a global view; how far a backbone itself sees '
-               'is asked by the probe and by the context-free head.',
-               'COCO and ADE20K have at most a few thousand tokens at stride 16; nothing is said about longer '
-               'sequences.']
+        limits.append(
+            f'No comparison has {SEEDS_FOR_METHODS} seeds per arm: nothing here is about methods, only about '
+            'checkpoints.'
+        )
+    limits += [
+        'A difference between whole networks does not isolate the SSM: they differ in width, depth, stem and '
+        'pretraining too. Only the controlled networks change the mixer alone.',
+        'Pyramid pooling and detection heads give every backbone a global view; how far a backbone itself sees '
+        'is asked by the probe and by the context-free head.',
+        'COCO and ADE20K have at most a few thousand tokens at stride 16; nothing is said about longer sequences.',
+    ]
     return Section("What can't be concluded", limits + [f'{fault}.' for fault in material.faults])
-
-

@@ -38,8 +38,14 @@ class Material:
         groups: list[list[Run]] = []
         for run in sorted(self.runs, key=lambda run: not is_reference(run)):
             images = set(run.record['image_ids'])
-            group = next((group for group in groups if not differing_keys([group[0].record, run.record])
-                          and set(group[0].record['image_ids']) == images), None)
+            group = next(
+                (
+                    group
+                    for group in groups
+                    if not differing_keys([group[0].record, run.record]) and set(group[0].record['image_ids']) == images
+                ),
+                None,
+            )
             groups.append([run]) if group is None else group.append(run)
         return groups
 
@@ -69,8 +75,11 @@ def gather(folders: Sequence[str | Path]) -> Material:
             except InputError as error:
                 found.faults.append(str(error))
         for path in _visible(folder, RECORDS):
-            painted = [picture for picture in _visible(path.parent, '*') if picture.suffix in IMAGES
-                       and PICTURES in picture.relative_to(path.parent).parts]
+            painted = [
+                picture
+                for picture in _visible(path.parent, '*')
+                if picture.suffix in IMAGES and PICTURES in picture.relative_to(path.parent).parts
+            ]
             if painted:
                 found.pictures[path.parent] = painted
     judged = collect(folders)
@@ -86,8 +95,11 @@ def gather(folders: Sequence[str | Path]) -> Material:
 
 def _visible(folder: Path, name: str) -> list[Path]:
     """Files below a folder, but for those in hidden ones, which are half-written."""
-    return sorted(path for path in folder.rglob(name) if path.is_file()
-                  and not any(part.startswith('.') for part in path.relative_to(folder).parts))
+    return sorted(
+        path
+        for path in folder.rglob(name)
+        if path.is_file() and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+    )
 
 
 def _unique(records: list[dict]) -> list[dict]:

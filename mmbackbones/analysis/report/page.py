@@ -103,12 +103,20 @@ def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Sec
     for part in ('figures', 'data'):
         (partial / part).mkdir(parents=True)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     environment.filters |= {'cell': _cell, 'kind': lambda block: type(block).__name__}
     html = environment.get_template('page.html.j2').render(
-        title=title, lead=lead, footer=footer, sections=[section for section in sections if section.blocks],
-        embed=lambda block: _embed(block, partial))
+        title=title,
+        lead=lead,
+        footer=footer,
+        sections=[section for section in sections if section.blocks],
+        embed=lambda block: _embed(block, partial),
+    )
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Table):

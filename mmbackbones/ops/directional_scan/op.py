@@ -61,7 +61,7 @@ def backward_kernel(dout, x, *inputs):
 
 @torch.library.register_fake('mmbackbones::directional_scan_backward', lib=LIBRARY)
 def backward_fake(dout, x, *inputs):
-    return tuple(x.new_empty(0) if y is None else y.new_empty(y.shape) for y in (x, *inputs[:COUNT - 1]))
+    return tuple(x.new_empty(0) if y is None else y.new_empty(y.shape) for y in (x, *inputs[: COUNT - 1]))
 
 
 class Scan(torch.autograd.Function):
@@ -69,7 +69,7 @@ class Scan(torch.autograd.Function):
     def forward(ctx, *inputs):
         with torch._C._AutoDispatchBelowAutograd():
             out, *left = scan_op(*inputs)
-        ctx.orders, ctx.reverse = inputs[COUNT:COUNT + 2]
+        ctx.orders, ctx.reverse = inputs[COUNT : COUNT + 2]
         ctx.save_for_backward(*inputs[:COUNT], *left)
         ctx.mark_non_differentiable(*left)
         ctx.set_materialize_grads(False)
@@ -94,8 +94,21 @@ def scan_autograd(*inputs):
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan)
-def scan_flops(x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z_shape, conv_shape, conv_bias_shape,
-               orders, *args, out_shape=None, **kwargs) -> int:  # fmt: skip
+def scan_flops(
+    x_shape,
+    proj_shape,
+    dt_shape,
+    dt_bias_shape,
+    A_shape,
+    D_shape,
+    z_shape,
+    conv_shape,
+    conv_bias_shape,
+    orders,
+    *args,
+    out_shape=None,
+    **kwargs,
+) -> int:
     """What the plain composition counts: products, convolutions and, for each scan, 9 B D S N + B D S."""
     batch, tokens, dim = x_shape
     (_, rows, _), rank, state = proj_shape, dt_shape[2], A_shape[2]
@@ -105,11 +118,28 @@ def scan_flops(x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan_backward)
-def backward_flops(dout_shape, x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z_shape, conv_shape,
-                   conv_bias_shape, kept_shape, projected_shape, saved_shape, orders, *args, out_shape=None,
-                   **kwargs) -> int:  # fmt: skip
-    return 2 * scan_flops(x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z_shape, conv_shape,
-                          conv_bias_shape, orders)  # fmt: skip
+def backward_flops(
+    dout_shape,
+    x_shape,
+    proj_shape,
+    dt_shape,
+    dt_bias_shape,
+    A_shape,
+    D_shape,
+    z_shape,
+    conv_shape,
+    conv_bias_shape,
+    kept_shape,
+    projected_shape,
+    saved_shape,
+    orders,
+    *args,
+    out_shape=None,
+    **kwargs,
+) -> int:
+    return 2 * scan_flops(
+        x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z_shape, conv_shape, conv_bias_shape, orders
+    )
 
 
 def directional_scan(
@@ -164,8 +194,17 @@ def directional_scan(
     Raises:
         InputError: a tensor has the wrong shape, dtype or device, or the backend is unknown or can't be used.
     """
-    tensors = dict(x=x, proj_weight=proj_weight, dt_weight=dt_weight, dt_bias=dt_bias, A=A, D=D, z=z,
-                   conv_weight=conv_weight, conv_bias=conv_bias)  # fmt: skip
+    tensors = dict(
+        x=x,
+        proj_weight=proj_weight,
+        dt_weight=dt_weight,
+        dt_bias=dt_bias,
+        A=A,
+        D=D,
+        z=z,
+        conv_weight=conv_weight,
+        conv_bias=conv_bias,
+    )
     _check(tensors, orders, reverse, out_dtype)
     out_dtype, reverse = out_dtype or x.dtype, list(reverse)
     name = _choose(x.device.type, any(t is not None and t.dtype == torch.float64 for t in tensors.values()), backend)
@@ -201,8 +240,10 @@ def _check(tensors: dict[str, Tensor | None], orders, reverse, out_dtype) -> Non
             raise InputError(f'directional_scan: {name} is {type(tensor).__name__}, expected a tensor')
         shape = tuple(tensor.shape)
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
-            raise InputError(f'directional_scan: {name} {shape} is {tensor.dtype} and {tensor.layout}, expected a '
-                             'dense tensor of floats of 16 to 64 bits')  # fmt: skip
+            raise InputError(
+                f'directional_scan: {name} {shape} is {tensor.dtype} and {tensor.layout}, expected a '
+                'dense tensor of floats of 16 to 64 bits'
+            )
         if tensor.device != x.device:
             raise InputError(f'directional_scan: {name} {shape} is on {tensor.device}, expected {x.device} as x')
     if x.dim() != 3:
@@ -212,14 +253,18 @@ def _check(tensors: dict[str, Tensor | None], orders, reverse, out_dtype) -> Non
         raise InputError(f'directional_scan: A has shape {tuple(A.shape)}, expected (K >= 1, D, N >= 1) with D = {dim}')
     directions, state = A.shape[0], A.shape[2]
     if dt_weight.dim() != 3 or dt_weight.shape[:2] != (directions, dim) or dt_weight.shape[2] == 0:
-        raise InputError(f'directional_scan: dt_weight has shape {tuple(dt_weight.shape)}, expected '
-                         f'(K, D, R >= 1) with (K, D) = {(directions, dim)}')  # fmt: skip
+        raise InputError(
+            f'directional_scan: dt_weight has shape {tuple(dt_weight.shape)}, expected '
+            f'(K, D, R >= 1) with (K, D) = {(directions, dim)}'
+        )
     conv_weight = tensors['conv_weight']
     taps = 1
     if conv_weight is not None:
         if conv_weight.dim() != 3 or conv_weight.shape[2] == 0:
-            raise InputError(f'directional_scan: conv_weight has shape {tuple(conv_weight.shape)}, expected '
-                             f'(K, D, W >= 1) with (K, D) = {(directions, dim)}')  # fmt: skip
+            raise InputError(
+                f'directional_scan: conv_weight has shape {tuple(conv_weight.shape)}, expected '
+                f'(K, D, W >= 1) with (K, D) = {(directions, dim)}'
+            )
         taps = conv_weight.shape[2]
     elif tensors['conv_bias'] is not None:
         raise InputError('directional_scan: conv_bias is given without conv_weight')
@@ -240,10 +285,14 @@ def _check(tensors: dict[str, Tensor | None], orders, reverse, out_dtype) -> Non
         if order is None:
             continue
         if order.inverse.shape != (tokens,) or order.order.dim() != 1 or len(order.order) < tokens:
-            raise InputError(f'directional_scan: an order has {tuple(order.order.shape)} slots for '
-                             f'{tuple(order.inverse.shape)} tokens, expected {tokens} tokens as x has')  # fmt: skip
+            raise InputError(
+                f'directional_scan: an order has {tuple(order.order.shape)} slots for '
+                f'{tuple(order.inverse.shape)} tokens, expected {tokens} tokens as x has'
+            )
         if order.order.device != x.device or order.order.dtype != torch.int64:
-            raise InputError(f'directional_scan: an order is {order.order.dtype} on {order.order.device}, expected '
-                             f'torch.int64 on {x.device} as x')  # fmt: skip
+            raise InputError(
+                f'directional_scan: an order is {order.order.dtype} on {order.order.device}, expected '
+                f'torch.int64 on {x.device} as x'
+            )
     if out_dtype is not None and (out_dtype not in DTYPES or torch.promote_types(out_dtype, x.dtype) != out_dtype):
         raise InputError(f'directional_scan: out_dtype is {out_dtype}, expected one as wide as x, {x.dtype}')

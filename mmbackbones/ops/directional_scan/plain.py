@@ -19,8 +19,18 @@ def plain(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, o
             projected = projected.masked_fill(order.order < 0, 0)  # the convolution reaches into padding
         low_rank, B, C = projected.split([rank, state, state], dim=1)
         delta = dt_weight[k].to(low_rank.dtype) @ low_rank
-        y = selective_scan(u.to(out_dtype), delta, A[k], B, C, None if D is None else D[k], delta_bias=dt_bias[k],
-                           delta_softplus=True, reverse=backwards, backend=backend)  # fmt: skip
+        y = selective_scan(
+            u.to(out_dtype),
+            delta,
+            A[k],
+            B,
+            C,
+            None if D is None else D[k],
+            delta_bias=dt_bias[k],
+            delta_softplus=True,
+            reverse=backwards,
+            backend=backend,
+        )
         total = total + (y if order is None else to_map(y, order))
     y = total.transpose(1, 2)
     return y if z is None else (y * F.silu(z)).to(out_dtype)
@@ -32,4 +42,4 @@ def one_sided_conv(u: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool
     weight = (weight.flip(1) if reverse else weight)[:, None].to(u.dtype)
     bias = None if bias is None else bias.to(u.dtype)
     y = F.conv1d(u, weight, bias, padding=reach, groups=len(weight))
-    return y[..., reach:] if reverse else y[..., :u.shape[2]]
+    return y[..., reach:] if reverse else y[..., : u.shape[2]]

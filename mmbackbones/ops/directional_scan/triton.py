@@ -88,8 +88,9 @@ def forward(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias,
     return out, kept, projected if save else projected.new_empty(0), saved
 
 
-def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, kept, projected, saved, orders,
-             reverse):  # fmt: skip
+def backward(
+    dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, kept, projected, saved, orders, reverse
+):
     mixer = _Mixer(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse)
     directions, columns = len(A), mixer.columns
     dout = dout if dout.stride(2) == 1 else dout.contiguous()
@@ -105,12 +106,19 @@ def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, con
             u, du = mixer.convolved(k), torch.empty(x.shape, dtype=x.dtype, device=x.device)
         problem = mixer.problem(k, projected, z=mixer.z, in_kernel=False, u=u)
         dA, dB, dC, dD, dbias = problem.backward(
-            dout, None, saved[k], du, ddelta, None if k else dz, kept=kept if kept.numel() else None,
-            add=k > 0 and conv_weight is None)  # fmt: skip
+            dout,
+            None,
+            saved[k],
+            du,
+            ddelta,
+            None if k else dz,
+            kept=kept if kept.numel() else None,
+            add=k > 0 and conv_weight is None,
+        )
         dAs.append(dA.t())
         dDs.append(dD)
         dbiases.append(dbias)
-        low_rank = projected[:, :, k, :columns.rank].to(x.dtype)
+        low_rank = projected[:, :, k, : columns.rank].to(x.dtype)
         dlow = dprojected[:, :, k]
         for part, gradient in zip(columns.slices(), (ddelta @ mixer.dt_weight[k], dB[:, 0], dC[:, 0])):
             dlow[:, :, part] = gradient
@@ -132,9 +140,17 @@ def backward(dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, con
     def stacked(parts, like):
         return x.new_empty(0) if like is None else torch.stack(parts).to(like.dtype)
 
-    return (dx.to(x.dtype), dproj.to(proj_weight.dtype), stacked(ddts, dt_weight), stacked(dbiases, dt_bias),
-            stacked(dAs, A), stacked(dDs, D), x.new_empty(0) if z is None else dz, stacked(dconvs, conv_weight),
-            stacked(dconv_biases, conv_bias))  # fmt: skip
+    return (
+        dx.to(x.dtype),
+        dproj.to(proj_weight.dtype),
+        stacked(ddts, dt_weight),
+        stacked(dbiases, dt_bias),
+        stacked(dAs, A),
+        stacked(dDs, D),
+        x.new_empty(0) if z is None else dz,
+        stacked(dconvs, conv_weight),
+        stacked(dconv_biases, conv_bias),
+    )
 
 
 class _Mixer:
@@ -175,34 +191,62 @@ class _Mixer:
             length = tokens if self.orders[k] is None else order.numel()
             with torch.cuda.device_of(self.x):
                 kernels.project_kernel[(batch * -(-length // PROJECT_TIME),)](
-                    self.x, weight, bias, order, self.proj_weight[k], projected[:, :, k], dim, length, tokens, width,
-                    self.x.stride(0), self.x.stride(1), projected.stride(1), TIME=PROJECT_TIME, BLOCK=PROJECT_BLOCK,
-                    WIDTH=max(16, 1 << (width - 1).bit_length()), TAPS=self.conv_weight.shape[1],
-                    HAS_BIAS=self.conv_bias is not None, HAS_ORDER=self.orders[k] is not None,
-                    REVERSE=self.reverse[k], INTERPRETED=INTERPRETED,
-                    **PROJECT_OPTIONS)  # fmt: skip
+                    self.x,
+                    weight,
+                    bias,
+                    order,
+                    self.proj_weight[k],
+                    projected[:, :, k],
+                    dim,
+                    length,
+                    tokens,
+                    width,
+                    self.x.stride(0),
+                    self.x.stride(1),
+                    projected.stride(1),
+                    TIME=PROJECT_TIME,
+                    BLOCK=PROJECT_BLOCK,
+                    WIDTH=max(16, 1 << (width - 1).bit_length()),
+                    TAPS=self.conv_weight.shape[1],
+                    HAS_BIAS=self.conv_bias is not None,
+                    HAS_ORDER=self.orders[k] is not None,
+                    REVERSE=self.reverse[k],
+                    INTERPRETED=INTERPRETED,
+                    **PROJECT_OPTIONS,
+                )
         return projected
 
-    def problem(self, k: int, projected: Tensor, *, z: Tensor | None, in_kernel: bool,
-                u: Tensor | None = None) -> Problem:  # fmt: skip
+    def problem(
+        self, k: int, projected: Tensor, *, z: Tensor | None, in_kernel: bool, u: Tensor | None = None
+    ) -> Problem:
         """Direction ``k``; ``in_kernel``: convolution and step size are the kernel's, otherwise it scans ``u``."""
         projected = projected[:, None, :, k]  # [B, L, K, width] -> [B, 1, L, width]
         padded = self.columns.C - self.columns.B
-        B, C = (projected[..., first:first + padded] for first in (self.columns.B, self.columns.C))
+        B, C = (projected[..., first : first + padded] for first in (self.columns.B, self.columns.C))
         options = dict(order=self.orders[k])
         if self.rank_in_registers and in_kernel:
-            delta, options['step_weight'] = projected[..., :self.rank_in_registers], self.step_weight[k]
+            delta, options['step_weight'] = projected[..., : self.rank_in_registers], self.step_weight[k]
         elif self.rank_in_registers:
             # As exact as in the kernel, whose saved states this step must continue.
-            delta = projected[:, 0, :, :self.rank_in_registers] @ self.step_weight[k]
+            delta = projected[:, 0, :, : self.rank_in_registers] @ self.step_weight[k]
         else:
-            delta = projected[:, 0, :, :self.columns.rank].to(self.x.dtype) @ self.dt_weight[k].T
+            delta = projected[:, 0, :, : self.columns.rank].to(self.x.dtype) @ self.dt_weight[k].T
         if in_kernel and self.conv_weight is not None:
             options['conv_weight'] = self.conv_weight[k]
             options['conv_bias'] = None if self.conv_bias is None else self.conv_bias[k]
         return Problem(
-            self.x if u is None else u, delta, self.A[k], B, C, None if self.D is None else self.D[k], z,
-            self.dt_bias[k], True, self.reverse[k], **options)  # fmt: skip
+            self.x if u is None else u,
+            delta,
+            self.A[k],
+            B,
+            C,
+            None if self.D is None else self.D[k],
+            z,
+            self.dt_bias[k],
+            True,
+            self.reverse[k],
+            **options,
+        )
 
     def convolved(self, k: int) -> Tensor:
         """What direction ``k`` scans, at its tokens: the SiLU of the convolution."""
@@ -221,8 +265,17 @@ class _Mixer:
         weight, bias, order = self._conv_inputs(k)
         with torch.cuda.device_of(self.x):
             kernels.conv_backward_kernel[grid](
-                self.x, du, weight, bias, order, dweight, dbias, *extents, HAS_BIAS=self.conv_bias is not None,
-                **constants)  # fmt: skip
+                self.x,
+                du,
+                weight,
+                bias,
+                order,
+                dweight,
+                dbias,
+                *extents,
+                HAS_BIAS=self.conv_bias is not None,
+                **constants,
+            )
         self._convolve(k, du, dx, not self.reverse[k], activate=False, add=add)
         return dweight.sum(0).T, dbias.sum(0)
 
@@ -233,8 +286,17 @@ class _Mixer:
         weight, bias, order = self._conv_inputs(k)
         with torch.cuda.device_of(x):
             kernels.conv_kernel[grid](
-                x, weight, bias, order, out, *extents, HAS_BIAS=activate and self.conv_bias is not None,
-                ACTIVATE=activate, ADD=add, **constants)  # fmt: skip
+                x,
+                weight,
+                bias,
+                order,
+                out,
+                *extents,
+                HAS_BIAS=activate and self.conv_bias is not None,
+                ACTIVATE=activate,
+                ADD=add,
+                **constants,
+            )
 
     def _conv_inputs(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         bias, order = None if self.conv_bias is None else self.conv_bias[k], self.orders[k]
@@ -244,6 +306,11 @@ class _Mixer:
         (batch, tokens, dim), order = x.shape, self.orders[k]
         length = tokens if order is None else order.numel()
         grid = (batch * -(-length // CONV_TIME) * -(-dim // CONV_BLOCK),)
-        constants = dict(TIME=CONV_TIME, BLOCK=CONV_BLOCK, TAPS=self.conv_weight.shape[1], HAS_ORDER=order is not None,
-                         REVERSE=reverse)  # fmt: skip
+        constants = dict(
+            TIME=CONV_TIME,
+            BLOCK=CONV_BLOCK,
+            TAPS=self.conv_weight.shape[1],
+            HAS_ORDER=order is not None,
+            REVERSE=reverse,
+        )
         return grid, (dim, length, tokens, x.stride(0), x.stride(1)), constants

@@ -39,9 +39,25 @@ def read(x, row, time, t, d, in_range):
 
 
 @triton.jit
-def convolution(x, row, time, weight, bias, i, length, order, dim, d, in_range, TIME: tl.constexpr,
-                BLOCK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
-                REVERSE: tl.constexpr):  # fmt: skip
+def convolution(
+    x,
+    row,
+    time,
+    weight,
+    bias,
+    i,
+    length,
+    order,
+    dim,
+    d,
+    in_range,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr,
+):
     y = tl.zeros((TIME, BLOCK), tl.float32)
     if HAS_BIAS:
         y += tl.load(bias + d, mask=in_range, other=0.0)[None, :]
@@ -53,11 +69,28 @@ def convolution(x, row, time, weight, bias, i, length, order, dim, d, in_range, 
 
 @triton.jit(do_not_specialize=VARYING)
 def project_kernel(
-    x, conv_weight, conv_bias, order, projection, projected, dim, length, tokens, columns, x_batch, x_time,
+    x,
+    conv_weight,
+    conv_bias,
+    order,
+    projection,
+    projected,
+    dim,
+    length,
+    tokens,
+    columns,
+    x_batch,
+    x_time,
     projected_time,
-    TIME: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_ORDER: tl.constexpr, REVERSE: tl.constexpr, INTERPRETED: tl.constexpr,
-):  # fmt: skip
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
     """The SiLU of the convolution times ``projection`` (columns, D), in its dtype, summed in float32: ``columns``
     numbers of each token, in rows of ``projected_time``. WIDTH: columns as a power of two, 16 or more."""
     tiles = tl.cdiv(length, TIME)
@@ -68,8 +101,25 @@ def project_kernel(
     for start in range(0, dim, BLOCK):
         d = start + tl.arange(0, BLOCK)
         in_range = d < dim
-        u = convolution(x, batch * x_batch, x_time, conv_weight, conv_bias, i, length, order, dim, d, in_range, TIME,
-                        BLOCK, TAPS, HAS_BIAS, HAS_ORDER, REVERSE)  # fmt: skip
+        u = convolution(
+            x,
+            batch * x_batch,
+            x_time,
+            conv_weight,
+            conv_bias,
+            i,
+            length,
+            order,
+            dim,
+            d,
+            in_range,
+            TIME,
+            BLOCK,
+            TAPS,
+            HAS_BIAS,
+            HAS_ORDER,
+            REVERSE,
+        )
         u *= tl.sigmoid(u)
         u = tl.where(in_range[None, :], u, 0.0).to(projection.dtype.element_ty)
         mask = (c < columns)[None, :] & in_range[:, None]
@@ -84,15 +134,47 @@ def project_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def conv_kernel(
-    x, weight, bias, order, out, dim, length, tokens, x_batch, x_time,
-    TIME: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
-    REVERSE: tl.constexpr, ACTIVATE: tl.constexpr, ADD: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    bias,
+    order,
+    out,
+    dim,
+    length,
+    tokens,
+    x_batch,
+    x_time,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr,
+    ACTIVATE: tl.constexpr,
+    ADD: tl.constexpr,
+):
     """The convolution, with ACTIVATE its SiLU. With REVERSE turned round and without ACTIVATE it is the transposed one,
     which brings gradients back; ADD adds it to what stands in ``out``."""
     batch, _, d, in_range, i = place(dim, length, TIME, BLOCK)
-    y = convolution(x, batch * x_batch, x_time, weight, bias, i, length, order, dim, d, in_range, TIME, BLOCK, TAPS,
-                    HAS_BIAS, HAS_ORDER, REVERSE)  # fmt: skip
+    y = convolution(
+        x,
+        batch * x_batch,
+        x_time,
+        weight,
+        bias,
+        i,
+        length,
+        order,
+        dim,
+        d,
+        in_range,
+        TIME,
+        BLOCK,
+        TAPS,
+        HAS_BIAS,
+        HAS_ORDER,
+        REVERSE,
+    )
     if ACTIVATE:
         y *= tl.sigmoid(y)
     t = find(i, length, order, HAS_ORDER, REVERSE)
@@ -105,15 +187,47 @@ def conv_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def conv_backward_kernel(
-    x, du, weight, bias, order, dweight, dbias, dim, length, tokens, x_batch, x_time,
-    TIME: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
+    x,
+    du,
+    weight,
+    bias,
+    order,
+    dweight,
+    dbias,
+    dim,
+    length,
+    tokens,
+    x_batch,
+    x_time,
+    TIME: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
     REVERSE: tl.constexpr,
-):  # fmt: skip
+):
     """Through the SiLU: ``du`` becomes the gradient of what went into it. Those of weight and bias are left for each
     program: (programs over batch and time, W, D) and (the same, D)."""
     batch, tile, d, in_range, i = place(dim, length, TIME, BLOCK)
-    y = convolution(x, batch * x_batch, x_time, weight, bias, i, length, order, dim, d, in_range, TIME, BLOCK, TAPS,
-                    HAS_BIAS, HAS_ORDER, REVERSE)  # fmt: skip
+    y = convolution(
+        x,
+        batch * x_batch,
+        x_time,
+        weight,
+        bias,
+        i,
+        length,
+        order,
+        dim,
+        d,
+        in_range,
+        TIME,
+        BLOCK,
+        TAPS,
+        HAS_BIAS,
+        HAS_ORDER,
+        REVERSE,
+    )
     t = find(i, length, order, HAS_ORDER, REVERSE)
     sigmoid = tl.sigmoid(y)
     dy = read(du, batch * tokens * dim, dim, t, d, in_range) * sigmoid * (1.0 + y * (1.0 - sigmoid))
@@ -121,7 +235,8 @@ def conv_backward_kernel(
     tl.store(du + at, dy.to(du.dtype.element_ty), mask=(t >= 0)[:, None] & in_range[None, :])
     part = batch * tl.cdiv(length, TIME) + tile
     for w in tl.static_range(TAPS):
-        shifted = read(x, batch * x_batch, x_time, find(i - (TAPS - 1) + w, length, order, HAS_ORDER, REVERSE), d,
-                       in_range)  # fmt: skip
+        shifted = read(
+            x, batch * x_batch, x_time, find(i - (TAPS - 1) + w, length, order, HAS_ORDER, REVERSE), d, in_range
+        )
         tl.store(dweight + (part * TAPS + w) * dim + d, tl.sum(dy * shifted, 0), mask=in_range)
     tl.store(dbias + part * dim + d, tl.sum(dy, 0), mask=in_range)

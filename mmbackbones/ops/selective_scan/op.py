@@ -58,8 +58,9 @@ def scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
 
 
 @torch.library.impl(LIBRARY, 'selective_scan_backward', 'CompositeExplicitAutograd')
-def backward_kernel(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend,
-                    order=None):  # fmt: skip
+def backward_kernel(
+    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend, order=None
+):
     inputs = dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse
     if u.numel() == 0:
         return tuple(x.zero_() for x in backward_fake(*inputs, backend, order))
@@ -78,8 +79,9 @@ def backward_kernel(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, save
 
 
 @torch.library.register_fake('mmbackbones::selective_scan_backward', lib=LIBRARY)
-def backward_fake(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend,
-                  order=None):  # fmt: skip
+def backward_fake(
+    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend, order=None
+):
     du, ddelta, dz = (u.new_empty(0) if x is None else _new_like(x, order) for x in (u, delta, z))
     dA, dB, dC, dD, dbias = (u.new_empty(0) if x is None else x.new_empty(x.shape) for x in (A, B, C, D, delta_bias))
     return du, ddelta, dA, dB, dC, dD, dz, dbias
@@ -141,8 +143,24 @@ def scan_autograd(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, 
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan)
-def scan_flops(u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape, delta_bias_shape, delta_softplus,
-               reverse, save, backend, order_shape=None, *, out_shape=None, **kwargs) -> int:  # fmt: skip
+def scan_flops(
+    u_shape,
+    delta_shape,
+    A_shape,
+    B_shape,
+    C_shape,
+    D_shape,
+    z_shape,
+    delta_bias_shape,
+    delta_softplus,
+    reverse,
+    save,
+    backend,
+    order_shape=None,
+    *,
+    out_shape=None,
+    **kwargs,
+) -> int:
     """9 B D S N + B D S over S slots, VMamba's count of floating-point operations: a multiply-add is two."""
     batch, dim, length = u_shape
     slots = length if order_shape is None else order_shape[0]
@@ -150,11 +168,41 @@ def scan_flops(u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan_backward)
-def backward_flops(dout_shape, dlast_state_shape, u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape,
-                   delta_bias_shape, saved_shape, delta_softplus, reverse, backend, order_shape=None, *,
-                   out_shape=None, **kwargs) -> int:  # fmt: skip
-    return 2 * scan_flops(u_shape, delta_shape, A_shape, B_shape, C_shape, D_shape, z_shape, delta_bias_shape,
-                          delta_softplus, reverse, True, backend, order_shape)  # fmt: skip
+def backward_flops(
+    dout_shape,
+    dlast_state_shape,
+    u_shape,
+    delta_shape,
+    A_shape,
+    B_shape,
+    C_shape,
+    D_shape,
+    z_shape,
+    delta_bias_shape,
+    saved_shape,
+    delta_softplus,
+    reverse,
+    backend,
+    order_shape=None,
+    *,
+    out_shape=None,
+    **kwargs,
+) -> int:
+    return 2 * scan_flops(
+        u_shape,
+        delta_shape,
+        A_shape,
+        B_shape,
+        C_shape,
+        D_shape,
+        z_shape,
+        delta_bias_shape,
+        delta_softplus,
+        reverse,
+        True,
+        backend,
+        order_shape,
+    )
 
 
 def selective_scan(
@@ -273,8 +321,7 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
     state, maps = A.shape[1], B.shape
     if len(maps) not in (3, 4) or maps[0] != batch or maps[-2] != state or maps[-1] != length:
         raise InputError(
-            f'selective_scan: B has shape {tuple(maps)}, expected '
-            f'(B, N, L) = {(batch, state, length)} or (B, G, N, L)'
+            f'selective_scan: B has shape {tuple(maps)}, expected (B, N, L) = {(batch, state, length)} or (B, G, N, L)'
         )
     if len(maps) == 4 and (maps[1] == 0 or dim % maps[1]):
         raise InputError(f'selective_scan: B {tuple(maps)} has {maps[1]} groups, expected a divisor of D = {dim}')

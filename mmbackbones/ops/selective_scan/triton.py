@@ -77,9 +77,16 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
     def optional(x, like):
         return u.new_empty(0) if like is None else x.to(like.dtype)
 
-    return (_returned(du, order), _returned(ddelta, order), dA.t().to(A.dtype).contiguous(), state_last(dB, B),
-            state_last(dC, C), optional(dD, D), u.new_empty(0) if z is None else _returned(dz, order),
-            optional(dbias, delta_bias))  # fmt: skip
+    return (
+        _returned(du, order),
+        _returned(ddelta, order),
+        dA.t().to(A.dtype).contiguous(),
+        state_last(dB, B),
+        state_last(dC, C),
+        optional(dD, D),
+        u.new_empty(0) if z is None else _returned(dz, order),
+        optional(dbias, delta_bias),
+    )
 
 
 def _returned(x: Tensor, order: Tensor | None) -> Tensor:
@@ -112,8 +119,24 @@ class Problem:
         conv_weight, conv_bias: (W, D) and (D,): u is the SiLU of its causal convolution along the scan.
     """
 
-    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, *, order=None, step_weight=None,
-                 conv_weight=None, conv_bias=None):  # fmt: skip
+    def __init__(
+        self,
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z,
+        delta_bias,
+        delta_softplus,
+        reverse,
+        *,
+        order=None,
+        step_weight=None,
+        conv_weight=None,
+        conv_bias=None,
+    ):
         self.u, self.delta, self.A, self.B, self.C = u, delta, A, B, C
         self.D, self.z, self.delta_bias = D, z, delta_bias
         self.order, self.step_weight, self.conv_weight, self.conv_bias = order, step_weight, conv_weight, conv_bias
@@ -123,14 +146,23 @@ class Problem:
         self.sizes = sizes(len(A))
         rank = 0 if step_weight is None else len(step_weight)
         self.visiting = dict(
-            N=self.sizes['N'], NB=self.sizes['NB'], MAP_ROW=B.stride(2), BLOCK=BLOCK, HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None, SOFTPLUS=delta_softplus, REVERSE=reverse, HAS_ORDER=order is not None,
+            N=self.sizes['N'],
+            NB=self.sizes['NB'],
+            MAP_ROW=B.stride(2),
+            BLOCK=BLOCK,
+            HAS_Z=z is not None,
+            HAS_BIAS=delta_bias is not None,
+            SOFTPLUS=delta_softplus,
+            REVERSE=reverse,
+            HAS_ORDER=order is not None,
             PADDED=self.length != self.tokens,
-        )  # fmt: skip
+        )
         self.reading = dict(
-            RANK=rank, TILE=min(rank or 1, 16), TAPS=0 if conv_weight is None else len(conv_weight),
+            RANK=rank,
+            TILE=min(rank or 1, 16),
+            TAPS=0 if conv_weight is None else len(conv_weight),
             HAS_CONV_BIAS=conv_bias is not None,
-        )  # fmt: skip
+        )
         self.blocks = -(-self.dim // self.groups // BLOCK)
         programs = self.batch * self.groups * self.blocks
         chunk = self.sizes['CHUNK']
@@ -139,8 +171,15 @@ class Problem:
         self.segments = -(-self.length // self.segment_length)
         self.grid = (programs * self.segments,)
 
-    def forward(self, out: Tensor, last_state: Tensor, saved: Tensor | None, *, total: Tensor | None = None,
-                kept: Tensor | None = None) -> None:  # fmt: skip
+    def forward(
+        self,
+        out: Tensor,
+        last_state: Tensor,
+        saved: Tensor | None,
+        *,
+        total: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> None:
         """Write the output (B, tokens, D), the last state (B, N, D) and, if wanted, the states before every chunk.
 
         ``total``, float32, is added to the output; ``kept`` receives the sum before its gate.
@@ -178,9 +217,18 @@ class Problem:
                 **launch_options(self.sizes['NB']),
             )
 
-    def backward(self, dout: Tensor, dlast_state: Tensor | None, saved: Tensor, du: Tensor, ddelta: Tensor,
-                 dz: Tensor | None, *, kept: Tensor | None = None, add: bool = False
-                 ) -> tuple[Tensor, ...]:  # fmt: skip
+    def backward(
+        self,
+        dout: Tensor,
+        dlast_state: Tensor | None,
+        saved: Tensor,
+        du: Tensor,
+        ddelta: Tensor,
+        dz: Tensor | None,
+        *,
+        kept: Tensor | None = None,
+        add: bool = False,
+    ) -> tuple[Tensor, ...]:
         """Write du, ddelta and, if wanted, dz, all (B, tokens, D), and return the float32 gradients of A (N, D), B and
         C (B, G, tokens, N), D and delta_bias.
 
@@ -309,7 +357,7 @@ def states_last(x: Tensor, padded: int) -> Tensor:
     """[..., N] -> [..., padded] float32, contiguous, zeros from N on."""
     make = torch.empty if x.shape[-1] == padded else torch.zeros
     result = make(*x.shape[:-1], padded, dtype=torch.float32, device=x.device)
-    result[..., :x.shape[-1]].copy_(x)  # converts and transposes in one pass
+    result[..., : x.shape[-1]].copy_(x)  # converts and transposes in one pass
     return result
 
 

@@ -84,8 +84,19 @@ def token(i, length, order, HAS_ORDER: tl.constexpr, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def window_before(first, length, x, x_row, x_time, order, d, in_range,
-                  TAPS: tl.constexpr, HAS_ORDER: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
+def window_before(
+    first,
+    length,
+    x,
+    x_row,
+    x_time,
+    order,
+    d,
+    in_range,
+    TAPS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    REVERSE: tl.constexpr,
+):
     """The TAPS - 1 inputs before step ``first``, which the convolution at that step sees."""
     window = ()
     for w in tl.static_range(1, TAPS):
@@ -152,12 +163,49 @@ def projected(low_at, t, tiles, bias, RANK: tl.constexpr, TILE: tl.constexpr, PA
 
 
 @triton.jit
-def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
-          u, delta, B, C, z, order, total, kept, out, rows, times,
-          COUNT: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, RANK: tl.constexpr,
-          TILE: tl.constexpr, TAPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_ORDER: tl.constexpr,
-          PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr,
-          KEEP: tl.constexpr):  # fmt: skip
+def visit(
+    h,
+    window,
+    ats,
+    i,
+    length,
+    d,
+    in_range,
+    n,
+    dim,
+    a,
+    skip,
+    bias,
+    tiles,
+    taps,
+    offset,
+    u,
+    delta,
+    B,
+    C,
+    z,
+    order,
+    total,
+    kept,
+    out,
+    rows,
+    times,
+    COUNT: tl.constexpr,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    RANK: tl.constexpr,
+    TILE: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    ADD: tl.constexpr,
+    KEEP: tl.constexpr,
+):
     """COUNT steps from step ``i`` on: read, computed, written. A load is never moved over a store, so reads go first.
 
     ``ats`` says where step ``i`` lies in u, delta, z, the output and the maps; an order says so for every step instead.
@@ -173,8 +221,12 @@ def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, 
             if PADDED:
                 mask = in_range & (s >= 0)
             u_at, delta_at, z_at, out_at, map_at = (
-                u + (rows[0] + s * times[0]) + d, delta + (rows[1] + s * times[1]) + d,
-                z + (rows[2] + s * times[2]) + d, (rows[3] + s) * dim + d, rows[4] + s)
+                u + (rows[0] + s * times[0]) + d,
+                delta + (rows[1] + s * times[1]) + d,
+                z + (rows[2] + s * times[2]) + d,
+                (rows[3] + s) * dim + d,
+                rows[4] + s,
+            )
         window = window + (tl.load(u_at, mask=mask, other=0.0).to(tl.float32),)
         if RANK == 0:
             deltas = deltas + (tl.load(delta_at, mask=mask, other=0.0),)
@@ -222,16 +274,58 @@ def visit(h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STATE_TILES)
 def forward_kernel(
-    u, delta, step_weight, A, B, C, D, z, delta_bias, conv_weight, conv_bias, order, total, kept, out, last_state,
-    saved, entry,
-    dim, groups, length, tokens, segments, segment_length,
-    u_batch, u_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-    AHEAD: tl.constexpr, RANK: tl.constexpr, TILE: tl.constexpr, TAPS: tl.constexpr, HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CONV_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
-    PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, ADD: tl.constexpr, KEEP: tl.constexpr,
-    SAVE: tl.constexpr, SEGMENTED: tl.constexpr,
-):  # fmt: skip
+    u,
+    delta,
+    step_weight,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    conv_weight,
+    conv_bias,
+    order,
+    total,
+    kept,
+    out,
+    last_state,
+    saved,
+    entry,
+    dim,
+    groups,
+    length,
+    tokens,
+    segments,
+    segment_length,
+    u_batch,
+    u_time,
+    delta_batch,
+    delta_time,
+    z_batch,
+    z_time,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    AHEAD: tl.constexpr,
+    RANK: tl.constexpr,
+    TILE: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CONV_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    ADD: tl.constexpr,
+    KEEP: tl.constexpr,
+    SAVE: tl.constexpr,
+    SEGMENTED: tl.constexpr,
+):
     """Output and last state; with SAVE the states before every CHUNK steps, for the backward pass.
 
     ADD adds ``total`` to the output, KEEP writes the sum also before the gate.
@@ -252,8 +346,13 @@ def forward_kernel(
     taps, offset = read_taps(conv_weight, conv_bias, dim, d, in_range, TAPS, HAS_CONV_BIAS)
     window = window_before(first, length, u, u_row, u_time, order, d, in_range, TAPS, HAS_ORDER, REVERSE)
     t = position(first, length, REVERSE)
-    ats = (u + (u_row + t * u_time) + d, delta + (delta_row + t * delta_time) + d, z + (z_row + t * z_time) + d,
-           (out_row + t) * dim + d, map_row + t)
+    ats = (
+        u + (u_row + t * u_time) + d,
+        delta + (delta_row + t * delta_time) + d,
+        z + (z_row + t * z_time) + d,
+        (out_row + t) * dim + d,
+        map_row + t,
+    )
 
     h = tl.zeros((NB, BLOCK), tl.float32)
     if SEGMENTED:
@@ -265,15 +364,93 @@ def forward_kernel(
             tl.store(saved + (saved_row + c) * N * dim + tile, h, mask=in_tile)
         for _ in range(count // AHEAD):
             h, window, ats = visit(
-                h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
-                u, delta, B, C, z, order, total, kept, out, rows, times, AHEAD, N, NB, MAP_ROW, RANK, TILE, TAPS,
-                HAS_D, HAS_Z, HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
+                h,
+                window,
+                ats,
+                i,
+                length,
+                d,
+                in_range,
+                n,
+                dim,
+                a,
+                skip,
+                bias,
+                tiles,
+                taps,
+                offset,
+                u,
+                delta,
+                B,
+                C,
+                z,
+                order,
+                total,
+                kept,
+                out,
+                rows,
+                times,
+                AHEAD,
+                N,
+                NB,
+                MAP_ROW,
+                RANK,
+                TILE,
+                TAPS,
+                HAS_D,
+                HAS_Z,
+                HAS_ORDER,
+                PADDED,
+                SOFTPLUS,
+                REVERSE,
+                ADD,
+                KEEP,
+            )
             i += AHEAD
         for _ in range(count % AHEAD):
             h, window, ats = visit(
-                h, window, ats, i, length, d, in_range, n, dim, a, skip, bias, tiles, taps, offset,
-                u, delta, B, C, z, order, total, kept, out, rows, times, 1, N, NB, MAP_ROW, RANK, TILE, TAPS,
-                HAS_D, HAS_Z, HAS_ORDER, PADDED, SOFTPLUS, REVERSE, ADD, KEEP)
+                h,
+                window,
+                ats,
+                i,
+                length,
+                d,
+                in_range,
+                n,
+                dim,
+                a,
+                skip,
+                bias,
+                tiles,
+                taps,
+                offset,
+                u,
+                delta,
+                B,
+                C,
+                z,
+                order,
+                total,
+                kept,
+                out,
+                rows,
+                times,
+                1,
+                N,
+                NB,
+                MAP_ROW,
+                RANK,
+                TILE,
+                TAPS,
+                HAS_D,
+                HAS_Z,
+                HAS_ORDER,
+                PADDED,
+                SOFTPLUS,
+                REVERSE,
+                ADD,
+                KEEP,
+            )
             i += 1
     if first + steps == length:
         tl.store(last_state + batch * N * dim + tile, h, mask=in_tile)
@@ -281,14 +458,46 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STATE_TILES)
 def segment_kernel(
-    x, delta, step_weight, A, weight, z, delta_bias, conv_weight, conv_bias, order, local, total_step,
-    dim, groups, length, tokens, segments, segment_length,
-    x_batch, x_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, RANK: tl.constexpr,
-    TILE: tl.constexpr, TAPS: tl.constexpr,
-    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_CONV_BIAS: tl.constexpr, HAS_ORDER: tl.constexpr,
-    PADDED: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, BACKWARD: tl.constexpr,
-):  # fmt: skip
+    x,
+    delta,
+    step_weight,
+    A,
+    weight,
+    z,
+    delta_bias,
+    conv_weight,
+    conv_bias,
+    order,
+    local,
+    total_step,
+    dim,
+    groups,
+    length,
+    tokens,
+    segments,
+    segment_length,
+    x_batch,
+    x_time,
+    delta_batch,
+    delta_time,
+    z_batch,
+    z_time,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+    RANK: tl.constexpr,
+    TILE: tl.constexpr,
+    TAPS: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CONV_BIAS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):
     """What a segment adds to what flows through it, from zero, and the sum of its steps, which gives its decay.
 
     Forward: the state, x = u, weight = B. BACKWARD: the gradient of the state, from the segment's end to its start,
@@ -344,9 +553,19 @@ def segment_kernel(
 
 @triton.jit(do_not_specialize=VARYING)
 def carry_kernel(
-    A, local, total_step, last_state, entry, dim, elements, segments,
-    HAS_LAST: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr = 128, AHEAD: tl.constexpr = 8,
-):  # fmt: skip
+    A,
+    local,
+    total_step,
+    last_state,
+    entry,
+    dim,
+    elements,
+    segments,
+    HAS_LAST: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    BLOCK: tl.constexpr = 128,
+    AHEAD: tl.constexpr = 8,
+):
     """What enters each segment, from what each adds; ``last_state`` enters the first one visited. Elements: N x D."""
     blocks = tl.cdiv(elements, BLOCK)
     batch = (tl.program_id(0) // blocks).to(tl.int64)
@@ -372,8 +591,22 @@ def carry_kernel(
 
 
 @triton.jit
-def advance(h, a, u_at, delta_at, B_at, t, bias, n, d, in_range,
-            N: tl.constexpr, NB: tl.constexpr, SOFTPLUS: tl.constexpr, PADDED: tl.constexpr):  # fmt: skip
+def advance(
+    h,
+    a,
+    u_at,
+    delta_at,
+    B_at,
+    t,
+    bias,
+    n,
+    d,
+    in_range,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    PADDED: tl.constexpr,
+):
     """One step of the state, at token ``t``."""
     mask = in_range & (t >= 0) if PADDED else in_range
     step, _ = read_step(delta_at + d, bias, mask, SOFTPLUS)
@@ -385,9 +618,34 @@ def advance(h, a, u_at, delta_at, B_at, t, bias, n, d, in_range,
 
 
 @triton.jit
-def onward(h, u_at, delta_at, B_at, t, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row, map_row, u_time,
-           delta_time, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, SOFTPLUS: tl.constexpr,
-           HAS_ORDER: tl.constexpr, PADDED: tl.constexpr, sign: tl.constexpr):  # fmt: skip
+def onward(
+    h,
+    u_at,
+    delta_at,
+    B_at,
+    t,
+    a,
+    bias,
+    n,
+    d,
+    in_range,
+    u,
+    delta,
+    B,
+    order,
+    u_row,
+    delta_row,
+    map_row,
+    u_time,
+    delta_time,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    sign: tl.constexpr,
+):
     """:func:`advance` at position ``t``, and where the next position lies."""
     s = t
     if HAS_ORDER:
@@ -403,10 +661,37 @@ def onward(h, u_at, delta_at, B_at, t, a, bias, n, d, in_range, u, delta, B, ord
 
 
 @triton.jit
-def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inputs, outputs, rows, times,
-            STEPS: tl.constexpr, N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, HAS_D: tl.constexpr,
-            HAS_Z: tl.constexpr, DZ: tl.constexpr, ADD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr,
-            PADDED: tl.constexpr, REVERSE: tl.constexpr):  # fmt: skip
+def retreat(
+    h,
+    dh,
+    dA,
+    dskip,
+    dbias,
+    a,
+    skip,
+    bias,
+    t,
+    in_range,
+    n,
+    d,
+    dim,
+    inputs,
+    outputs,
+    rows,
+    times,
+    STEPS: tl.constexpr,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    DZ: tl.constexpr,
+    ADD: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    REVERSE: tl.constexpr,
+):
     """STEPS steps from position ``t`` on recomputed with their states in registers, then gone through backwards.
 
     ``h`` is the state before them; ``dh``, the gradient that flows into the state after them, leaves as the one
@@ -422,8 +707,22 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inpu
         s = t + sign * j
         if HAS_ORDER:
             s = tl.load(order + s).to(tl.int64)
-        h = advance(h, a, u + (u_row + s * u_time), delta + (delta_row + s * delta_time),
-                    B + (map_row + s) * MAP_ROW, s, bias, n, d, in_range, N, NB, SOFTPLUS, PADDED)
+        h = advance(
+            h,
+            a,
+            u + (u_row + s * u_time),
+            delta + (delta_row + s * delta_time),
+            B + (map_row + s) * MAP_ROW,
+            s,
+            bias,
+            n,
+            d,
+            in_range,
+            N,
+            NB,
+            SOFTPLUS,
+            PADDED,
+        )
         states, tokens = states + (h,), tokens + (s,)
     for k in tl.static_range(STEPS):
         before, after = states[STEPS - 1 - k], states[STEPS - k]
@@ -475,15 +774,60 @@ def retreat(h, dh, dA, dskip, dbias, a, skip, bias, t, in_range, n, d, dim, inpu
 
 
 def _backward(
-    dout, u, delta, A, B, C, D, z, delta_bias, order, kept, saved, entry, scratch,
-    du, ddelta, dA, dB, dC, dD, dz, ddelta_bias,
-    batch_size, dim, groups, length, tokens, segments, segment_length,
-    dout_batch, dout_time, u_batch, u_time, delta_batch, delta_time, z_batch, z_time,
-    N: tl.constexpr, NB: tl.constexpr, MAP_ROW: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-    STEPS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, DZ: tl.constexpr,
-    ADD: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_ORDER: tl.constexpr, PADDED: tl.constexpr, REVERSE: tl.constexpr,
+    dout,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    order,
+    kept,
+    saved,
+    entry,
+    scratch,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dC,
+    dD,
+    dz,
+    ddelta_bias,
+    batch_size,
+    dim,
+    groups,
+    length,
+    tokens,
+    segments,
+    segment_length,
+    dout_batch,
+    dout_time,
+    u_batch,
+    u_time,
+    delta_batch,
+    delta_time,
+    z_batch,
+    z_time,
+    N: tl.constexpr,
+    NB: tl.constexpr,
+    MAP_ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    STEPS: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    DZ: tl.constexpr,
+    ADD: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    PADDED: tl.constexpr,
+    REVERSE: tl.constexpr,
     HAS_ENTRY: tl.constexpr,
-):  # fmt: skip
+):
     """All gradients. Sums over channels (dB, dC) are left per channel block, sums over time (dA, dD, ddelta_bias) per
     image and segment: the host adds them in a fixed order, so that equal inputs give equal bits.
 
@@ -494,7 +838,8 @@ def _backward(
     ``'states'``, recomputed. ADD adds to du what stands there.
     """
     batch, segment, group, block, d, in_range, n, tile, in_tile, first, steps = place(
-        dim, groups, length, segments, segment_length, N, NB, BLOCK)
+        dim, groups, length, segments, segment_length, N, NB, BLOCK
+    )
     a = tl.load(A + tile, mask=in_tile, other=0.0) * LOG2E
     skip = tl.load(D + d, mask=in_range, other=0.0) if HAS_D else 0.0
     bias = tl.load(delta_bias + d, mask=in_range, other=0.0) if HAS_BIAS else 0.0
@@ -534,26 +879,130 @@ def _backward(
             if k + 1 < full + rest:
                 for _ in tl.static_range(STEPS):
                     h, u_at, delta_at, B_at, s = onward(
-                        h, u_at, delta_at, B_at, s, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row,
-                        map_row, u_time, delta_time, N, NB, MAP_ROW, SOFTPLUS, HAS_ORDER, PADDED, sign)
+                        h,
+                        u_at,
+                        delta_at,
+                        B_at,
+                        s,
+                        a,
+                        bias,
+                        n,
+                        d,
+                        in_range,
+                        u,
+                        delta,
+                        B,
+                        order,
+                        u_row,
+                        delta_row,
+                        map_row,
+                        u_time,
+                        delta_time,
+                        N,
+                        NB,
+                        MAP_ROW,
+                        SOFTPLUS,
+                        HAS_ORDER,
+                        PADDED,
+                        sign,
+                    )
         for k in range(rest):
             tl.store(scratch + (scratch_row + full + k) * TILE + slot, h)
             h, u_at, delta_at, B_at, s = onward(
-                h, u_at, delta_at, B_at, s, a, bias, n, d, in_range, u, delta, B, order, u_row, delta_row, map_row,
-                u_time, delta_time, N, NB, MAP_ROW, SOFTPLUS, HAS_ORDER, PADDED, sign)
+                h,
+                u_at,
+                delta_at,
+                B_at,
+                s,
+                a,
+                bias,
+                n,
+                d,
+                in_range,
+                u,
+                delta,
+                B,
+                order,
+                u_row,
+                delta_row,
+                map_row,
+                u_time,
+                delta_time,
+                N,
+                NB,
+                MAP_ROW,
+                SOFTPLUS,
+                HAS_ORDER,
+                PADDED,
+                sign,
+            )
         tl.debug_barrier()
         for k in range(rest):
             i = rest - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch + (scratch_row + full + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (full * STEPS + i), in_range, n, d, dim, inputs, outputs, rows, times,
-                1, N, NB, MAP_ROW, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
+                tl.load(scratch + (scratch_row + full + i) * TILE + slot),
+                dh,
+                dA_sum,
+                dskip,
+                dbias,
+                a,
+                skip,
+                bias,
+                t + sign * (full * STEPS + i),
+                in_range,
+                n,
+                d,
+                dim,
+                inputs,
+                outputs,
+                rows,
+                times,
+                1,
+                N,
+                NB,
+                MAP_ROW,
+                HAS_D,
+                HAS_Z,
+                DZ,
+                ADD,
+                SOFTPLUS,
+                HAS_ORDER,
+                PADDED,
+                REVERSE,
+            )
         for k in range(full):
             i = full - 1 - k
             dh, dA_sum, dskip, dbias = retreat(
-                tl.load(scratch + (scratch_row + i) * TILE + slot), dh, dA_sum, dskip, dbias, a, skip, bias,
-                t + sign * (i * STEPS), in_range, n, d, dim, inputs, outputs, rows, times,
-                STEPS, N, NB, MAP_ROW, HAS_D, HAS_Z, DZ, ADD, SOFTPLUS, HAS_ORDER, PADDED, REVERSE)
+                tl.load(scratch + (scratch_row + i) * TILE + slot),
+                dh,
+                dA_sum,
+                dskip,
+                dbias,
+                a,
+                skip,
+                bias,
+                t + sign * (i * STEPS),
+                in_range,
+                n,
+                d,
+                dim,
+                inputs,
+                outputs,
+                rows,
+                times,
+                STEPS,
+                N,
+                NB,
+                MAP_ROW,
+                HAS_D,
+                HAS_Z,
+                DZ,
+                ADD,
+                SOFTPLUS,
+                HAS_ORDER,
+                PADDED,
+                REVERSE,
+            )
     part = batch * segments + segment
     tl.store(dA + part * N * dim + tile, dA_sum, mask=in_tile)
     if HAS_D:
@@ -566,7 +1015,8 @@ def _backward(
 # less for the sums over channels.
 backward_kernel = triton.jit(_backward, do_not_specialize=VARYING)
 backward_kernel_few_states = triton.jit(
-    _backward, do_not_specialize=VARYING, do_not_specialize_on_alignment=STATE_TILES)
+    _backward, do_not_specialize=VARYING, do_not_specialize_on_alignment=STATE_TILES
+)
 
 
 def backward_for(padded: int):
