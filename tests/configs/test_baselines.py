@@ -14,24 +14,39 @@ from tests.conftest import ROOT
 NAMES = {'coco': 'mask-rcnn_{}_fpn_8xb2-amp-1x_coco.py', 'ade20k': '{}_upernet_8xb2-amp-160k_ade20k-512x512.py'}
 PUBLISHED = {  # those whose heads and necks are the authors'; sources stand in the READMEs
     'coco': {
-        'convnext/convnext-tiny': (48, 262), 'convnext/convnext-small': (70, 348), 'convnext/convnext-base': (108, 486),
-        'swin/swin-tiny': (48, 267), 'swin/swin-small': (69, 354), 'swin/swin-base': (107, 496),
-        'pvtv2/pvtv2-b2': (45, 309), 'pvtv2/pvtv2-b3': (65, 397), 'pvtv2/pvtv2-b5': (102, 557),
-        'focalnet/focalnet-tiny-lrf': (49, 268), 'focalnet/focalnet-small-lrf': (72, 365),
+        'convnext/convnext-tiny': (48, 262),
+        'convnext/convnext-small': (70, 348),
+        'convnext/convnext-base': (108, 486),
+        'swin/swin-tiny': (48, 267),
+        'swin/swin-small': (69, 354),
+        'swin/swin-base': (107, 496),
+        'pvtv2/pvtv2-b2': (45, 309),
+        'pvtv2/pvtv2-b3': (65, 397),
+        'pvtv2/pvtv2-b5': (102, 557),
+        'focalnet/focalnet-tiny-lrf': (49, 268),
+        'focalnet/focalnet-small-lrf': (72, 365),
         'focalnet/focalnet-base-lrf': (111, 507),
-        'resnet/resnet-50': (44, 260), 'resnet/resnet-101': (63, 336),
+        'resnet/resnet-50': (44, 260),
+        'resnet/resnet-101': (63, 336),
     },
     'ade20k': {
-        'convnext/convnext-tiny': (60, 939), 'convnext/convnext-small': (82, 1027),
+        'convnext/convnext-tiny': (60, 939),
+        'convnext/convnext-small': (82, 1027),
         'convnext/convnext-base': (122, 1170),
-        'swin/swin-tiny': (60, 945), 'swin/swin-small': (81, 1038), 'swin/swin-base': (121, 1188),
-        'focalnet/focalnet-tiny-lrf': (61, 949), 'focalnet/focalnet-small-lrf': (84, 1044),
+        'swin/swin-tiny': (60, 945),
+        'swin/swin-small': (81, 1038),
+        'swin/swin-base': (121, 1188),
+        'focalnet/focalnet-tiny-lrf': (61, 949),
+        'focalnet/focalnet-small-lrf': (84, 1044),
         'focalnet/focalnet-base-lrf': (126, 1192),
-        'metaformer/convformer-s18': (54, 925), 'metaformer/convformer-s36': (67, 1003),
+        'metaformer/convformer-s18': (54, 925),
+        'metaformer/convformer-s36': (67, 1003),
         'metaformer/convformer-m36': (85, 1113),
-        'metaformer/caformer-s18': (54, 1024), 'metaformer/caformer-s36': (67, 1197),
+        'metaformer/caformer-s18': (54, 1024),
+        'metaformer/caformer-s36': (67, 1197),
         'metaformer/caformer-m36': (84, 1346),
-        'resnet/resnet-50': (67, 953), 'resnet/resnet-101': (85, 1030),
+        'resnet/resnet-50': (67, 953),
+        'resnet/resnet-101': (85, 1030),
     },
 }
 # Their READMEs print the parts and say what the published figure contradicts or counts otherwise.
@@ -49,7 +64,8 @@ def test_every_published_baseline_has_a_row():
     others = {path for row in rows for path in row.parent.glob('*.py')} - rows
     assert all(path.exists() for path in rows)
     assert {path.name.split('_')[1] for path in others if path.name.startswith('mask-rcnn')} == {
-        f'{mixer}former-{size}' for mixer in ('conv', 'ca') for size in ('s18', 's36', 'm36')}
+        f'{mixer}former-{size}' for mixer in ('conv', 'ca') for size in ('s18', 's36', 'm36')
+    }
     assert {path.name.split('_')[0] for path in others} - {'mask-rcnn'} == {'pvtv2-b2', 'pvtv2-b3', 'pvtv2-b5'}
 
 
@@ -73,8 +89,9 @@ def test_macs(task, network):
 def test_deit_has_vims_necks(size):
     """The twins: the same pyramid on maps of the same stride and width."""
     for task in ('mask-rcnn_{}-{}_sfp_8xb2-amp-1x_coco.py', '{}-{}_upernet_8xb2-amp-160k_ade20k-512x512.py'):
-        deit, vim = (load_config(str(ROOT / 'configs' / family / task.format(family, size))).model
-                     for family in ('deit', 'vim'))
+        deit, vim = (
+            load_config(str(ROOT / 'configs' / family / task.format(family, size))).model for family in ('deit', 'vim')
+        )
         assert deit.neck == vim.neck
         assert deit.get('decode_head') == vim.get('decode_head')
         maps = [MODELS.build({**model.backbone, 'init_cfg': None}) for model in (deit, vim)]

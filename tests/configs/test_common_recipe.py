@@ -73,12 +73,15 @@ def test_nothing_but_the_backbone_differs(path):
     assert offences(Config.fromfile(path), task_of(path)) == []
 
 
-@pytest.mark.parametrize(('key', 'value'), [
-    ('optim_wrapper.optimizer.lr', 2e-4),
-    ('model.backbone.with_cp', True),
-    ('train_pipeline.2.scale', (1024, 512)),
-    ('model.decode_head.channels', 256),
-])
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('optim_wrapper.optimizer.lr', 2e-4),
+        ('model.backbone.with_cp', True),
+        ('train_pipeline.2.scale', (1024, 512)),
+        ('model.decode_head.channels', 256),
+    ],
+)
 def test_an_unfair_config_is_caught_by_name(key, value):
     cfg = Config.fromfile(CONFIGS / REFERENCE['ade20k'])
     cfg.merge_from_dict({key: value})
@@ -120,7 +123,12 @@ def test_native_configs_name_their_source_and_differences(path):
     cfg = Config.fromfile(path)
     assert cfg.recipe == 'native'
     changed = {key.split('.')[0] for key in offences(cfg, task_of(path))} - {
-        'recipe', 'model', 'train_pipeline', 'auto_scale_lr', 'default_hooks'}
+        'recipe',
+        'model',
+        'train_pipeline',
+        'auto_scale_lr',
+        'default_hooks',
+    }
     head = path.read_text().split('_base_')[0]
     assert head.startswith('# The authors')
     assert [key for key in changed if key not in head] == []

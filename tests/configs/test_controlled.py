@@ -17,8 +17,16 @@ BRANCHES = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
 CONTROLS = tuple(f'pointwise-{name}' for name in BRANCHES[:-1])  # causal attention has full attention's parameters
 MIXERS = (*BRANCHES, *CONTROLS, 'hybrid', 'identity')
 ARMS = ('none', *(f'{mixer}-{place}' for mixer in MIXERS for place in ('last2', 'all')))
-ISOTROPIC = ('attn', 'causal-attn', 'ssm', 'ssm-reversed', 'bissm', 'pointwise-attn', 'pointwise-ssm',
-             'pointwise-bissm')
+ISOTROPIC = (
+    'attn',
+    'causal-attn',
+    'ssm',
+    'ssm-reversed',
+    'bissm',
+    'pointwise-attn',
+    'pointwise-ssm',
+    'pointwise-bissm',
+)
 ADE20K, COCO = '8xb2-amp-160k_ade20k-512x512', '8xb2-amp-1x_coco'
 SHAPES_ADE20K, SHAPES_COCO = '1xb8-500_shapes-ade20k-128x128', '1xb4-300_shapes-coco'
 LAST_TWO = [arm for arm in ARMS if not arm.endswith('-all')]
@@ -32,10 +40,14 @@ def names(sizes, arms, ade20k, coco):
         yield f'mask-rcnn_gated-{size}-{arm}_fpn_{coco}'
 
 
-FULL = [*names(('tiny', 'small'), ARMS, ADE20K, COCO),
-        *(f'isotropic-{size}-{arm}_fcn-1x1_{ADE20K}' for size in ('tiny', 'small') for arm in ISOTROPIC)]
-MINI = [*names(('mini',), LAST_TWO, SHAPES_ADE20K, SHAPES_COCO),
-        *(f'isotropic-mini-{arm}_fcn-1x1_{SHAPES_ADE20K}' for arm in ISOTROPIC)]
+FULL = [
+    *names(('tiny', 'small'), ARMS, ADE20K, COCO),
+    *(f'isotropic-{size}-{arm}_fcn-1x1_{ADE20K}' for size in ('tiny', 'small') for arm in ISOTROPIC),
+]
+MINI = [
+    *names(('mini',), LAST_TWO, SHAPES_ADE20K, SHAPES_COCO),
+    *(f'isotropic-mini-{arm}_fcn-1x1_{SHAPES_ADE20K}' for arm in ISOTROPIC),
+]
 PATHS = [FOLDER / f'{name}.py' for name in FULL] + [MINIATURE / f'{name}.py' for name in MINI]
 
 
@@ -72,8 +84,10 @@ def test_nothing_but_the_mixer_differs(path):
     assert differences(cfg, rest) <= {'model.backbone.mixers'}
 
 
-@pytest.mark.parametrize(('folder', 'size', 'base'), [
-    (FOLDER, 'tiny', 'mambaout'), (FOLDER, 'small', 'mambaout'), (MINIATURE, 'mini', 'quickstart')])
+@pytest.mark.parametrize(
+    ('folder', 'size', 'base'),
+    [(FOLDER, 'tiny', 'mambaout'), (FOLDER, 'small', 'mambaout'), (MINIATURE, 'mini', 'quickstart')],
+)
 def test_the_arm_without_a_mixer_is_mambaouts_config(folder, size, base):
     for path in folder.glob(f'*gated-{size}-none_*.py'):
         if 'fcn' in path.stem:
@@ -83,11 +97,16 @@ def test_the_arm_without_a_mixer_is_mambaouts_config(folder, size, base):
         else:
             source = CONFIGS / base / path.name.replace(f'gated-{size}-none', f'mambaout-{size}')
             assert differences(*map(Config.fromfile, (path, source))) == {
-                'model.backbone.type', 'model.backbone.mixers'}
+                'model.backbone.type',
+                'model.backbone.mixers',
+            }
 
 
-@pytest.mark.parametrize('path', [
-    path for path in PATHS if re.search('(none|hybrid-all|hybrid-last2|-attn)_', path.stem)], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'path',
+    [path for path in PATHS if re.search('(none|hybrid-all|hybrid-last2|-attn)_', path.stem)],
+    ids=lambda p: p.stem,
+)
 def test_channels_fit_the_backbone(path):
     cfg = Config.fromfile(path)
     with torch.device('meta'):
@@ -106,6 +125,7 @@ def segmentor(name):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         import mmseg.models  # noqa: F401  (registers them)
+
         return MODELS.build(cfg.model).eval()
 
 

@@ -89,7 +89,7 @@ def test_nothing_runs_without_an_environment(run):
 def test_fast_ends_after_the_unit_tests(run):
     done, calls = run('--fast')
     assert done.returncode == 0
-    assert 'quickstart' not in calls and len(calls.splitlines()) == 2
+    assert 'quickstart' not in calls and len(calls.splitlines()) == 3
 
 
 def test_full_adds_the_costly_tests(run):
