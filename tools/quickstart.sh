@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=$(bash tools/setup_env.sh --print-python)
-exec "$PYTHON" -m mmbackbones.analysis.quickstart "$@"
+exec "$PYTHON" -m mmbackbones.launch.quickstart "$@"

@@ -8,7 +8,7 @@ origin you know. TARGET holds tensors, numbers and texts alone, and loads everyw
 
 import sys
 
-from mmbackbones.engine.trust import main
+from mmbackbones.checkpoints.trust import main
 
 if __name__ == '__main__':
     sys.exit(main())

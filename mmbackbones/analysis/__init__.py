@@ -1,1 +1,1 @@
-"""Analysis."""
+"""Questions put to networks, data and runs, one folder each."""

@@ -16,7 +16,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
-from mmbackbones.checkpoints.efficientvmamba import convert_efficientvmamba
+from mmbackbones.checkpoints.adapters.efficientvmamba import convert_efficientvmamba
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem

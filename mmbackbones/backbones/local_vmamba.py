@@ -15,7 +15,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
-from mmbackbones.checkpoints.local_vmamba import convert_local_vmamba
+from mmbackbones.checkpoints.adapters.local_vmamba import convert_local_vmamba
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.local_scan import is_exact, resolve_directions
 from mmbackbones.layers.ss2d import SS2D, in_float32

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbackbones.backbones.plain import OPTIONAL, MapBlock, PlainBackbone, resolve_plain_arch
-from mmbackbones.checkpoints.localvim import convert_localvim
+from mmbackbones.checkpoints.adapters.localvim import convert_localvim
 from mmbackbones.errors import InputError
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.local_scan import NUM_ORDERS, is_exact, local_orders, resolve_directions

@@ -12,7 +12,7 @@ from timm.models.mambaout import MambaOut as TimmMambaOut
 from torch import Tensor, nn
 
 from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
-from mmbackbones.checkpoints.mambaout import convert_mambaout
+from mmbackbones.checkpoints.adapters.mambaout import convert_mambaout
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Attention, LayerScale
 from torch import Tensor, nn
 
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
-from mmbackbones.checkpoints.mambavision import convert_mambavision
+from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
 from mmbackbones.layers.permute import to_channels_first, to_channels_last

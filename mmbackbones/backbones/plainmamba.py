@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.backbones.plain import MapBlock, PlainBackbone, resolve_plain_arch
-from mmbackbones.checkpoints.plainmamba import convert_plainmamba
+from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
 from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_sequence

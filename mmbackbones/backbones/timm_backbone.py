@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
-from mmbackbones.checkpoints.timm_models import check_timm_name, convert_timm, timm_module
+from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 

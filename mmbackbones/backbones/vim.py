@@ -14,7 +14,7 @@ Numerics are the authors', parameter names too. What differs from their code:
 """
 
 from mmbackbones.backbones.plain import Block, PlainBackbone, resolve_plain_arch
-from mmbackbones.checkpoints.vim import convert_vim
+from mmbackbones.checkpoints.adapters.vim import convert_vim
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.registry import MODELS

@@ -15,7 +15,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from mmbackbones.backbones.staged import StagedBackbone, arch_options
-from mmbackbones.checkpoints.vmamba import convert_vmamba
+from mmbackbones.checkpoints.adapters.vmamba import convert_vmamba
 from mmbackbones.layers.ss2d import SS2D
 from mmbackbones.layers.stems import conv_downsample, conv_stem, patch_stem
 from mmbackbones.registry import MODELS

@@ -1,1 +1,1 @@
-"""Adapters for published weights: pure functions, state dict in, state dict out, one module per family."""
+"""Checkpoints: reading, checking, writing and resuming them; in ``adapters`` the names of published weights."""

@@ -1,14 +1,14 @@
 """What a run needs beside mmengine: loading, initialization, parameter groups, metrics, adaptation to the device."""
 
-from mmbackbones.engine import loading  # registers the schemes
-from mmbackbones.engine.checkpointing import CheckpointHook
-from mmbackbones.engine.metrics import IoUMetric
-from mmbackbones.engine.numerics import NumericsHook
+from mmbackbones.checkpoints import load as loading  # registers the schemes
+from mmbackbones.engine.hooks.checkpoint import CheckpointHook
+from mmbackbones.engine.hooks.numerics import NumericsHook
+from mmbackbones.engine.hooks.preemption import PreemptionHook
+from mmbackbones.engine.hooks.watchdog import WatchdogHook
 from mmbackbones.engine.optim import OptimWrapperConstructor
-from mmbackbones.engine.preemption import PreemptionHook
 from mmbackbones.engine.pretrained import Pretrained
 from mmbackbones.engine.runner import Runner
-from mmbackbones.engine.watchdog import WatchdogHook
+from mmbackbones.evaluation.metrics import IoUMetric
 
 __all__ = [
     'CheckpointHook',

@@ -14,14 +14,14 @@ from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
 from torch.utils.data import Dataset
 
+from mmbackbones.checkpoints.resume import find_newest
 from mmbackbones.datasets.check import check_config, share_annotation_files
+from mmbackbones.engine.config import Overrides, config_hash, load_config
 from mmbackbones.engine.device import adapt_to_device, precision
-from mmbackbones.engine.options import Overrides, config_hash, load_config
-from mmbackbones.engine.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
-from mmbackbones.engine.records import RECORDS, append_record, plain_data, settings_of
-from mmbackbones.engine.resume import find_newest
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError, TrainingStopped
+from mmbackbones.evaluation.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
+from mmbackbones.evaluation.records import RECORDS, append_record, plain_data, settings_of
 
 BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
 # How Python and mmengine say that a config gives a constructor what it does not take, or names an unknown type.

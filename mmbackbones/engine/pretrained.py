@@ -7,9 +7,9 @@ from mmengine.model import update_init_info
 from torch import Tensor, nn
 
 from mmbackbones.backbones.base import Backbone
+from mmbackbones.checkpoints.load import MapLocation, load_checkpoint
+from mmbackbones.checkpoints.strict import load_strictly, weights_of
 from mmbackbones.engine.identify import both_names
-from mmbackbones.engine.loading import MapLocation, load_checkpoint
-from mmbackbones.engine.strict import load_strictly, weights_of
 from mmbackbones.errors import InputError
 from mmbackbones.registry import WEIGHT_INITIALIZERS
 
@@ -24,7 +24,7 @@ class Pretrained:
     these attributes must be matched to the letter.
 
     Args:
-        checkpoint (str): see :func:`mmbackbones.engine.loading.load_checkpoint`.
+        checkpoint (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
         prefix (str, optional): take only the keys under this prefix.
         map_location: where the tensors go before they are copied into the module.
 

@@ -10,11 +10,11 @@ from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
 from mmbackbones.backbones.base import Backbone
-from mmbackbones.checkpoints.whole_model import convert_whole_model
-from mmbackbones.engine.checkpointing import cannot_write, trustworthy_paths
-from mmbackbones.engine.loading import TRUST, MapLocation, load_checkpoint, strip_inert
-from mmbackbones.engine.plain import restore_logs
-from mmbackbones.engine.strict import load_strictly, unwrap, weights_of
+from mmbackbones.checkpoints.adapters.whole_model import convert_whole_model
+from mmbackbones.checkpoints.load import TRUST, MapLocation, load_checkpoint, strip_inert
+from mmbackbones.checkpoints.plain_data import restore_logs
+from mmbackbones.checkpoints.strict import load_strictly, unwrap, weights_of
+from mmbackbones.engine.hooks.checkpoint import cannot_write, trustworthy_paths
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
 

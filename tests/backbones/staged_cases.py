@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmbackbones.analysis.complexity import count_module
+from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.backbones.staged import StagedBackbone
 from mmbackbones.errors import InputError

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmbackbones.backbones import EfficientVMamba
 from mmbackbones.backbones.efficientvmamba import ARCHS, SkipSS2D
-from mmbackbones.checkpoints.efficientvmamba import convert_efficientvmamba
+from mmbackbones.checkpoints.adapters.efficientvmamba import convert_efficientvmamba
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import (
     build_whole,

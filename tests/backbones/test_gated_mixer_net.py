@@ -10,7 +10,7 @@ from safetensors import safe_open
 from timm.models.mambaout import GatedConvBlock
 from torch import nn
 
-from mmbackbones.analysis.complexity import PUBLISHED_RULE, SCAN_RULES, count_module
+from mmbackbones.analysis.complexity.count import PUBLISHED_RULE, SCAN_RULES, count_module
 from mmbackbones.backbones import GatedMixerNet, MambaOut
 from mmbackbones.backbones.gated_mixer_net import MIXERS, MixedConv, mixer_cost, resolve_mixers
 from mmbackbones.errors import InputError

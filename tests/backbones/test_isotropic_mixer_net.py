@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbackbones.analysis.complexity import count_module
+from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones import IsotropicMixerNet
 from mmbackbones.errors import InputError
 from mmbackbones.layers.token_mixers import BRANCHES, POINTWISE

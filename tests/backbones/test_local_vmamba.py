@@ -8,7 +8,7 @@ import torch
 
 from mmbackbones.backbones import LocalVMamba
 from mmbackbones.backbones.local_vmamba import ARCHS
-from mmbackbones.checkpoints.local_vmamba import convert_local_vmamba
+from mmbackbones.checkpoints.adapters.local_vmamba import convert_local_vmamba
 from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import scan_order
 from tests.backbones.staged_cases import (

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mmbackbones.backbones import LocalVim
 from mmbackbones.backbones.localvim import LocalMambaMixer
-from mmbackbones.checkpoints.localvim import convert_localvim
+from mmbackbones.checkpoints.adapters.localvim import convert_localvim
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import TOLERANCE, build_whole, load_case, load_keys, scan_backend
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from mmbackbones.backbones import MambaVision
 from mmbackbones.backbones.mambavision import ARCHS, MambaVisionMixer
-from mmbackbones.checkpoints.mambavision import convert_mambavision
+from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import StepProjection
 from tests.backbones.staged_cases import TOLERANCE, load_case, load_keys, load_weights, scan_backend

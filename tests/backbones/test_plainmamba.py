@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbackbones.analysis.complexity import count_complexity
+from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.backbones import PlainMamba
 from mmbackbones.backbones.plainmamba import ARCHS, PlainMambaMixer
-from mmbackbones.checkpoints.plainmamba import convert_plainmamba
+from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import project
 from mmbackbones.ops.selective_scan import selective_scan

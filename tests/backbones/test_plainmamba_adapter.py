@@ -5,10 +5,10 @@ import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmengine.registry import MODELS, init_default_scope
 
-from mmbackbones.analysis.complexity import count_complexity
+from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.backbones import PlainMamba, PlainMambaAdapter
 from mmbackbones.backbones.plainmamba_adapter import DeformableAttention, centres
-from mmbackbones.engine.options import load_config
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ from torch import nn
 from mmbackbones.backbones import Mamba, Vim
 from mmbackbones.backbones.plain import Block
 from mmbackbones.backbones.vim import ARCHS, BIDIRECTIONS
-from mmbackbones.checkpoints.vim import convert_vim
+from mmbackbones.checkpoints.adapters.vim import convert_vim
 from mmbackbones.engine.optim import OptimWrapperConstructor
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend

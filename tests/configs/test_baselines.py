@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from mmbackbones.analysis.complexity import count_complexity
-from mmbackbones.engine.options import load_config
+from mmbackbones.analysis.complexity.count import count_complexity
+from mmbackbones.engine.config import load_config
 from tests.conftest import ROOT
 
 NAMES = {'coco': 'mask-rcnn_{}_fpn_8xb2-amp-1x_coco.py', 'ade20k': '{}_upernet_8xb2-amp-160k_ade20k-512x512.py'}

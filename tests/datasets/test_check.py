@@ -13,8 +13,10 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from PIL import Image
 
-from mmbackbones.datasets import check, check_coco, check_segmentation
 from mmbackbones.datasets.check import check_config, check_dataset, data_fingerprint, inspect_config
+from mmbackbones.datasets.check import coco as check_coco
+from mmbackbones.datasets.check import run as check
+from mmbackbones.datasets.check import segmentation as check_segmentation
 from mmbackbones.datasets.shapes import ADE20K_METAINFO, COCO_METAINFO, write_shapes
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mmbackbones.engine.config import load_config
 from mmbackbones.engine.device import adapt_to_device, precision
-from mmbackbones.engine.options import load_config
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 

@@ -15,12 +15,12 @@ from torch.nn.functional import interpolate
 
 from mmbackbones.backbones import MambaOut, Vim
 from mmbackbones.backbones.base import Backbone
+from mmbackbones.checkpoints.strict import fold_keys
 from mmbackbones.engine.identify import identify
-from mmbackbones.engine.strict import fold_keys
 from mmbackbones.errors import InputError
 from tests.backbones.test_mambaout import read_case
+from tests.checkpoints.test_load import Call
 from tests.conftest import GOLDEN, golden
-from tests.engine.test_loading import Call
 
 OWN = 'mmbackbones.Pretrained'
 

@@ -13,11 +13,11 @@ from mmengine.model import BaseModel, BaseTTAModel
 from torch import nn
 
 from mmbackbones.backbones.mambaout import MambaOut
+from mmbackbones.checkpoints.strict import unwrap
 from mmbackbones.engine.runner import Runner
-from mmbackbones.engine.strict import unwrap
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
-from tests.engine.test_loading import GADGETS, Call
+from tests.checkpoints.test_load import GADGETS, Call
 
 EXPERIMENTS = itertools.count()
 

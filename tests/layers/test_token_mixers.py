@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmbackbones.analysis.complexity import PUBLISHED_RULE, SCAN_RULES, count_module
+from mmbackbones.analysis.complexity.count import PUBLISHED_RULE, SCAN_RULES, count_module
 from mmbackbones.errors import InputError
 from mmbackbones.layers.token_mixers import (
     BRANCHES,

@@ -22,11 +22,11 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
-from mmbackbones.datasets.check_coco import CocoSpec
-from mmbackbones.datasets.check_segmentation import SegmentationSpec
+from mmbackbones.checkpoints.load import read_checkpoint
+from mmbackbones.datasets.check.coco import CocoSpec
+from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.datasets.shapes import ADE20K_METAINFO, COCO_METAINFO, write_shapes
-from mmbackbones.engine.loading import read_checkpoint
-from mmbackbones.engine.options import load_config
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan
 from tests.conftest import ROOT

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmbackbones.analysis.end_to_end import BASIC, COLUMNS
+from mmbackbones.analysis.speed.end_to_end import BASIC, COLUMNS
 from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbackbones.analysis.collect import collect
-from mmbackbones.analysis.ladder import climb, resized, run_size
+from mmbackbones.analysis.compare.collect import collect
+from mmbackbones.analysis.tokens.resolution_sweep import climb, resized, run_size
 from mmbackbones.datasets.shapes import write_shapes
-from mmbackbones.engine.records import RECORDS, read_records
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
 
 DETECTOR = 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mmbackbones.analysis.miniature import (
+from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.errors import InputError
+from mmbackbones.launch.miniature import (
     CONFIGS,
     FLOORS,
     SCORES,
@@ -17,8 +19,6 @@ from mmbackbones.analysis.miniature import (
     train_miniature,
     write_csv,
 )
-from mmbackbones.datasets.shapes import write_shapes
-from mmbackbones.errors import InputError
 from tests.conftest import ROOT
 
 IN_CI = ('vim-mini_upernet_1xb8-500_shapes-ade20k-128x128', 'mask-rcnn_vmamba-mini_fpn_1xb4-300_shapes-coco')

@@ -7,11 +7,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import PixelData
 
-from mmbackbones.analysis.miniature import CONFIGS
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.engine.config import load_config
 from mmbackbones.engine.device import adapt_to_device
-from mmbackbones.engine.options import load_config
+from mmbackbones.launch.miniature import CONFIGS
 from mmbackbones.registry import MODELS
 from tests.conftest import ROOT
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbackbones.analysis.average_precision import average_precision, match_detections
-from mmbackbones.analysis.bootstrap import draw_counts, interval
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.outputs import environment
+from mmbackbones.evaluation.average_precision import average_precision, match_detections
+from mmbackbones.evaluation.bootstrap import draw_counts, interval
+from mmbackbones.evaluation.outputs import environment
 
 CLASSES, OBJECTS, DETECTIONS = 80, 7.3, 100  # per image: COCO val has 36,781 objects on 5,000 images
 

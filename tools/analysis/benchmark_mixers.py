@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.mixer_benchmark import CASES, METHODS, PARITY, benchmark, environment
-from mmbackbones.analysis.scan_benchmark import write_csv
+from mmbackbones.analysis.speed.mixers import CASES, METHODS, PARITY, benchmark, environment
+from mmbackbones.analysis.speed.scan import write_csv
 from mmbackbones.engine.cli import run_command
 
 DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in PARITY}

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.scan_benchmark import CASES, METHODS, PARITY, benchmark, environment, write_csv
+from mmbackbones.analysis.speed.scan import CASES, METHODS, PARITY, benchmark, environment, write_csv
 from mmbackbones.engine.cli import run_command
 
 DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in PARITY}

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.options import Overrides, load_config
+from mmbackbones.engine.config import Overrides, load_config
 
 
 def main(argv: list[str] | None = None) -> None:

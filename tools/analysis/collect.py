@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmbackbones.analysis.collect import collect, shown_columns, to_markdown, write_csv
+from mmbackbones.analysis.compare.collect import collect, shown_columns, to_markdown, write_csv
 from mmbackbones.engine.cli import run_command
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmbackbones.analysis.compare import compare_runs, tables, to_record
-from mmbackbones.analysis.predictions import IOU_TYPES, SPLITS, load_run
+from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.records import RECORDS, append_record
+from mmbackbones.evaluation.predictions import IOU_TYPES, SPLITS, load_run
+from mmbackbones.evaluation.records import RECORDS, append_record
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.complexity import SCAN_RULES, SHAPES, Complexity, count_complexity
-from mmbackbones.analysis.complexity_table import all_configs, count_configs, record_of, to_markdown, write_csv
-from mmbackbones.analysis.counting_rules import describe
-from mmbackbones.analysis.published import match
+from mmbackbones.analysis.complexity.count import SCAN_RULES, SHAPES, Complexity, count_complexity
+from mmbackbones.analysis.complexity.rules import describe
+from mmbackbones.analysis.complexity.table import all_configs, count_configs, record_of, to_markdown, write_csv
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.options import Overrides, load_config
-from mmbackbones.engine.outputs import environment
-from mmbackbones.engine.records import append_record
+from mmbackbones.engine.config import Overrides, load_config
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.records import append_record
+from mmbackbones.zoo.published import match
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

@@ -5,7 +5,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.controlled import EVERYWHERE, count_arms
+from mmbackbones.analysis.complexity.controlled import EVERYWHERE, count_arms
 from mmbackbones.backbones.gated_mixer_net import MATCHED, MATCHED_SIDE
 from mmbackbones.engine.cli import run_command
 

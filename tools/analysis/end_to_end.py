@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmbackbones.analysis.end_to_end import BASIC, ROOT, train, write_csv
+from mmbackbones.analysis.speed.end_to_end import BASIC, ROOT, train, write_csv
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 

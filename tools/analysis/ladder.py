@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.ladder import climb, plot, to_record, write_csv
+from mmbackbones.analysis.tokens.resolution_sweep import climb, plot, to_record, write_csv
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.records import RECORDS, append_record
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.records import RECORDS, append_record
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmbackbones.analysis import probe_report as report
-from mmbackbones.analysis.probe import MIXERS, POSITIONS, STEPS, arms
-from mmbackbones.datasets.probe import CUE_SIDES, TASKS, ProbeTask
+from mmbackbones.analysis.long_range import report as report
+from mmbackbones.analysis.long_range.train import MIXERS, POSITIONS, STEPS, arms
+from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, ProbeTask
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.records import RECORDS
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.records import RECORDS
 
 
 def main(argv: list[str] | None = None) -> None:

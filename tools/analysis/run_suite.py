@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.suite import load_suite, run_suite
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
+from mmbackbones.launch.suite import load_suite, run_suite
 
 
 def main(argv: list[str] | None = None) -> None:

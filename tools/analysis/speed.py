@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.speed import ATTENTION, PARTS, PRESETS, STEPS, arms, check, measure
-from mmbackbones.analysis.speed_report import conditions, growth_sentences, numbers, record_of, write_csv
-from mmbackbones.analysis.speed_worker import DTYPES, Case
+from mmbackbones.analysis.speed.networks import ATTENTION, PARTS, PRESETS, STEPS, arms, check, measure
+from mmbackbones.analysis.speed.report import conditions, growth_sentences, numbers, record_of, write_csv
+from mmbackbones.analysis.speed.worker import DTYPES, Case
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.records import append_record
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.records import append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.published import network_and_task
-from mmbackbones.analysis.tokens_report import TokenReport, draw, paper_reports, record_of, report_config, write_csv
+from mmbackbones.analysis.tokens.report import TokenReport, draw, paper_reports, record_of, report_config, write_csv
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.options import Overrides, load_config
-from mmbackbones.engine.records import RECORDS, append_record
+from mmbackbones.engine.config import Overrides, load_config
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.records import RECORDS, append_record
+from mmbackbones.zoo.published import network_and_task
 
 
 def short(network: str) -> str:

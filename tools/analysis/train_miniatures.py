@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmbackbones.analysis.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_csv
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.cli import run_command
+from mmbackbones.launch.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_csv
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure as Canvas
 
-from mmbackbones.analysis.bootstrap import SEEDS_FOR_METHODS, draw_counts, interval
-from mmbackbones.analysis.compare import Comparison, compare_runs
-from mmbackbones.analysis.predictions import Run, Sample, annotation_file, score
-from mmbackbones.analysis.probe_report import SAYS, SAYS_ALWAYS, Curve, curves, interval_kind
-from mmbackbones.analysis.published import match
+from mmbackbones.analysis.compare.paired import Comparison, compare_runs
+from mmbackbones.analysis.long_range.report import SAYS, SAYS_ALWAYS, Curve, curves, interval_kind
 from mmbackbones.analysis.report.material import Material, gather
 from mmbackbones.analysis.report.page import Figure, Picture, Section, Table, write_page
-from mmbackbones.engine.outputs import environment
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, interval
+from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.predictions import Run, Sample, annotation_file, score
+from mmbackbones.zoo.published import match
 
 PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU, multi-scale': 'mIoU_ms'}
 PICTURES_PER_RUN = 3

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbackbones.analysis.collect import collect
-from mmbackbones.analysis.predictions import Run, load_run
-from mmbackbones.engine.outputs import RECORD
-from mmbackbones.engine.records import RECORDS, differing_keys, read_records
+from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.evaluation.predictions import Run, load_run
+from mmbackbones.evaluation.records import RECORDS, differing_keys, read_records
 
 PICTURES = 'pictures'  # folder in a work dir, for test.py --show-dir
 IMAGES = ('.png', '.jpg', '.jpeg')

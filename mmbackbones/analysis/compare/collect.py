@@ -1,0 +1,326 @@
+"""One results table from the records of finished runs, published numbers beside them.
+
+Runs that may not stand beside each other get tables of their own, and what is incomplete, mixed or stale is listed
+with its reason instead of a score.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbackbones.engine.config import load_config
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import RECORD, environment
+from mmbackbones.evaluation.records import (
+    RECORDS,
+    arm_of,
+    differing_keys,
+    flatten,
+    read_records,
+    settings_of,
+    surroundings,
+)
+from mmbackbones.zoo.published import Match, match
+
+ROOT = Path(__file__).resolve().parents[3]
+# Column -> key of the record's metrics, and the factor to percent.
+DETECTION = {'box AP': ('coco/bbox_mAP', 100), 'mask AP': ('coco/segm_mAP', 100)}
+PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU multi-scale': 'mIoU_ms'}
+SCORES = tuple(PUBLISHED)
+COLUMNS = (
+    'table',
+    'config',
+    'recipe',
+    'seed',
+    *SCORES,
+    *(f'published {name}' for name in SCORES),
+    'params (M)',
+    'published params (M)',
+    'MACs (G)',
+    'published MACs (G)',
+    'training (h)',
+    'iterations',
+    'precision',
+    'device',
+    'commit',
+    'date',
+    'published row',
+    'source',
+    'remarks',
+    'work dir',
+)
+
+
+@dataclass
+class Result:
+    """A finished run: its last checkpoint at one scale, and at several where that was tested.
+
+    Attributes:
+        work_dir (Path): of the run.
+        record (dict): of the training, or of the test where the weights came from elsewhere.
+        multi_scale (dict | None): record of the multi-scale test.
+        macs (float | None): G multiply-accumulates, where a record of the config's complexity is in the work dir.
+        published (Match): what it is held against.
+        remarks (list[str]): what a reader must know.
+    """
+
+    work_dir: Path
+    record: dict
+    multi_scale: dict | None
+    macs: float | None
+    published: Match
+    remarks: list[str]
+
+    def row(self, table: int) -> dict[str, str]:
+        """Texts by ``COLUMNS``."""
+        record, row = self.record, self.published.row
+        scores = {
+            name: record['metrics'][key] * factor
+            for name, (key, factor) in DETECTION.items()
+            if key in record['metrics']
+        }
+        scores |= {'mIoU': record['metrics']['mIoU']} if 'mIoU' in record['metrics'] and not record['tta'] else {}
+        if self.multi_scale:
+            scores['mIoU multi-scale'] = self.multi_scale['metrics']['mIoU']
+        seconds = None if record.get('resumed') else record.get('train_seconds')
+        published = row.metrics if row else {}
+        return {
+            key: '' if value is None else str(value)
+            for key, value in dict(
+                dict.fromkeys(COLUMNS, ''),
+                table=table,
+                config=Path(record['config']).stem,
+                recipe=record['recipe'],
+                seed=record['seed'],
+                **{name: f'{score:.1f}' for name, score in scores.items()},
+                **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
+                **{
+                    'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
+                    'published params (M)': row and row.params,
+                    'MACs (G)': None if self.macs is None else f'{self.macs:.1f}',
+                    'published MACs (G)': row and row.macs,
+                    'training (h)': None if seconds is None else f'{seconds / 3600:.2f}',
+                    'published row': row and row.name,
+                    'work dir': self.work_dir,
+                },
+                iterations=record.get('iterations'),
+                precision=record['precision'],
+                device=record['device'],
+                commit=record['commit'],
+                date=record['date'][:10],
+                source=row and row.source,
+                remarks='; '.join(self.remarks),
+            ).items()
+        }
+
+
+@dataclass
+class Results:
+    """What was found.
+
+    Attributes:
+        tables (list[list[Result]]): runs that may be compared, table by table.
+        apart (list[str]): why each further table does not stand in an earlier one.
+        left_out (dict[Path, str]): work dirs without a row, with the reason.
+        notes (list[str]): what else differs within a table, such as the device, and lines that were no records.
+    """
+
+    tables: list[list[Result]] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, str]]:
+        return [result.row(number) for number, table in enumerate(self.tables, 1) for result in table]
+
+
+def collect(work_dirs: Sequence[str | Path]) -> Results:
+    """Collect the results of work dirs; a folder of work dirs stands for all of them.
+
+    Raises:
+        InputError: a folder does not exist.
+    """
+    found = Results()
+    for work_dir in _expand(work_dirs):
+        try:
+            result = _result_of(work_dir, found.notes)
+        except InputError as error:
+            found.left_out[work_dir] = str(error)
+            continue
+        _place(result, found)
+    for number, table in enumerate(found.tables, 1):
+        found.notes += [f'table {number}: {note}' for note in surroundings([result.record for result in table])]
+    return found
+
+
+def _expand(paths: Sequence[str | Path]) -> list[Path]:
+    work_dirs = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise InputError(f'{path}: no such work dir')
+        # A work dir has records, logs or checkpoints of its own; what holds only such folders is a collection.
+        inner = (
+            []
+            if _is_work_dir(path)
+            else sorted(child for child in path.rglob('*') if child.is_dir() and _is_work_dir(child))
+        )
+        work_dirs += inner or [path]
+    return list(dict.fromkeys(work_dirs))
+
+
+def _is_work_dir(path: Path) -> bool:
+    return (
+        (path / RECORDS).is_file()
+        or (path / 'final').is_dir()
+        or any(path.glob('*.pth'))
+        or (path / 'last_checkpoint').is_file()
+    )
+
+
+def _result_of(work_dir: Path, notes: list[str]) -> Result:
+    """The result that the records of a work dir tell.
+
+    Raises:
+        InputError: the work dir is incomplete, mixed or stale.
+    """
+    records = read_records(work_dir / RECORDS, notes.append) if (work_dir / RECORDS).is_file() else []
+    trained = [record for record in records if record['kind'] == 'train']
+    tested = [record for record in records if record['kind'] == 'test']
+    checkpoints = sorted(work_dir.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+    final = (work_dir / 'final' / RECORD).is_file()
+    if not trained and final:
+        raise InputError('incomplete: final/ has no line among the records; test its checkpoint again')
+    if not trained and checkpoints:
+        raise InputError(f'incomplete: the training did not end, its newest checkpoint is {checkpoints[-1].name}')
+    if not trained and not tested:
+        kinds = sorted({record['kind'] for record in records})
+        raise InputError(f'incomplete: no result among its records ({", ".join(kinds) or "there are none"})')
+    if trained and not final:
+        raise InputError(f'incomplete: recorded, but final/{RECORD} is gone')
+    main = (trained or [record for record in tested if not record['tta']] or tested)[-1]
+    _require_one_run([main, *trained, *tested])
+    remarks = _staleness(main)
+    if len(trained) > 1:
+        remarks.append(f'trained {len(trained)} times here, the last one counts')
+    if main.get('resumed'):
+        remarks.append('resumed: the time of the whole training is not known')
+    if not trained:
+        remarks.append(f'tested only: {main.get("checkpoint")}')
+    commit, now = str(main['commit']), str(environment()['commit'])
+    if commit.endswith('+'):
+        remarks.append('run from uncommitted changes')
+    elif commit != now.rstrip('+'):
+        remarks.append(f'run at commit {commit}, the code is at {now}')
+    multi_scale = [record for record in tested if record['tta'] and _is_last(record, work_dir, trained)]
+    macs = [record['metrics'].get('macs') for record in records if record['kind'] == 'complexity']
+    published = match(
+        main.get('config_file') or main['config'], main['recipe'] if main['recipe'] in ('common', 'native') else None
+    )
+    remarks += [published.remark] if published.remark else []
+    return Result(
+        work_dir,
+        main,
+        multi_scale[-1] if multi_scale else None,
+        macs[-1] / 1e9 if macs and macs[-1] else None,
+        published,
+        remarks,
+    )
+
+
+def _is_last(record: dict, work_dir: Path, trained: Sequence[dict]) -> bool:
+    pointer = work_dir / 'last_checkpoint'
+    return not trained or (
+        record['date'] >= trained[-1]['date']
+        and pointer.is_file()
+        and Path(pointer.read_text().strip()).name == record.get('checkpoint')
+    )
+
+
+def _require_one_run(records: Sequence[dict]) -> None:
+    for other in records[1:]:
+        keys = differing_keys([dict(record, tta=False) for record in (records[0], other)])
+        if records[0].get('iterations') != other.get('iterations', records[0].get('iterations')):
+            keys = [key for key in keys if key != 'iterations']  # a training that went on
+        if not keys and arm_of(dict(records[0], tta=False)) != arm_of(dict(other, tta=False)):
+            keys = ['model.backbone']
+        if records[0]['seed'] != other['seed']:
+            keys.append('seed')
+        if keys:
+            raise InputError(f'mixed: the records of one work dir differ in {", ".join(keys)}')
+
+
+def _staleness(record: dict) -> list[str]:
+    """Raise if the config is not what was run; remark on what cannot be known.
+
+    Raises:
+        InputError: the config file has changed since.
+    """
+    path = Path(record.get('config_file') or '')
+    path = path if path.is_absolute() else ROOT / path
+    if not path.is_file():
+        return [f'the config file {record.get("config_file")} is not here, so it was not compared with the run']
+    now, then = (
+        flatten(settings)
+        for settings in (settings_of(load_config(str(path), record.get('options'))), record['settings'])
+    )
+    keys = sorted(key for key in now.keys() | then.keys() if now.get(key, ...) != then.get(key, ...))
+    if keys:
+        raise InputError(f'stale: {path.name} has changed since the run, in {", ".join(keys)}')
+    return []
+
+
+def _place(result: Result, found: Results) -> None:
+    """Put a result into the first table in which it may stand."""
+    keys = []
+    for table in found.tables:
+        keys.append(differing_keys([_bare(table[0].record), _bare(result.record)]))
+        if not keys[-1]:
+            table.append(result)
+            return
+    found.tables.append([result])
+    if keys:
+        number = min(range(len(keys)), key=lambda index: len(keys[index])) + 1
+        found.apart.append(
+            f'table {len(found.tables)} is kept apart from table {number}: they differ in {", ".join(keys[number - 1])}'
+        )
+
+
+def _bare(record: dict) -> dict:
+    return dict(record, tta=False) if record['kind'] == 'test' else record
+
+
+def write_csv(rows: Sequence[dict[str, str]], path: Path) -> None:
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def shown_columns(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Columns that fit a page: scores, cost and what is published, where there is any."""
+    hidden = ('table', 'source', 'work dir', 'date', 'commit', 'device', 'published row')
+    return [name for name in COLUMNS if name not in hidden and any(row[name] for row in rows)]
+
+
+def to_markdown(found: Results) -> str:
+    """The tables with their notes, sources and what was left out."""
+    lines = []
+    for number in range(1, len(found.tables) + 1):
+        rows = [row for row in found.rows() if row['table'] == str(number)]
+        names = shown_columns(rows)
+        lines += [f'Table {number}: {found.tables[number - 1][0].record["task"]}, recipe {rows[0]["recipe"]}', '']
+        lines += [
+            '| ' + ' | '.join(cells) + ' |'
+            for cells in (
+                names,
+                ['---'] * len(names),
+                *([row[name].replace('|', '\\|') for name in names] for row in rows),
+            )
+        ]
+        lines.append('')
+    lines += [f'- {sentence}' for sentence in found.apart + found.notes]
+    lines += [f'- {work_dir}: {reason}' for work_dir, reason in found.left_out.items()]
+    sources = dict.fromkeys(f'{row["published row"]}: {row["source"]}' for row in found.rows() if row['source'])
+    lines += [f'- published {source}' for source in sources]
+    return '\n'.join(lines) + '\n'

@@ -1,0 +1,314 @@
+"""Is a difference in AP or mIoU real? Paired bootstrap over the images that two models were tested on.
+
+With fewer than three seeds per arm the answer is about the checkpoints at hand; from three on a hierarchical bootstrap
+over seeds and images speaks of the methods. docs/compare.md gives formulas and limits.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Column, Table
+
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, holm, interval, mean_over_seeds, p_value
+from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.predictions import IOU_TYPES, SPLITS, Run, Sample, annotation_file, load_run, score
+from mmbackbones.evaluation.records import arm_of, differing_keys, surroundings
+
+LEVEL = 0.05
+
+
+@dataclass
+class Arm:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> int:
+        return len({run.record['seed'] for run in self.runs})
+
+
+@dataclass
+class Difference:
+    """An arm's score minus that of the reference, in percentage points.
+
+    Attributes:
+        metric (str): ``'box AP'``, ``'mask AP'`` or ``'mIoU'``.
+        split, group (str): ``'all'``, or which part of objects, classes or images.
+        arm, reference (str): names.
+        score, reference_score (float): in percent.
+        difference (float): of the two.
+        low, high (float): ends of the 95 % interval.
+        p (float): two-sided; ``p_holm`` is corrected for the comparisons of its metric and split.
+        images (int): that were resampled.
+        about (str): ``'methods'`` or ``'checkpoints'``.
+        seeds (int): of the arm that has fewer.
+    """
+
+    metric: str
+    split: str
+    group: str
+    arm: str
+    reference: str
+    score: float
+    reference_score: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    images: int
+    about: str
+    seeds: int
+
+
+@dataclass
+class Comparison:
+    """Everything that a comparison found.
+
+    Attributes:
+        arms (list[Arm]): the reference first.
+        differences (list[Difference]): of every other arm from it.
+        sentences (list[str]): what may be concluded.
+        notes (list[str]): what else differs, such as the device, and what could not be split.
+        resamples, seed (int): of the bootstrap.
+    """
+
+    arms: list[Arm]
+    differences: list[Difference]
+    sentences: list[str]
+    notes: list[str]
+    resamples: int
+    seed: int
+
+
+def compare_runs(
+    paths: Sequence[str | Path],
+    resamples: int = 1000,
+    seed: int = 0,
+    allow: Sequence[str] = (),
+    splits: Sequence[str] = SPLITS,
+    metrics: Sequence[str] | None = None,
+    annotations: Path | None = None,
+) -> Comparison:
+    """Compare saved predictions with those of the first arm.
+
+    Args:
+        paths: work dirs of trainings or ``--out`` folders of tests; runs that differ in their seed alone form an arm.
+        resamples: of the bootstrap.
+        seed: of its draws.
+        allow: keys, or prefixes of keys, that may differ beside the backbone and its channels.
+        splits: of ``SPLITS``.
+        metrics: ``'box AP'`` and ``'mask AP'`` by default, for detectors.
+        annotations: COCO annotation file, if it lies elsewhere than the config says.
+
+    Raises:
+        InputError: fewer than two runs, runs that may not be compared (the keys are named), or faulty predictions.
+    """
+    runs = [load_run(path) for path in paths]
+    _require_comparable(runs, allow)
+    arms = _group(runs)
+    detection = runs[0].record['task'] == 'detection'
+    sample = Sample(runs[0], annotation_file(runs[0], annotations) if detection else None)
+    counts = draw_counts(len(sample.image_ids), resamples, seed)
+    values = [score(run, sample, counts, splits, metrics or tuple(IOU_TYPES)) for arm in arms for run in arm.runs]
+    differences = _differences(arms, values, len(sample.image_ids), seed)
+    notes = surroundings([run.record for run in runs])
+    notes += [
+        f'no split by {split}: all images are alike in it, or the test pipeline hides it'
+        for split in splits
+        if split not in {row.split for row in differences}
+    ]
+    return Comparison(
+        arms,
+        differences,
+        [_sentence(row, len(arms)) for row in differences if row.split == 'all'],
+        notes,
+        resamples,
+        seed,
+    )
+
+
+def _require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> None:
+    folders = [run.folder.resolve() for run in runs]
+    if len(runs) < 2:
+        raise InputError('a comparison needs two runs and more')
+    for one, other in itertools.combinations(range(len(runs)), 2):
+        if folders[one] == folders[other]:
+            raise InputError(f'{runs[other].folder}: given twice')
+    for other in runs[1:]:
+        keys = differing_keys([runs[0].record, other.record], allow)
+        if not keys and set(runs[0].record['image_ids']) != set(other.record['image_ids']):
+            keys.append('image_ids')
+        if keys:
+            raise InputError(
+                f'{runs[0].folder} and {other.folder} cannot be compared, they differ in '
+                f'{", ".join(keys)}; --allow KEY declares that a key is what is compared'
+            )
+
+
+def _group(runs: Sequence[Run]) -> list[Arm]:
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(arm_of(run.record), []).append(run)
+    if len(arms) == 1:  # one method only: its runs against each other
+        arms = {str(place): [run] for place, run in enumerate(runs)}
+    named = [Arm(group[0].name, group) for group in arms.values()]
+    names = [arm.name for arm in named]
+    for arm in named:
+        if names.count(arm.name) > 1:
+            arm.name = f'{arm.name} ({arm.runs[0].work_dir.name}/{arm.runs[0].folder.name})'
+    return named
+
+
+def _differences(arms: Sequence[Arm], values: Sequence[dict], images: int, seed: int) -> list[Difference]:
+    first = list(itertools.accumulate((len(arm.runs) for arm in arms), initial=0))
+    rows = []
+    for key in values[0]:
+        metric, split, group = key
+        for place, arm in enumerate(arms[1:], 1):
+            pair = (arm, arms[0])
+            methods = all(one.seeds >= SEEDS_FOR_METHODS for one in pair)
+            rng = np.random.default_rng([seed, place]) if methods else None
+            scores, reference = (
+                mean_over_seeds(np.array([values[row][key] for row in range(first[at], first[at + 1])]), rng)
+                for at in (place, 0)
+            )
+            gaps = scores - reference
+            if split != 'all' and np.isnan(gaps[0]):  # no object of this size
+                continue
+            low, high = interval(gaps[1:])
+            p = p_value(gaps[1:])
+            rows.append(
+                Difference(
+                    metric,
+                    split,
+                    group,
+                    arm.name,
+                    arms[0].name,
+                    float(scores[0]),
+                    float(reference[0]),
+                    float(gaps[0]),
+                    low,
+                    high,
+                    p,
+                    p,
+                    images,
+                    'methods' if methods else 'checkpoints',
+                    min(one.seeds for one in pair),
+                )
+            )
+    for family in {(row.metric, row.split) for row in rows}:
+        members = [row for row in rows if (row.metric, row.split) == family]
+        for row, corrected in zip(members, holm([row.p for row in members])):
+            row.p_holm = corrected
+    return rows
+
+
+def _sentence(row: Difference, arms: int) -> str:
+    who = 'the methods' if row.about == 'methods' else 'these checkpoints'
+    source = 'seeds and images' if row.about == 'methods' else 'images'
+    text = (
+        f'{row.metric}: {row.arm} {row.score:.2f}, {row.reference} {row.reference_score:.2f}, difference '
+        f'{row.difference:+.2f} (95 % interval {row.low:+.2f} to {row.high:+.2f} over {source}'
+    )
+    text += f', p {row.p_holm:.3g} after Holm for {arms - 1} comparisons). ' if arms > 2 else f', p {row.p:.3g}). '
+    if np.isnan(row.difference) or np.isnan(row.low):
+        text += 'Nothing can be concluded: there is nothing to score.'
+    elif row.p_holm < LEVEL:
+        text += f'{who.capitalize()} differ by more than the choice of {source} explains.'
+    else:
+        text += f'No difference between {who} is shown.'
+    if row.about == 'methods' and row.seeds < 10:
+        text += f' With {row.seeds} seeds the interval is narrower than it should be (docs/compare.md).'
+    if row.about == 'checkpoints':
+        text += (
+            ' This is about these checkpoints, not the methods: another seed may give another difference, and '
+            f'only {SEEDS_FOR_METHODS} seeds and more per arm tell.'
+        )
+    return text
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """One table for the whole data and one for each split."""
+    shown = []
+    corrected = len(comparison.arms) > 2
+    for split in dict.fromkeys(row.split for row in comparison.differences):
+        rows = [row for row in comparison.differences if row.split == split]
+        many = corrected or split != 'all'
+        where = [] if split == 'all' else [Column(split, overflow='fold')]
+        table = Table(
+            'metric',
+            Column('arm', overflow='fold'),
+            *where,
+            'score',
+            'reference',
+            'difference',
+            '95 % interval',
+            'p (Holm)' if many else 'p',
+            title='all images' if split == 'all' else f'by {split}',
+        )
+        for row in rows:
+            table.add_row(
+                row.metric,
+                row.arm,
+                *([row.group] if where else []),
+                f'{row.score:.2f}',
+                f'{row.reference_score:.2f}',
+                f'{row.difference:+.2f}',
+                f'{row.low:+.2f} to {row.high:+.2f}',
+                f'{row.p_holm if many else row.p:.3g}',
+            )
+        shown.append(table)
+    return shown
+
+
+def to_record(comparison: Comparison) -> dict:
+    """The record of a comparison, see :mod:`mmbackbones.evaluation.records`."""
+    records = [run.record for arm in comparison.arms for run in arm.runs]
+    shared = {
+        key: records[0][key] if all(record[key] == records[0][key] for record in records) else None
+        for key in ('recipe', 'data_fingerprint', 'precision', 'scan_backend')
+    }
+    return plain_floats(
+        dict(
+            kind='compare',
+            config=None,
+            config_hash=None,
+            task=records[0]['task'],
+            seed=comparison.seed,
+            resamples=comparison.resamples,
+            arms=[
+                dict(
+                    name=arm.name,
+                    configs=sorted({run.record['config'] for run in arm.runs}),
+                    config_hashes=[run.record['config_hash'] for run in arm.runs],
+                    seeds=[run.record['seed'] for run in arm.runs],
+                    runs=[str(run.folder) for run in arm.runs],
+                )
+                for arm in comparison.arms
+            ],
+            metrics={
+                f'{row.metric}: {row.arm} - {row.reference}': row.difference
+                for row in comparison.differences
+                if row.split == 'all'
+            },
+            differences=[dataclasses.asdict(row) for row in comparison.differences],
+            sentences=comparison.sentences,
+            notes=comparison.notes,
+            **shared,
+            **environment(),
+        )
+    )
+
+
+def plain_floats(node: object) -> object:
+    """The same with None for NaN, which JSON does not have."""
+    return json.loads(json.dumps(node), parse_constant=lambda name: None)

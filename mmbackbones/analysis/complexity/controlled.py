@@ -1,0 +1,85 @@
+"""What each arm of the controlled experiment costs: parameters and multiply-accumulates of its backbone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmbackbones.analysis.complexity.count import ONE_UNIT, PUBLISHED_RULE, SCAN_RULES, count_module
+from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
+from mmbackbones.errors import InputError
+
+STAGES = 4
+BRANCHES = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
+CONTROLS = ('pointwise:ssm', 'pointwise:bissm', 'pointwise:ss2d', 'pointwise:attn')
+EVERYWHERE = {
+    'none': 'none',
+    **{name: name for name in (*BRANCHES, *CONTROLS, 'identity')},
+    'hybrid': (('ss2d', 'attn'),) * STAGES,
+}
+PLACES = {'last two stages': STAGES - 2, 'everywhere': 0}
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """Counts of one backbone for one image; ``missing`` says why there are none.
+
+    A scan's products and sums, 9 N + 1 per element, are half as many MACs, as everything else is counted;
+    ``macs_published`` adds them uncut, as the published tables do.
+    """
+
+    arm: str
+    place: str
+    params: int = 0
+    macs: int = 0
+    macs_published: int = 0
+    missing: str = ''
+
+
+def arms(names: Sequence[str] = tuple(EVERYWHERE)) -> Iterator[tuple[str, str, tuple]]:
+    """Name, place and ``mixers`` of the hierarchical arms with these names, MambaOut itself first."""
+    for place, first in PLACES.items():
+        for name, mixers in EVERYWHERE.items():
+            if (name in names and name != 'none') or (name == 'none' and first):
+                by_stage = (mixers,) * STAGES if isinstance(mixers, str) else mixers
+                yield name, place if name != 'none' else 'nowhere', ('none',) * first + by_stage[first:]
+
+
+def count_arms(
+    arch: str | dict, shape: tuple[int, int], equal: str | None = None, names: Sequence[str] = tuple(EVERYWHERE)
+) -> Iterator[ArmCost]:
+    """Count every arm's backbone without output norms. Nothing is computed.
+
+    Args:
+        arch (str | dict): of :class:`GatedMixerNet`.
+        shape (tuple[int, int]): height and width in pixels.
+        equal (str | None): see :class:`GatedMixerNet`.
+        names (Sequence[str]): keys of ``EVERYWHERE``; MambaOut itself is always counted.
+
+    Raises:
+        InputError: unknown ``arch`` or ``equal``, or an image below 4 px.
+    """
+    if min(shape) < 4:
+        raise InputError(f'--shape {shape[0]} {shape[1]}: expected 4 px or more')
+    for name, place, mixers in arms(names):
+        try:
+            with torch.device('meta'):
+                model = GatedMixerNet(arch=arch, mixers=mixers, equal=equal, norm_cfg=None).eval()
+        except InputError as error:
+            if name == 'none':  # not the mixers' fault
+                raise
+            yield ArmCost(name, place, missing=str(error))
+            continue
+        count = count_module(model.to_empty(device='cpu'), torch.empty(1, 3, *shape, device='meta'))
+        scans = {
+            rule: sum(elements * SCAN_RULES[rule](state) for state, elements in count.scans.items())
+            for rule in (PUBLISHED_RULE, ONE_UNIT)
+        }
+        macs = sum(count.macs['Global'].values())
+        yield ArmCost(
+            name,
+            place,
+            sum(p.numel() for p in model.parameters()),
+            round(macs - scans[PUBLISHED_RULE] + scans[ONE_UNIT]),
+            round(macs),
+        )

@@ -1,0 +1,135 @@
+"""Why some published MACs are not those of :mod:`mmbackbones.analysis.complexity`: their authors counted otherwise.
+
+A family is here if what it publishes is more than 2 % from our count although the network is the same. Its rules were
+read in the authors' own counting scripts where those are public, else found by arithmetic; the reason says which.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmbackbones.analysis.complexity.count import Complexity
+from mmbackbones.zoo.published import PublishedRow
+
+
+@dataclass(frozen=True)
+class Step:
+    """A difference between our count and the published one.
+
+    Attributes:
+        macs (int): to add to our count.
+        reason (str): what the authors count otherwise.
+    """
+
+    macs: int
+    reason: str
+
+
+def _localmamba(counts: Complexity) -> list[Step]:
+    """hunto/LocalMamba, segmentation/tools/analysis_tools/mamba_get_flops.py: 4 (5N + 2) per element, ours 9N + 1."""
+    other = sum(elements * 4 * (5 * state + 2) for state, elements in counts.scans.items())
+    return [
+        Step(
+            other - counts.scan_macs(),
+            'their script counts a scan as 5N + 2 per element, gate included, and all four directions again for '
+            'each of the four (hunto/LocalMamba, mamba_get_flops.py)',
+        )
+    ]
+
+
+def _unseen_attention(counts: Complexity) -> list[Step]:
+    """What a tracing counter without rules for fused attention and for custom operators leaves out."""
+    modules = counts.submodules
+    products = sum(
+        macs - modules[f'{name}.qkv'] - modules[f'{name}.proj']
+        for name, macs in modules.items()
+        if f'{name}.qkv' in modules and f'{name}.proj' in modules
+    )
+    return [
+        Step(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
+        Step(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
+    ]
+
+
+EXPLANATIONS: dict[str, Callable[[Complexity], list[Step]]] = {
+    'LocalVim': _localmamba,
+    'MambaVision': _unseen_attention,
+}
+PADDED = (
+    'their count has all four scans of a block, with what they read, as long as the longest, window padding included; '
+    'counted so, ours rounds to theirs (tests/backbones/test_local_vmamba.py)'
+)
+# What no step from our count explains, by task, family and variant of the published row.
+REMARKS = {
+    **{(task, 'LocalVMamba', variant): PADDED for task in ('detection', 'segmentation') for variant in 'TS'},
+    (
+        'detection',
+        'VMamba',
+        'v2 S s2l15',
+    ): "the authors' paper prints 349 G for it (arXiv 2401.10166, NeurIPS version, tables of 1x and 3x), their "
+    'repository 384 G; the other rows agree in both',
+    (
+        'detection',
+        'Swin',
+        'S',
+    ): "the authors' own table prints 359 G, our count (SwinTransformer/Swin-Transformer-Object-Detection, README); "
+    'later papers print 354 G',
+    (
+        'detection',
+        'Swin',
+        'B',
+    ): "the authors' own Cascade Mask R-CNNs have B 144 G above S (the same README), as our count has; later papers "
+    'print 496 G',
+    (
+        'detection',
+        'FocalNet',
+        'T',
+    ): "counted with first windows of 7, not the 9 of the authors' config, it has 267.6 G and 48.9 M parameters; the "
+    "authors' table has 268 G and 48.8 M (microsoft/FocalNet, README)",
+    (
+        'segmentation',
+        'MambaVision',
+        'T',
+    ): "the network of the authors' released log has our 62.5 M parameters, not the published 55 M: the table "
+    'describes another one',
+    (
+        'segmentation',
+        'MambaVision',
+        'S',
+    ): "the network of the authors' released config has our 81.8 M parameters, not the published 84 M: the table "
+    'describes another one',
+    (
+        'segmentation',
+        'MambaVision',
+        'B',
+    ): "the network of the authors' released log has our 131.2 M parameters, not the published 126 M",
+}
+
+
+def explain(family: str, counts: Complexity, row: PublishedRow | None) -> list[Step]:
+    """Steps from our count towards a published one; none where the two are counted alike.
+
+    Args:
+        family: class of the backbone, without scope.
+        counts: ours, at the size of the published row.
+        row: the published row that the config belongs to.
+    """
+    return EXPLANATIONS[family](counts) if family in EXPLANATIONS and row is not None and row.macs else []
+
+
+def describe(family: str, counts: Complexity, row: PublishedRow | None) -> list[str]:
+    """The same as lines to print: every step, the sum, how far it is from the published figure, and what stays open."""
+    steps, lines = explain(family, counts, row), []
+    total = counts.macs['total']
+    for step in steps:
+        total += step.macs
+        lines.append(f'{step.macs / 1e9:+.1f} G: {step.reason}')
+    if steps:
+        apart = total / row.macs / 1e7 - 100
+        lines.append(f'counted so: {total / 1e9:.1f} G, published {row.macs:g} G, {apart:+.2f} %')
+    remark = remark_on(row)
+    return [*lines, remark] if remark else lines
+
+
+def remark_on(row: PublishedRow | None) -> str | None:
+    """What else is known of a published figure that is not ours, None if nothing is."""
+    return REMARKS.get((row.task, row.family, row.variant)) if row else None

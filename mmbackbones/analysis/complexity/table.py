@@ -1,0 +1,191 @@
+"""Parameters and MACs of many configs, beside the published rows, as CSV and Markdown."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, Complexity, count_complexity
+from mmbackbones.analysis.complexity.rules import explain, remark_on
+from mmbackbones.engine.config import config_hash, load_config
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import environment, task_of
+from mmbackbones.zoo.published import Match, match
+
+NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
+COLUMNS = (
+    'config',
+    'task',
+    'recipe',
+    'height',
+    'width',
+    'params_M',
+    'auxiliary_params_M',
+    'macs_G',
+    'backbone_macs_G',
+    'neck_macs_G',
+    'heads_macs_G',
+    'scan_macs_G',
+    'macs_G_older_scan_rule',
+    'macs_G_scan_in_one_unit',
+    'published_row',
+    'published_params_M',
+    'params_off_percent',
+    'published_macs_G',
+    'macs_off_percent',
+    'macs_G_by_their_rules',
+    'then_off_percent',
+    'remark',
+    'why_apart',
+    'source',
+)
+MARKDOWN = {
+    'config': 'config',
+    'params_M': 'params (M)',
+    'macs_G': 'MACs (G)',
+    'backbone_macs_G': 'backbone',
+    'scan_macs_G': 'its scans',
+    'macs_G_older_scan_rule': 'MACs, older scan rule',
+    'published_params_M': 'published params',
+    'params_off_percent': 'off by %',
+    'published_macs_G': 'published MACs',
+    'macs_off_percent': 'off by % ',
+    'then_off_percent': 'by their rules',
+    'remark': 'remark',
+    'why_apart': 'why apart',
+}
+
+
+def all_configs(folder: str | Path) -> list[Path]:
+    """Every config of a detector or segmentor below a folder, quickstart and controlled ones included.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = sorted(
+        path
+        for path in Path(folder).rglob('*.py')
+        if not {*path.relative_to(folder).parts[:-1]} & {*NOT_COUNTED} and not path.stem.endswith('_base')
+    )
+    if not paths:
+        raise InputError(f'{folder}: no configs below this folder')
+    return paths
+
+
+def record_of(cfg: Config, config: str | Path, counts: Complexity) -> dict:
+    """A record of kind ``'complexity'`` (see :mod:`mmbackbones.evaluation.records`), for the work dir of a run."""
+    return dict(
+        kind='complexity',
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        data_fingerprint=None,
+        seed=None,
+        precision=None,
+        scan_backend=None,
+        shape=list(counts.shape),
+        metrics=dict(params=counts.params['total'], macs=counts.total_macs()),
+        **environment(),
+    )
+
+
+def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
+    """One row per config; equal backbones are counted once, and necks and heads once per set of maps.
+
+    Yields:
+        dict: the :data:`COLUMNS`; None where there is nothing to say.
+
+    Raises:
+        InputError: as :func:`load_config` and :func:`count_complexity`.
+    """
+    cache = {}
+    for path in paths:
+        cfg = load_config(str(path))
+        yield row_of(Path(path), cfg, count_complexity(cfg, cache=cache), match(path))
+
+
+def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[str, object]:
+    """The :data:`COLUMNS` of one config."""
+    published = found.row
+    heads = [name for name in counts.macs if name not in ('total', 'backbone', 'neck')]
+    params, macs = counts.params['total'] / 1e6, counts.macs['total'] / 1e9
+    steps = explain(cfg.model.backbone.type.rpartition('.')[2], counts, published)
+    theirs = macs + sum(step.macs for step in steps) / 1e9 if steps else None
+    row = dict(
+        config=path.stem,
+        task='detection' if 'roi_head' in counts.macs else 'segmentation',
+        recipe=cfg.get('recipe'),
+        height=counts.shape[0],
+        width=counts.shape[1],
+        params_M=params,
+        auxiliary_params_M=counts.params.get('auxiliary_head', 0) / 1e6,
+        macs_G=macs,
+        backbone_macs_G=counts.macs['backbone'] / 1e9,
+        neck_macs_G=counts.macs.get('neck', 0) / 1e9,
+        heads_macs_G=sum(counts.macs[name] for name in heads) / 1e9,
+        scan_macs_G=counts.scan_macs() / 1e9,
+        macs_G_older_scan_rule=counts.total_macs(OLDER_RULE) / 1e9,
+        macs_G_scan_in_one_unit=counts.total_macs(ONE_UNIT) / 1e9,
+        published_row=published and published.name,
+        published_params_M=published and published.params,
+        params_off_percent=_off(params, published and published.params),
+        published_macs_G=published and published.macs,
+        macs_off_percent=_off(macs, published and published.macs),
+        macs_G_by_their_rules=theirs,
+        then_off_percent=theirs and _off(theirs, published.macs),
+        remark=found.remark or None,
+        why_apart=remark_on(published),
+        source=published and published.source,
+    )
+    assert tuple(row) == COLUMNS
+    return row
+
+
+def _off(ours: float, theirs: float | None) -> float | None:
+    """Percent; nothing where both round to the same number, as published ones are rounded."""
+    if not theirs:
+        return None
+    return 0.0 if round(ours) == theirs else 100 * (ours / theirs - 1)
+
+
+def write_csv(rows: Sequence[dict[str, object]], path: str | Path, about: dict[str, str]) -> None:
+    """One line per row, with ``about`` (versions, date, commit) on each."""
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow([*COLUMNS, *about])
+        for row in rows:
+            writer.writerow([*(_text(row[name], 3) for name in COLUMNS), *about.values()])
+
+
+def to_markdown(rows: Sequence[dict[str, object]]) -> str:
+    """One table per task, without the miniatures of the quickstart."""
+    lines, rows = [], [row for row in rows if row['recipe'] != 'quickstart']
+    for task in sorted({row['task'] for row in rows}):
+        chosen = [row for row in rows if row['task'] == task]
+        shapes = sorted({(row['height'], row['width']) for row in chosen})
+        lines += [
+            f'### {task.capitalize()}, {", ".join(f"{h}x{w}" for h, w in shapes)} px',
+            '',
+            '| ' + ' | '.join(MARKDOWN.values()) + ' |',
+            '| ' + ' | '.join('---' for _ in MARKDOWN) + ' |',
+        ]
+        lines += ['| ' + ' | '.join(_cell(row, name) for name in MARKDOWN) + ' |' for row in chosen] + ['']
+    return '\n'.join(lines)
+
+
+def _cell(row: dict[str, object], name: str) -> str:
+    if name == 'config':
+        return f'`{row["config"]}`' + (' (native)' if row['recipe'] == 'native' else '')
+    if name in ('scan_macs_G', 'macs_G_older_scan_rule') and not row['scan_macs_G']:
+        return ''
+    if name in ('params_off_percent', 'macs_off_percent', 'then_off_percent') and row['remark']:
+        return ''  # the published network is another one
+    return _text(row[name], 1)
+
+
+def _text(value: object, digits: int) -> str:
+    if isinstance(value, float):
+        return f'{value:.{digits}f}'.removesuffix(f'.{"0" * digits}')
+    return '' if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The synthetic long-range task: how far a token mixer sees."""

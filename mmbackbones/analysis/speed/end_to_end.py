@@ -1,0 +1,147 @@
+"""Does a full-size model train here? ``tools/train.py`` in its own process on a few real images, from random weights.
+
+What a run takes comes from the log that it leaves and from its record; a loss or a gradient that is not finite ends it
+(``mmbackbones.NumericsHook``). Scores mean nothing after so few iterations and are not kept.
+"""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmbackbones.engine.config import load_config
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
+
+ROOT = Path(__file__).resolve().parents[3]
+BASIC = (
+    'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
+    'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py',
+    'vmamba/mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco.py',
+    'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
+    'vim/vim-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
+    'vmamba/vmamba-tiny-s1l8_upernet_8xb2-amp-160k_ade20k-512x512.py',
+)
+COLUMNS = (
+    'config',
+    'task',
+    'batch',
+    'iterations',
+    'precision',
+    'scan_backend',
+    'iterations_per_s',
+    'peak_mb',
+    'first_loss',
+    'last_loss',
+    'skipped_by_the_loss_scaler',
+    'device',
+    'torch',
+    'python',
+    'commit',
+    'date',
+)
+
+
+def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations: int) -> dict[str, object]:
+    """Train a config from random weights on other data, then test the result, as ``tools/train.py`` does.
+
+    Args:
+        config: path of a config of either task.
+        work_dir: folder of the run; what the command prints goes to ``train.log`` there.
+        data: by task, ``'detection'`` or ``'segmentation'``, a folder in COCO's or ADE20K's layout.
+        iterations: at least so many; a detector, which counts in epochs, finishes its last one.
+
+    Returns:
+        dict: the :data:`COLUMNS`. Iterations per second are those of the median log entry but for the first fifth,
+        loading included; ``peak_mb`` is the most that torch held on the device, None on a CPU.
+
+    Raises:
+        InputError: no data for the task, or the command failed, as on a loss that is not finite.
+    """
+    cfg = load_config(str(config))
+    task, batch = task_of(cfg), cfg.train_dataloader.batch_size
+    if data.get(task) is None:
+        raise InputError(f'{config}: no data for {task}')
+    root = f'{Path(data[task]).absolute()}/'
+    splits = [split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader')]
+    options = [
+        'model.backbone.init_cfg=None',
+        'default_hooks.logger.interval=1',
+        'log_processor.window_size=1',
+        *(f'{split}_dataloader.dataset.data_root={root}' for split in splits),
+    ]
+    if task == 'detection':
+        options += [f'{split}_evaluator.ann_file={root}annotations/instances_val2017.json' for split in splits[1:]]
+    if 'max_epochs' in cfg.train_cfg:
+        last, unit = math.ceil(iterations * batch / _images(Path(root))), 'max_epochs'
+    else:
+        last, unit = iterations, 'max_iters'
+    options += [f'train_cfg.{unit}={last}', f'train_cfg.val_interval={last + 1}']
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with (work_dir / 'train.log').open('w') as log:
+        done = subprocess.run(
+            [
+                sys.executable,
+                'tools/train.py',
+                str(Path(config).absolute()),
+                '--work-dir',
+                str(work_dir.absolute()),
+                '--cfg-options',
+                *options,
+            ],
+            cwd=ROOT,
+            env={'OMP_NUM_THREADS': '1', **os.environ},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
+    record = json.loads((work_dir / 'final' / 'run.json').read_text())
+    entries = [entry for entry in read_log(work_dir) if 'loss' in entry]
+    steady = entries[len(entries) // 5 :]
+    return dict(
+        config=Path(config).stem,
+        task=task,
+        batch=batch,
+        iterations=record['iterations'],
+        precision=record['precision'],
+        scan_backend=record['scan_backend'],
+        iterations_per_s=1 / float(np.median([entry['time'] for entry in steady])),
+        peak_mb=max((entry['memory'] for entry in entries if 'memory' in entry), default=None),
+        first_loss=entries[0]['loss'],
+        last_loss=entries[-1]['loss'],
+        skipped_by_the_loss_scaler=int(max(entry.get('amp_skipped', 0) for entry in entries)),
+        device=record['device'],
+        torch=record['versions']['torch'],
+        python=record['python'],
+        commit=record['commit'],
+        date=record['date'][:10],
+    )
+
+
+def _images(root: Path) -> int:
+    """Images of COCO's training split that show something, as mmdet trains on no others."""
+    truth = json.loads((root / 'annotations' / 'instances_train2017.json').read_text())
+    return len({each['image_id'] for each in truth['annotations'] if not each.get('iscrowd')})
+
+
+def read_log(work_dir: Path) -> list[dict]:
+    """The entries of mmengine's newest log of scalars below a work dir."""
+    newest = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime)
+    return [json.loads(line) for line in newest.read_text().splitlines()]
+
+
+def write_csv(path: str | Path, rows: Sequence[dict[str, object]]) -> None:
+    """One line per run, by :data:`COLUMNS`."""
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(
+            {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()} for row in rows
+        )

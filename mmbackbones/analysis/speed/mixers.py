@@ -1,0 +1,212 @@
+"""Vim's and VMamba's token mixers timed with their scans fused, composed, and among copies, after a parity check.
+
+``fused`` is one operator between the first and the last projection; ``plain`` is our layer without it, which scans by
+index but convolves, projects and gates apart; ``copies`` does what the published blocks do, flips for Vim and copies of
+the map in four orders for VMamba, around the same scan; ``official`` is that around mamba_ssm's kernel.
+"""
+
+import copy
+import dataclasses
+import functools
+import importlib.util
+import math
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbackbones.analysis.speed import scan as scan_benchmark
+from mmbackbones.analysis.speed.scan import Row, peak_memory, seconds_of
+from mmbackbones.errors import InputError
+from mmbackbones.layers import mamba, ss2d
+from mmbackbones.layers.mamba import MambaMixer
+from mmbackbones.layers.ss2d import SS2D
+from mmbackbones.ops.scan_orders import cross_merge, cross_scan
+from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan.dispatch import ENVIRONMENT
+
+METHODS = ('fused', 'plain', 'copies', 'official')
+# Relative to the largest magnitude in float64, the products in the tokens' precision included.
+PARITY = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
+PARITY_SIZE = 9, 13
+SAMPLE_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A mixer of ``dim`` channels on maps of a size: Vim's, with a class token, or VMamba's of a stage."""
+
+    family: str
+    dim: int
+    size: tuple[int, int]
+
+    def layer(self) -> nn.Module:
+        torch.manual_seed(0)
+        if self.family == 'vim':
+            return MambaMixer(self.dim, direction='ssm_conv', divide_out=True)
+        return SS2D(self.dim, d_state=1, ssm_ratio=1.0)
+
+    def tokens(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The mixer's input, of another size if one is given."""
+        height, width = size or self.size
+        generator = torch.Generator().manual_seed(0)
+        if self.family == 'vim':
+            return torch.randn(1, height * width + 1, self.dim, generator=generator)
+        return torch.randn(1, height, width, self.dim, generator=generator)
+
+
+CASES = {f'vim-t-{size}': Case('vim', 192, (size // 16, size // 16)) for size in (224, 512, 1248)}
+CASES |= {f'vmamba-t-stage{i + 1}': Case('vmamba', 96 << i, (200 >> i, 320 >> i)) for i in range(4)}
+
+
+def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
+    """Both directions with a causal convolution and scan, the second of flipped tokens and gate."""
+    xz = mixer.in_proj(x).transpose(1, 2)  # [B, L, C] -> [B, 2 D, L]
+    total = 0
+    for suffix, flips in (('', False), ('_b', True)):
+        u, z = (xz.flip(-1) if flips else xz).chunk(2, dim=1)
+        conv, x_proj, dt_proj, A_log, D = (
+            getattr(mixer, name.format(suffix)) for name in ('conv1d{}', 'x_proj{}', 'dt_proj{}', 'A{}_log', 'D{}')
+        )
+        u = F.silu(F.conv1d(u, conv.weight, conv.bias, padding=3, groups=conv.groups)[..., : u.shape[2]])
+        low_rank, B, C = (
+            x_proj(u.transpose(1, 2)).transpose(1, 2).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=1)
+        )
+        delta = F.linear(low_rank.transpose(1, 2), dt_proj.weight).transpose(1, 2)
+        y = selective_scan(
+            u, delta, -torch.exp(A_log.float()), B.contiguous(), C.contiguous(), D, z, dt_proj.bias, True
+        )
+        total = total + (y.flip(-1) if flips else y)
+    return mixer.out_proj((total / 2).transpose(1, 2))
+
+
+def vmamba_with_copies(mixer: SS2D, x: Tensor) -> Tensor:
+    """Four copies of the map, each projected and scanned as a group of channels, then brought back and summed."""
+    height, width = x.shape[1:3]
+    x = F.silu(mixer.conv2d(mixer.in_proj(x).permute(0, 3, 1, 2)))  # [B, H, W, C] -> [B, D, H, W]
+    xs = cross_scan(x)  # -> [B, 4, D, L]
+    projected = torch.einsum('bkdl,kcd->bkcl', xs, mixer.x_proj_weight)
+    low_rank, B, C = projected.split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=2)
+    delta = torch.einsum('bkrl,kdr->bkdl', low_rank, mixer.dt_projs_weight)
+    y = selective_scan(
+        ss2d.in_float32(xs).flatten(1, 2),
+        delta.flatten(1, 2),
+        -torch.exp(ss2d.in_float32(mixer.A_logs)),
+        B.contiguous(),
+        C.contiguous(),
+        mixer.Ds,
+        None,
+        mixer.dt_projs_bias.flatten(),
+        True,
+    )
+    y = cross_merge(y.unflatten(1, (4, -1)), height, width)
+    return mixer.out_proj(mixer.out_norm(y.transpose(1, 2)).unflatten(1, (height, width)))
+
+
+WITH_COPIES: dict[str, Callable] = {'vim': vim_with_flips, 'vmamba': vmamba_with_copies}
+
+
+def unavailable(method: str, device: str) -> str | None:
+    """Why a method can't run here, None if it can."""
+    if method == 'fused' and selective_scan_backend(device).name != 'triton':
+        return 'the scan is not Triton here'
+    if method == 'official':
+        if importlib.util.find_spec('mamba_ssm') is None:
+            return 'mamba_ssm is not installed'
+        try:
+            selective_scan_backend(device, 'mamba_ssm')
+        except InputError as error:
+            return str(error)
+    return None
+
+
+def call(method: str, case: Case, layer: nn.Module, x: Tensor, dtype: torch.dtype, backward: bool) -> list[Tensor]:
+    """Output, and with ``backward`` the gradients of the input and all parameters, for a gradient of ones."""
+    parameters = list(layer.parameters())
+    with ExitStack() as stack:
+        if method == 'official':
+            stack.enter_context(mock.patch.dict(os.environ, {ENVIRONMENT: 'mamba_ssm'}))
+        if method != 'fused':
+            for module in (mamba, ss2d):
+                stack.enter_context(mock.patch.object(module, 'directional_scan_is_fused', lambda x: False))
+        if not backward:
+            stack.enter_context(torch.no_grad())
+        function = layer
+        if method in ('copies', 'official'):
+            function = lambda x: WITH_COPIES[case.family](layer, x)  # noqa: E731
+        x = x.detach().requires_grad_(backward)
+        with torch.autocast(x.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            y = function(x)
+        if not backward:
+            return [y]
+        return [y.detach(), *torch.autograd.grad(y, [x, *parameters], torch.ones_like(y))]
+
+
+def parity(method: str, case: Case, device: str, dtype: torch.dtype) -> float:
+    """Largest error over output and gradients on a small map, each relative to its largest magnitude in float64."""
+    layer, x = case.layer(), case.tokens(PARITY_SIZE)
+    with mock.patch.dict(os.environ, {ENVIRONMENT: 'chunked'}):
+        expected = call('plain', case, copy.deepcopy(layer).double(), x.double(), torch.float64, backward=True)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        actual = call(method, case, layer.to(device), x.to(device), dtype, backward=True)
+    return max(float((a.cpu().double() - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected))
+
+
+def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int) -> Iterator[Row]:
+    """Time methods on a case, forward and forward+backward, one round after the other so that all share the conditions.
+
+    Ratios are times over that of ``fused``, of ``plain`` where nothing is fused. If a method fails the parity check, it
+    gets none, and if that is the one all are compared with, no method gets one.
+    """
+    case = CASES[name]
+    layer, x = case.layer().to(device), case.tokens().to(device)
+    elements = x.numel() * (2 if case.family == 'vim' else 1)  # (B, D, L) of a scan
+    notes = {method: unavailable(method, device) or '' for method in methods}
+    parities = {method: parity(method, case, device, dtype) for method in methods if not notes[method]}
+    for direction in ('forward', 'forward+backward'):
+        rows = [
+            Row(
+                name,
+                str(tuple(x.shape)).replace(' ', ''),
+                direction,
+                method,
+                elements,
+                parity=parities.get(method),
+                note=notes[method],
+            )
+            for method in methods
+        ]
+        running = {row.method: row for row in rows if not row.note}
+        calls = {
+            method: functools.partial(call, method, case, layer, x, dtype, direction != 'forward') for method in running
+        }
+        repeats = {}
+        for method, function in calls.items():
+            running[method].peak = peak_memory(function, device)
+            repeats[method] = max(1, math.ceil(SAMPLE_SECONDS / seconds_of(function, 1, device)))
+        for _ in range(rounds):
+            for method, function in calls.items():
+                running[method].seconds.append(seconds_of(function, repeats[method], device))
+        base = next((running[method] for method in ('fused', 'plain') if method in running), None)
+        for row in running.values():
+            if row.parity > PARITY[dtype] or math.isnan(row.parity):
+                row.note = f'PARITY FAILS: {row.parity:.1e}'
+            elif base is not None and base.parity <= PARITY[dtype]:
+                row.ratio = row.median / base.median
+        yield from rows
+
+
+def environment(device: str, dtype: torch.dtype) -> dict[str, str]:
+    """What a row of the CSV says about where it was measured; the commit is the checkout's, marked if it is changed."""
+    commit, changed = (
+        subprocess.run(['git', '-C', str(Path(__file__).parents[3]), *command], capture_output=True, text=True).stdout
+        for command in (['log', '-1', '--format=%h'], ['status', '--porcelain', '-uno'])
+    )
+    commit = (commit.strip() or 'unknown') + (' with changes' if changed else '')
+    return scan_benchmark.environment(device, dtype) | dict(commit=commit)

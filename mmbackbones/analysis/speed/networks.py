@@ -1,0 +1,223 @@
+"""Time and memory against resolution: backbones or whole models, inference or training, side by side.
+
+Every arm (a config, its scan backend, its kind of attention) at every size has a process of its own, so that no figure
+holds what another one left behind. The processes of a size take turns, so that all share the conditions; a ratio is
+only ever one within such a group. An arm that runs out of memory is a row that says so.
+"""
+
+import inspect
+import math
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from scipy.stats import linregress
+
+from mmbackbones.analysis.complexity.count import build_without_values, count_module
+from mmbackbones.analysis.speed.worker import DTYPES, OUT_OF_MEMORY, WARM_UP, Case, Row, backbone_config, serve
+from mmbackbones.engine.config import load_config
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.ops.selective_scan import selective_scan_backend
+
+PARTS, STEPS, ATTENTION = ('backbone', 'model'), ('inference', 'training'), ('fused', 'materialised')
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published set-up: configs relative to ``configs/``, and what the source says."""
+
+    configs: tuple[str, ...]
+    sizes: tuple[int, ...]
+    attention: tuple[str, ...]
+    batch: dict[str, int]
+    precision: dict[str, str]
+    claim: str
+
+
+PRESETS = {
+    'vim-1248': Preset(
+        configs=('vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py', 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py'),
+        sizes=(224, 512, 640, 736, 1024, 1248, 2048),
+        attention=ATTENTION,
+        batch={'cuda': 32, 'cpu': 1},
+        precision={'cuda': 'fp16', 'cpu': 'fp32'},
+        claim='Vim (arXiv 2401.09417, abstract): 2.8 times as fast as DeiT and 86.8 % less GPU memory in batch '
+        'inference on 1248x1248 px images, from before attention was fused; the batch is not stated there, ours is '
+        '32 (fp16) on CUDA and 1 (fp32) on a CPU unless --batch and --precision say otherwise',
+    )
+}
+
+
+class Growth(NamedTuple):
+    """Cost ~ tokens ** exponent, by least squares of the logarithms; ``error``: its standard error."""
+
+    exponent: float
+    error: float
+
+
+def arms(config: str, case: Case, backends: Sequence[str] = (), attention: Sequence[str] = ()) -> list[Case]:
+    """A case for each scan backend and kind of attention that make a difference to a config's backbone.
+
+    Args:
+        config: path of a config.
+        case: all else.
+        backends: of the selective scan; by default the one chosen for the device.
+        attention: kinds; by default what the config says.
+
+    Raises:
+        InputError: unusable config or backend.
+    """
+    cfg = load_config(config)
+    task_of(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    case = replace(case, config=config)
+    chosen = [selective_scan_backend(case.device, name).name for name in backends or ['auto']]
+    backbone = build_without_values(backbone_config(case, cfg))
+    if not count_module(backbone, torch.empty(1, 3, WARM_UP, WARM_UP)).scans:
+        chosen = [None]
+    kinds = _attention_kinds(case, cfg, attention)
+    return [replace(case, backend=backend, attention=kind) for backend in chosen for kind in kinds]
+
+
+def _attention_kinds(case: Case, cfg, asked: Sequence[str]) -> list[str | None]:
+    """The kinds asked for, or the config's own, where the backbone has attention of both kinds; else None alone."""
+    kind = MODELS.get(cfg.model.backbone.type)
+    if kind is None or 'attention' not in inspect.signature(kind.__init__).parameters:
+        return [None]
+    try:
+        build_without_values(backbone_config(replace(case, attention='materialised'), cfg))
+    except InputError:  # a backbone that says that it has none
+        return [None]
+    return list(asked) or [cfg.model.backbone.get('attention', ATTENTION[0])]
+
+
+def check(case: Case, sizes: Sequence[int], rounds: int) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        InputError: names the option.
+    """
+    if not sizes or min(sizes) < WARM_UP:
+        raise InputError(f'--sizes {" ".join(map(str, sizes))}: expected sides of {WARM_UP} px and more')
+    if min(rounds, case.threads, case.batch) < 1:
+        raise InputError(f'--rounds {rounds} --threads {case.threads} --batch {case.batch}: expected 1 and more')
+    if case.memory_gb is not None and not case.memory_gb > 0:
+        raise InputError(f'--memory-gb {case.memory_gb}: expected more than 0')
+    if case.device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('--device cuda: no CUDA device here')
+    if case.device == 'cpu' and case.precision == 'fp16':
+        raise InputError('--precision fp16: on a CPU expected fp32 or bf16')
+    for name, value, known in (
+        ('part', case.part, PARTS),
+        ('step', case.step, STEPS),
+        ('precision', case.precision, DTYPES),
+    ):
+        if value not in known:
+            raise InputError(f'{name} {value!r}: expected one of {", ".join(known)}')
+
+
+def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Iterator[Row]:
+    """Measure arms at each size, in turns.
+
+    Args:
+        cases: arms, see :func:`arms`, the first being the base of ratios; their size is replaced.
+        sizes: sides in pixels.
+        rounds: timed steps, or on CUDA series of them, per arm and size, after an untimed one in which memory is read.
+
+    Yields:
+        Row: all arms of a size, then the next size.
+
+    Raises:
+        InputError: see :func:`check`; no cases; a part that cannot run so.
+    """
+    if not cases:
+        raise InputError('nothing to measure: no configs')
+    for case in cases:
+        check(case, sizes, rounds)
+        task = task_of(load_config(case.config)) if case.part == 'model' else None
+        if task == 'segmentation' and case.step == 'training' and case.batch < 2:
+            raise InputError('--batch 1: expected 2 and more to train a segmentor, whose norms need several images')
+        if task == 'detection' and case.device == 'cpu' and case.precision != 'fp32':
+            raise InputError(
+                f"--precision {case.precision}: mmcv's CPU operators, which a detector needs, take fp32 alone"
+            )
+    for size in sizes:
+        workers = [_Worker(replace(case, size=size)) for case in cases]
+        try:
+            rows = [worker.row() for worker in workers]
+            for _ in range(rounds):
+                for worker, row in zip(workers, rows):
+                    if not row.note:
+                        worker.time(row)
+        finally:
+            for worker in workers:
+                worker.end()
+        for row in rows:
+            row.ratio = row.median / rows[0].median if row.seconds and rows[0].seconds else None
+        yield from rows
+
+
+class _Worker:
+    """A process that measures one case and waits for its turn before every step."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        context = multiprocessing.get_context('spawn')
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, case), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def row(self) -> Row:
+        """The row with its memory."""
+        answer = self._answer()
+        return answer if isinstance(answer, Row) else Row(self.case, note=str(answer))
+
+    def time(self, row: Row) -> None:
+        """Add a time to the row."""
+        answer = self._answer()
+        if isinstance(answer, float):
+            row.seconds.append(answer)
+        else:
+            row.note, row.seconds = answer.note, []
+
+    def _answer(self) -> Row | float:
+        try:
+            self.pipe.send(None)
+            answer = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            if self.process.exitcode == -signal.SIGKILL:  # as Linux does when a machine has no memory left
+                return Row(self.case, note=f'{OUT_OF_MEMORY} (killed)')
+            raise RuntimeError(
+                f'the process that measured {self.case} ended with status {self.process.exitcode}'
+            ) from None
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def growth(rows: Sequence[Row], cost: str = 'median') -> Growth | None:
+    """How time (``'median'``) or memory (``'peak'``) of one arm grows with its tokens; None below three sizes."""
+    points = [(row.tokens, getattr(row, cost)) for row in rows if row.tokens and getattr(row, cost)]
+    if len({tokens for tokens, _ in points}) < 3:
+        return None
+    fit = linregress([math.log(tokens) for tokens, _ in points], [math.log(value) for _, value in points])
+    return Growth(float(fit.slope), float(fit.stderr))
+
+
+def by_arm(rows: Sequence[Row]) -> dict[Case, list[Row]]:
+    """Rows of each arm over its sizes; keys have size 0."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(replace(row.case, size=0), []).append(row)
+    return groups

@@ -1,0 +1,1 @@
+"""Sequence length: how long it is, and what a score owes to it."""

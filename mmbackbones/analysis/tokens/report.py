@@ -1,0 +1,169 @@
+"""Token counts as table, figure, CSV and record."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from mmengine.config import Config
+
+from mmbackbones.analysis.tokens.count import (
+    IMAGENET,
+    PAPER_PATCH,
+    PAPER_SHAPES,
+    PAPER_WIDTHS,
+    Sizes,
+    StageTokens,
+    count_tokens,
+    network_sizes,
+    ratio,
+    stages_of,
+)
+from mmbackbones.engine.config import config_hash
+from mmbackbones.evaluation.outputs import environment, task_of
+
+QUANTILES = {'min': 0.0, 'p5': 0.05, 'median': 0.5, 'p95': 0.95, 'max': 1.0}
+COLUMNS = (
+    'data',
+    'network',
+    'stage',
+    'stride',
+    'channels',
+    'images',
+    'mean',
+    *QUANTILES,
+    'threshold_6D',
+    'r_median',
+    'long_share',
+)
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """Token counts of one network on one data set.
+
+    Attributes:
+        network (str): stem of the config, or the patch and width of the paper's argument.
+        data (str): data set, split and pipeline in words.
+        task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        sizes (Sizes): what was counted.
+        stages (list[StageTokens]): per stage.
+    """
+
+    network: str
+    data: str
+    task: str
+    sizes: Sizes
+    stages: list[StageTokens]
+
+    def rows(self) -> list[dict[str, object]]:
+        """The :data:`COLUMNS`, one row per stage."""
+        return [
+            dict(
+                data=self.data,
+                network=self.network,
+                stage=stage.stage,
+                stride=stage.stride,
+                channels=stage.channels,
+                images=round(stage.weight.sum()),
+                mean=stage.mean,
+                **{name: stage.quantile(q) for name, q in QUANTILES.items()},
+                threshold_6D=stage.threshold,
+                r_median=ratio(stage.quantile(0.5), stage.channels),
+                long_share=stage.long_share,
+            )
+            for stage in self.stages
+        ]
+
+
+def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenReport]:
+    """Token counts of a config on its data set, and beside them on ImageNet's 224x224 px.
+
+    Raises:
+        InputError: as :func:`network_sizes` and :func:`stages_of`.
+    """
+    stages, sizes = stages_of(cfg), network_sizes(cfg, split)
+    data = f'{cfg[f"{split}_dataloader"].dataset.type.removesuffix("Dataset")} {split}'
+    imagenet = Sizes.of([IMAGENET])
+    return [
+        TokenReport(network, data, task_of(cfg), sizes, count_tokens(sizes, stages)),
+        TokenReport(network, 'ImageNet 224x224', 'classification', imagenet, count_tokens(imagenet, stages)),
+    ]
+
+
+def paper_reports() -> list[TokenReport]:
+    """MambaOut's argument: patches of 16 px in one size per data set, the widths of ViT-S and ViT-B."""
+    return [
+        TokenReport(
+            f'patch {PAPER_PATCH}, D = {width}',
+            f'{name} {h}x{w}',
+            'classification',
+            Sizes.of([(h, w)]),
+            count_tokens(Sizes.of([(h, w)]), [(PAPER_PATCH, width)]),
+        )
+        for width in PAPER_WIDTHS
+        for name, (h, w) in PAPER_SHAPES.items()
+    ]
+
+
+def write_csv(reports: Sequence[TokenReport], path: str | Path) -> None:
+    """One line per network, data set and stage."""
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        for report in reports:
+            for row in report.rows():
+                writer.writerow(
+                    {k: f'{v:.4g}' if k in ('mean', 'r_median', 'long_share') else v for k, v in row.items()}
+                )
+
+
+def draw(reports: Sequence[TokenReport], task: str) -> Figure:
+    """Histograms of r = L / (6 D) per stage, one panel per network of a task, ImageNet's r marked beside them."""
+    chosen = [report for report in reports if report.task == task]
+    marks = {report.network: report for report in reports if report.data.startswith('ImageNet')}
+    figure = Figure(figsize=(9, 0.8 + 1.9 * len(chosen)), layout='constrained')
+    axes = figure.subplots(len(chosen), 1, squeeze=False, sharex=True)[:, 0]
+    ends = [r for report in chosen for stage in report.stages for r in ratio(stage.tokens[[0, -1]], stage.channels)]
+    ends += [ratio(stage.tokens[0], stage.channels) for report in marks.values() for stage in report.stages]
+    edges = np.geomspace(min(ends) / 1.3, max(ends) * 1.3, 80)
+    for axis, report in zip(axes, chosen):
+        for stage in report.stages:
+            r, color = ratio(stage.tokens, stage.channels), f'C{stage.stage - 1}'
+            label = f'stage {stage.stage}: stride {stage.stride}, D = {stage.channels}'
+            axis.hist(r, edges, weights=stage.weight / stage.weight.sum(), color=color, alpha=0.7, label=label)
+            if report.network in marks:
+                mark = marks[report.network].stages[stage.stage - 1]
+                axis.axvline(ratio(mark.tokens[0], mark.channels), color=color, linestyle=':', linewidth=1.5)
+        axis.axvline(1, color='black', linewidth=1)
+        axis.set(xscale='log', ylabel='share of images')
+        axis.set_title(f'{report.network}, {report.data}', fontsize='small')
+        axis.legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1, 0.5))
+    axes[-1].set_xlabel('r = L / (6 D); long beyond the line at 1; dotted: ImageNet at 224x224 px')
+    return figure
+
+
+def record_of(cfg: Config, config: str, report: TokenReport, split: str) -> dict:
+    """A record of kind ``'tokens'`` (see :mod:`mmbackbones.evaluation.records`)."""
+    metrics = {
+        f'stage{row["stage"]}.{key}': value
+        for row in report.rows()
+        for key, value in row.items()
+        if key not in ('data', 'network', 'stage')
+    }
+    return dict(
+        kind='tokens',
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        split=split,
+        data_fingerprint=report.sizes.fingerprint,
+        seed=None,
+        precision=None,
+        scan_backend=None,
+        metrics=metrics,
+        **environment(),
+    )

@@ -1,0 +1,33 @@
+"""LocalVim: the authors' layout, found under ``state_dict`` in their files."""
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from mmbackbones.checkpoints.adapters.position import add_square_grid
+
+RENAMES = ((r'\.mixer\.A_log_(\d)$', r'.mixer.A_\1_log'), (r'\.mixer\.attn\.', '.mixer.channel_gate.'))
+
+
+def convert_localvim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the authors' weights to our keys; our own pass through.
+
+    The grid of the position table is added, and that of the rotary tables in their place, since we compute them: the
+    authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in: the backbone names them
+    as unused.
+
+    Raises:
+        InputError: the position table belongs to no square grid.
+    """
+    converted = {}
+    for key, value in state_dict.items():
+        for pattern, name in RENAMES:
+            key = re.sub(pattern, name, key)
+        if key == 'rope.freqs_cos':
+            converted['rope_grid'] = torch.tensor(2 * [math.isqrt(len(value))])
+        elif key != 'rope.freqs_sin':
+            converted[key] = value
+    add_square_grid(converted, 'LocalVim')
+    return converted

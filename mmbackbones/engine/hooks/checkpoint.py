@@ -1,0 +1,199 @@
+"""Checkpoints that are whole, verified, plain, and enough to go on as if nothing had happened."""
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook as MMCheckpointHook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmbackbones.checkpoints.atomic import checksum_file, partial_file, write_whole, write_with_checksum
+from mmbackbones.checkpoints.plain_data import to_plain
+from mmbackbones.engine.random_state import get_random_state, set_random_state
+from mmbackbones.errors import InputError
+from mmbackbones.registry import HOOKS
+
+BACKEND = 'mmbackbones.verified'
+POINTER = 'last_checkpoint'
+
+
+@register_backend(BACKEND)
+class VerifiedBackend(LocalBackend):
+    """mmengine's local storage, whose files appear whole, read back and with their checksum, or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        write_with_checksum(Path(filepath), bytes(obj))
+
+    def remove(self, filepath: str | Path) -> None:
+        super().remove(filepath)
+        checksum_file(Path(filepath)).unlink(missing_ok=True)
+
+
+class _Waiting:
+    """A storage backend that removes nothing before it is told to."""
+
+    def __init__(self, backend: LocalBackend):
+        self._backend = backend
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def remove(self, filepath: str) -> None:
+        self.outdated.append(filepath)
+
+    def really_remove(self) -> None:
+        while self.outdated:
+            with contextlib.suppress(FileNotFoundError):
+                self._backend.remove(self.outdated.pop())
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMCheckpointHook):
+    """mmengine's hook, with these promises; the arguments are the same.
+
+    * A checkpoint is written beside its place, read back and renamed, with its SHA-256 beside it in ``NAME.sha256``;
+      what it replaces goes only then. If it cannot be written, training stops and the earlier ones are whole.
+    * ``last_checkpoint`` names it relative to the work dir, so that a moved work dir resumes.
+    * It holds plain data (:func:`mmbackbones.checkpoints.plain_data.to_plain`), among them the random states of every
+      process. Restored after all else, they make a resumed run on CPU with ``num_workers=0`` the uninterrupted one,
+      bit for bit. For that the data loader draws its workers' seeds from a generator of its own, and validation leaves the random
+      states as it found them.
+    """
+
+    def __init__(self, *args, backend_args: dict | None = None, **kwargs):
+        super().__init__(*args, backend_args=backend_args or dict(backend=BACKEND), **kwargs)
+        self._resumed: dict | None = None
+        self._before_val: dict | None = None
+        self._states: list[dict] = []
+        self._keep_before: list[int] = []
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if getattr(runner, 'resuming', False):
+            self._resumed = checkpoint.get('progress')
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        self.file_backend = _Waiting(self.file_backend)
+        if is_main_process() and Path(self.out_dir).is_dir():
+            for leftover in Path(self.out_dir).glob(partial_file(Path('*')).name):
+                leftover.unlink()
+        if self.save_best and len(self.key_indicators) == 1:
+            self.best_ckpt_path = self._here(self.best_ckpt_path)
+        elif self.save_best:
+            self.best_ckpt_path_dict = {key: self._here(path) for key, path in self.best_ckpt_path_dict.items()}
+        loader = runner.train_dataloader
+        if loader.generator is None:
+            loader.generator = torch.Generator().manual_seed(runner.seed)
+        if self._resumed:
+            self._resume_sampler(runner, loader)
+
+    def _here(self, path: str | None) -> str | None:
+        """A name that a checkpoint gives, in this work dir: what it says may have moved, and may be anything."""
+        return path and self.file_backend.join_path(self.out_dir, Path(path).name)
+
+    def _resume_sampler(self, runner: Runner, loader: torch.utils.data.DataLoader) -> None:
+        sampler = _sampler_of(loader)
+        seed = self._resumed.get('sampler_seed')
+        if isinstance(seed, int) and hasattr(sampler, 'seed'):
+            sampler.seed = seed
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(loader):
+            print_log(
+                f'resumed in the middle of an epoch, at iteration {loop.iter}: epoch {loop.epoch + 1} begins '
+                'anew, and its first iterations happen twice',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        resumed, self._resumed = self._resumed, None
+        if not resumed:
+            return
+        states = resumed.get('random_states')
+        if isinstance(states, list) and len(states) == get_world_size():
+            set_random_state(states[get_rank()])
+        else:
+            print_log(
+                'resumed with another number of processes: the random states begin anew',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def before_val(self, runner: Runner) -> None:
+        self._before_val = get_random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        set_random_state(self._before_val)
+        self._before_val = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if 'optimizer' in checkpoint:
+            seed = getattr(_sampler_of(runner.train_dataloader), 'seed', None)
+            checkpoint['progress'] = dict(random_states=self._states, sampler_seed=seed)
+        if self._keep_before:  # a run that dies before it removes the outdated one removes it when it is resumed
+            info = checkpoint['message_hub']['runtime_info']
+            info['keep_ckpt_ids'] = list(dict.fromkeys(self._keep_before + info.get('keep_ckpt_ids', [])))
+        for key in list(checkpoint):
+            checkpoint[key], dropped = to_plain(checkpoint[key], key)
+            if dropped:
+                print_log(
+                    f'not saved, being no plain data: {", ".join(dropped)}', logger='current', level=logging.WARNING
+                )
+
+    def save_now(self, runner: Runner, finished: bool) -> Path | None:
+        """Save out of turn, if the training loop can take up from here.
+
+        Args:
+            runner (Runner): the runner, in training or validation.
+            finished (bool): whether the loop already counts the last iteration (in validation it does).
+
+        Returns:
+            Path | None: the newest checkpoint, this one or, in the middle of an epoch, the last finished epoch's.
+        """
+        step = (runner.epoch if self.by_epoch else runner.iter) + (not finished and not self.by_epoch)
+        in_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop) and not finished
+        name = self.filename_tmpl.format(step)
+        if not in_epoch and (self.last_ckpt is None or Path(self.last_ckpt).name != name):
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter + (not finished)))
+        return self.last_ckpt and Path(self.last_ckpt)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        self._states = all_gather_object(self._before_val or get_random_state())
+        self._keep_before = list(getattr(self, 'keep_ckpt_ids', ()))
+        super()._save_checkpoint_with_step(runner, step, meta)
+        if not is_main_process():
+            return
+        relative = os.path.relpath(self.last_ckpt, runner.work_dir)
+        write_whole(Path(runner.work_dir, POINTER), relative.encode())
+        self.file_backend.really_remove()
+
+
+def _sampler_of(loader: torch.utils.data.DataLoader) -> torch.utils.data.Sampler:
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
+
+
+def trustworthy_paths(runtime_info: dict) -> dict:
+    """What a checkpoint notes of a run, with bare names of checkpoints alone: mmengine deletes what it finds there."""
+    info = dict(runtime_info)
+    for key, value in runtime_info.items():
+        if key == 'keep_ckpt_ids':
+            whole = isinstance(value, list) and all(type(item) is int for item in value)
+            info[key] = value if whole else []
+        elif key.startswith(('best_ckpt', 'last_ckpt')):
+            name = Path(value).name if isinstance(value, str) else ''
+            if re.fullmatch(r'(best_)?[\w.-]+\.pth', name):
+                info[key] = name
+            else:
+                del info[key]
+    return info
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f'cannot write {path}: {error.strerror or error}; earlier checkpoints are as they were')

@@ -1,0 +1,1 @@
+"""What starts runs: suites, the quickstart, miniature trainings."""

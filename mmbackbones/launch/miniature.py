@@ -1,0 +1,155 @@
+"""Does every backbone learn? Each quickstart config trained and tested on the generated shapes, beside no training.
+
+A run is ``tools/train.py`` in its own process, as a user would call it; the untrained model is the same command with
+no iterations. Scores are those of the last checkpoint, read from the record that the command leaves.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmbackbones.engine.config import load_config
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {path.stem: path for path in sorted((ROOT / 'configs' / 'quickstart').glob('*_shapes-*.py'))}
+# The score that decides in each task, all in 0..1: what training must reach and what an untrained model stays below.
+SCORES = {'detection': 'box_AP50', 'segmentation': 'mIoU'}
+FLOORS = {'detection': 0.50, 'segmentation': 0.50}
+UNTRAINED = {'detection': 0.05, 'segmentation': 0.35}
+COLUMNS = (
+    'backbone',
+    'task',
+    'config',
+    'iterations',
+    'box_AP50',
+    'box_AP',
+    'mask_AP',
+    'mIoU',
+    'untrained',
+    'learned',
+    'date',
+    'device',
+    'torch',
+    'python',
+    'seed',
+    'config_hash',
+    'commit',
+)
+
+
+def run(config: str, work_dir: Path, data: Path, iterations: int | None = None) -> dict:
+    """Train and test one config.
+
+    Args:
+        config: name of a quickstart config without its ending.
+        work_dir: folder for the logs; what ``tools/train.py`` prints goes to ``train.log`` there.
+        data: folder that ``tools/make_shapes.py`` made.
+        iterations: in place of the config's.
+
+    Returns:
+        dict: the record of the test, see :mod:`mmbackbones.evaluation.outputs`.
+
+    Raises:
+        InputError: the command failed.
+    """
+    if config not in CONFIGS:
+        raise InputError(f'{config}: no such quickstart config; known: {", ".join(CONFIGS)}')
+    detection = task_of(load_config(str(CONFIGS[config]))) == 'detection'
+    root = f'{data.absolute()}/{"coco" if detection else "ade20k"}/'
+    options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'test')]
+    if detection:
+        options.append(f'test_evaluator.ann_file={root}annotations/instances_val2017.json')
+    if iterations is not None:
+        options.append(f'train_cfg.max_iters={iterations}')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with (work_dir / 'train.log').open('w') as log:
+        done = subprocess.run(
+            [
+                sys.executable,
+                'tools/train.py',
+                str(CONFIGS[config]),
+                '--work-dir',
+                str(work_dir.absolute()),
+                '--cfg-options',
+                *options,
+            ],
+            cwd=ROOT,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
+    return json.loads((work_dir / 'final' / 'run.json').read_text())
+
+
+def score(record: dict) -> float:
+    """Box AP50 or mIoU of a record, in 0..1."""
+    metrics = record['metrics']
+    return metrics['coco/bbox_mAP_50'] if record['task'] == 'detection' else metrics['mIoU'] / 100
+
+
+def train_miniature(config: str, work_dir: Path, data: Path) -> dict[str, str]:
+    """Run a config untrained and trained; the arguments are those of :func:`run`.
+
+    Returns:
+        dict[str, str]: a row of the table, by ``COLUMNS``; ``learned`` is ``yes`` or ``no``.
+    """
+    untrained = score(run(config, work_dir / 'untrained', data, iterations=0))
+    record = run(config, work_dir / 'trained', data)
+    task, metrics = record['task'], record['metrics']
+    learned = score(record) >= FLOORS[task] and untrained < UNTRAINED[task]
+    scores = {'box_AP50': 'coco/bbox_mAP_50', 'box_AP': 'coco/bbox_mAP', 'mask_AP': 'coco/segm_mAP', 'mIoU': 'mIoU'}
+    return dict(
+        backbone=load_config(str(CONFIGS[config])).model.backbone.type.removeprefix('mmbackbones.'),
+        task=task,
+        config=config,
+        iterations=str(record['iterations']),
+        **{
+            name: _digits(metrics[key] / (100 if name == 'mIoU' else 1)) if key in metrics else ''
+            for name, key in scores.items()
+        },
+        untrained=_digits(untrained),
+        learned='yes' if learned else 'no',
+        date=record['date'][:10],
+        device=record['device'],
+        torch=record['versions']['torch'],
+        python=record['python'],
+        seed=str(record['seed']),
+        config_hash=record['config_hash'],
+        commit=str(record['commit']),
+    )
+
+
+def read_csv(path: Path) -> dict[str, dict[str, str]]:
+    """Rows of an earlier table by config; none if there is no file.
+
+    Raises:
+        InputError: the file is another table.
+    """
+    if not path.exists():
+        return {}
+    with path.open(newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f'--csv {path}: not a table of this command; expected the columns {", ".join(COLUMNS)}')
+        return {row['config']: row for row in reader}
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write the table, ordered by backbone and task."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (row['backbone'], row['task'], row['config'])))
+
+
+def _digits(value: float) -> str:
+    return f'{value:.3f}'

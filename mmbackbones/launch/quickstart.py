@@ -1,0 +1,231 @@
+"""The main job in small: train and test a detector and a segmentor on generated shapes, and judge the outcome.
+
+Runs the same commands that a user runs, each in its own process: ``tools/train.py`` for both tasks side by side, then
+``tools/test.py``, at one scale and at several. Everything lands in a new folder; the exit status says whether the
+networks learned.
+"""
+
+import argparse
+import contextlib
+import datetime
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+from rich.table import Table
+
+from mmbackbones.analysis.report.content import write_report
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import RECORD
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path('data', 'shapes')
+CONFIGS = {
+    'detection': 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py',
+    'segmentation': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+}
+FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+# What a network that learned exceeds by far and an untrained one never reaches.
+FLOORS = {'box AP': 0.70, 'mask AP': 0.70, 'mIoU': 0.75}
+CLASS_IOU_FLOOR = 0.40
+PROGRESS = re.compile(r'(Iter\((?:train|test)\)) \[ *(\d+)/(\d+)\](?:.*?eta: ([\d:]+))?(?:.*? loss: ([\d.]+))?')
+
+
+def average_precision(annotations: Path, predictions: Path, iou_type: str) -> dict[str, float]:
+    """COCO AP of every class and, under ``'all'``, of the data set.
+
+    Args:
+        annotations: COCO annotation file.
+        predictions: COCO results file.
+        iou_type: ``'bbox'`` or ``'segm'``.
+    """
+    results = json.loads(predictions.read_text())
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
+        truth = COCO(str(annotations))
+        names = {category['id']: category['name'] for category in truth.dataset['categories']}
+        if not results:
+            return {'all': 0.0, **dict.fromkeys(names.values(), 0.0)}
+        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class] over all areas, 100 detections
+    precision = np.ma.masked_less(precision, 0)  # -1: the class has no object
+    by_class = precision.mean((0, 1)).filled(np.nan).tolist()
+    return {'all': float(precision.mean()), **dict(zip((names[c] for c in evaluation.params.catIds), by_class))}
+
+
+def intersection_over_union(folder: Path, classes: Sequence[str]) -> dict[str, float]:
+    """IoU of every class and, under ``'all'``, their mean, from the areas that a test kept."""
+    with np.load(folder / 'areas.npz') as areas:
+        union = areas['union'].sum(0)
+        iou = np.where(union > 0, areas['intersect'].sum(0) / np.maximum(union, 1), np.nan)
+    return {'all': float(np.nanmean(iou)), **dict(zip(classes, iou.tolist()))}
+
+
+def summarize(run: Path, data: Path) -> dict[str, dict[str, float]]:
+    """Collect the scores of a finished quickstart, each in 0..1: ``{score: {'all': …, class: …}}``."""
+    annotations = data / 'coco' / 'annotations' / 'instances_val2017.json'
+    detections = run / 'detection' / 'test'
+    classes = ['background', *(c['name'] for c in json.loads(annotations.read_text())['categories'])]
+    return {
+        'box AP': average_precision(annotations, detections / 'predictions.bbox.json', 'bbox'),
+        'mask AP': average_precision(annotations, detections / 'predictions.segm.json', 'segm'),
+        'mIoU': intersection_over_union(run / 'segmentation' / 'final', classes),
+        'mIoU multi-scale': intersection_over_union(run / 'segmentation' / 'test-multi-scale', classes),
+    }
+
+
+def gate(scores: dict[str, dict[str, float]]) -> list[str]:
+    """Say in what the scores fall short, one sentence each; an empty list is a pass."""
+    reached = [(name, scores[name]['all'], floor) for name, floor in FLOORS.items()]
+    reached += [(f'IoU of class {name}', iou, CLASS_IOU_FLOOR) for name, iou in scores['mIoU'].items() if name != 'all']
+    # "not >=" so that NaN fails too
+    return [f'{name} {value:.3f} is below {floor:.2f}' for name, value, floor in reached if not value >= floor]
+
+
+def _report(scores: dict[str, dict[str, float]], console: Console) -> None:
+    columns = list(scores['mIoU'])
+    table = Table('score', *columns)
+    for score, values in scores.items():
+        table.add_row(score, *(f'{values[name]:.3f}' if name in values else '' for name in columns))
+    console.print(table)
+
+
+class _Job(threading.Thread):
+    """One command in its own process: the full log in a file, progress on the console."""
+
+    def __init__(self, name: str, command: list[str], log: Path):
+        super().__init__(daemon=True)
+        self.label, self.command, self.log = name, command, log
+        self.status = None
+
+    def run(self) -> None:
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONUNBUFFERED': '1'}
+        with (
+            self.log.open('w') as log,
+            subprocess.Popen(
+                self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process,
+        ):
+            said = 0.0
+            for line in process.stdout:
+                log.write(line)
+                found = PROGRESS.search(line)
+                if line.startswith('***'):
+                    print(f'[{self.label}] {line[4:].rstrip()}', flush=True)
+                elif found and time.monotonic() - said > 5:
+                    said = time.monotonic()
+                    phase, step, steps, eta, loss = found.groups()
+                    print(
+                        f'[{self.label}] {phase} {step}/{steps}'
+                        + (f'  eta {eta}' if eta else '')
+                        + (f'  loss {loss}' if loss else ''),
+                        flush=True,
+                    )
+        self.status = process.returncode
+
+
+def _run_side_by_side(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    for job in jobs:
+        if job.status != 0:
+            tail = ''.join(job.log.read_text().splitlines(keepends=True)[-15:])
+            print(tail, file=sys.stderr)
+            raise InputError(f'{job.label} ended with status {job.status}; the log is {job.log}')
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, help='new folder for the results (default: work_dirs/quickstart/<time>)')
+    parser.add_argument('--iterations', type=int, help='stop the training early; the gate will then fail')
+    args = parser.parse_args(argv)
+    started = time.monotonic()
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime('%Y%m%d-%H%M%S')
+    run = (args.out or ROOT / 'work_dirs' / 'quickstart' / stamp).absolute()
+    if run.exists():
+        raise InputError(f'--out {run}: exists; nothing was overwritten')
+    run.mkdir(parents=True)
+
+    python = [sys.executable]
+    subprocess.run([*python, 'tools/make_shapes.py', str(DATA)], cwd=ROOT, check=True)
+    options = ['--cfg-options', f'train_cfg.max_iters={args.iterations}'] if args.iterations else []
+    _run_side_by_side(
+        [
+            _Job(
+                task,
+                [*python, 'tools/train.py', config, '--work-dir', str(run / task), *options],
+                run / f'{task}.train.log',
+            )
+            for task, config in CONFIGS.items()
+        ]
+    )
+    last = {task: Path((run / task / 'last_checkpoint').read_text().strip()) for task in CONFIGS}
+    tests = {
+        'detection': ['--out', str(run / 'detection' / 'test')],
+        'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')],
+    }
+    _run_side_by_side(
+        [
+            _Job(
+                task,
+                [
+                    *python,
+                    'tools/test.py',
+                    config,
+                    str(run / task / last[task].name),
+                    '--work-dir',
+                    str(run / task),
+                    '--show-dir',
+                    str(run / task / 'pictures'),
+                    *tests[task],
+                    *options,
+                ],
+                run / f'{task}.test.log',
+            )
+            for task, config in CONFIGS.items()
+        ]
+    )
+
+    scores = summarize(run, ROOT / DATA)
+    (run / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
+    console = Console(width=100)
+    _report(scores, console)
+    config, weights = CONFIGS['detection'], run / 'detection' / last['detection'].name
+    console.print(
+        f'The report, to open in a browser: {write_report([run], run / "report")}\n'
+        f'Checkpoints, logs, predictions ({RECORD} beside them) and pictures: {run}\n'
+        f'Took {time.monotonic() - started:.0f} s. To go on:\n'
+        f'  {sys.executable} tools/test.py {config} {weights}\n'
+        f'  {sys.executable} tools/analysis/complexity.py {FULL_SIZE}\n'
+        f'  {sys.executable} tools/train.py {FULL_SIZE}',
+        soft_wrap=True,
+        highlight=False,
+    )
+    faults = gate(scores)
+    if faults:
+        raise InputError('the networks did not learn: ' + '; '.join(faults))
+    print(
+        'quickstart passed: '
+        + ', '.join(f'{name} >= {floor:.2f}' for name, floor in FLOORS.items())
+        + f', every class IoU >= {CLASS_IOU_FLOOR:.2f}'
+    )
+
+
+if __name__ == '__main__':
+    from mmbackbones.engine.cli import run_command
+
+    run_command(main)

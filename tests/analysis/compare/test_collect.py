@@ -1,0 +1,80 @@
+"""Published rows beside ours, and none where none is published; the rest is tested on real trainings in tests/tools."""
+
+import json
+
+import pytest
+
+from mmbackbones.analysis.compare.collect import collect
+from mmbackbones.engine.config import load_config
+from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.records import RECORDS, REQUIRED, append_record, settings_of
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def make_work_dir(tmp_path):
+
+    def make(config, **more):
+        cfg = load_config(str(ROOT / 'configs' / config))
+        record = {
+            **dict.fromkeys(REQUIRED),
+            'kind': 'train',
+            'tta': False,
+            'task': 'detection',
+            'recipe': cfg.recipe,
+            'config': config.rpartition('/')[2],
+            'config_file': f'configs/{config}',
+            'seed': 0,
+            'params': 42e6,
+            'train_seconds': 7200.0,
+            'metrics': {'coco/bbox_mAP': 0.4512, 'coco/segm_mAP': 0.41},
+            'data_fingerprint': 'd',
+            'settings': settings_of(cfg),
+            **environment(),
+            **more,
+        }
+        work_dir = tmp_path / record['config'] / str(len(list(tmp_path.rglob(RECORDS))))
+        append_record(work_dir / RECORDS, record)
+        (work_dir / 'final').mkdir()
+        (work_dir / 'final' / 'run.json').write_text(json.dumps(record))
+        return work_dir
+
+    return make
+
+
+def test_published_numbers_stand_beside_ours(make_work_dir):
+    (row,) = collect([make_work_dir('mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py')]).rows()
+    assert (row['box AP'], row['published box AP'], row['mask AP'], row['published mask AP']) == (
+        '45.1',
+        '45.1',
+        '41.0',
+        '41.0',
+    )
+    assert (row['params (M)'], row['published params (M)'], row['training (h)']) == ('42.0', '43.0', '2.00')
+    assert 'MambaOut paper' in row['source']
+
+
+def test_no_published_row_is_said(make_work_dir):
+    (row,) = collect([make_work_dir('mambaout/mask-rcnn_mambaout-femto_fpn_8xb2-amp-1x_coco.py')]).rows()
+    assert row['published box AP'] == '' and 'published for ImageNet only' in row['remarks']
+
+
+def test_remarks(make_work_dir):
+    config = 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+    found = collect(
+        [
+            make_work_dir(config, commit='0123456789ab', resumed=True),
+            make_work_dir(config, commit='0123456789ab+', config_file='gone.py'),
+        ]
+    )
+    old, gone = (row['remarks'] for row in found.rows())
+    assert 'run at commit 0123456789ab, the code is at ' in old and 'the time of the whole training is not known' in old
+    assert 'run from uncommitted changes' in gone and 'the config file gone.py is not here' in gone
+    assert found.rows()[0]['training (h)'] == ''
+
+
+def test_other_recipes_and_data_get_tables_of_their_own(make_work_dir):
+    config = 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+    found = collect([make_work_dir(config), make_work_dir(config, data_fingerprint='other'), make_work_dir(config)])
+    assert [len(table) for table in found.tables] == [2, 1]
+    assert found.apart == ['table 2 is kept apart from table 1: they differ in data_fingerprint']

@@ -1,0 +1,50 @@
+"""The quickstart's judgement: what passes, what fails, and that an untrained network fails."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmbackbones.launch.quickstart import gate
+from tests.conftest import ROOT
+
+GOOD = {
+    'box AP': {'all': 0.8, 'circle': 0.9},
+    'mask AP': {'all': 0.8, 'circle': 0.9},
+    'mIoU': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
+    'mIoU multi-scale': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
+}
+
+
+def test_good_scores_pass():
+    assert gate(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ('score', 'what', 'value', 'fault'),
+    [
+        ('box AP', 'all', 0.69, 'box AP 0.690 is below 0.70'),
+        ('mask AP', 'all', float('nan'), 'mask AP nan is below 0.70'),
+        ('mIoU', 'all', 0.74, 'mIoU 0.740 is below 0.75'),
+        ('mIoU', 'circle', 0.0, 'IoU of class circle 0.000 is below 0.40'),
+    ],
+)
+def test_each_floor_is_checked(score, what, value, fault):
+    scores = copy.deepcopy(GOOD)
+    scores[score][what] = value
+    assert gate(scores) == [fault]
+
+
+@pytest.mark.slow
+def test_untrained_networks_fail(tmp_path):
+    module = 'mmbackbones.launch.quickstart'
+    command = [sys.executable, '-m', module, '--out', str(tmp_path / 'run'), '--iterations', '1']
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'error: the networks did not learn: box AP 0.' in done.stderr and 'mIoU 0.' in done.stderr
+    assert (tmp_path / 'run' / 'scores.json').is_file()  # the results stay
+    assert 'mask AP' in (tmp_path / 'run' / 'report' / 'index.html').read_text()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2 and 'exists; nothing was overwritten' in again.stderr

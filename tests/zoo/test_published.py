@@ -1,0 +1,95 @@
+"""The published tables: every number with its source, and every config of ours with its row or the reason why not."""
+
+import pytest
+
+from mmbackbones.errors import InputError
+from mmbackbones.zoo import published
+from mmbackbones.zoo.published import match, published_checkpoints, published_row, published_rows
+from tests.conftest import ROOT
+
+CONFIGS = sorted(
+    path
+    for path in ROOT.glob('configs/**/*_*.py')
+    if path.relative_to(ROOT).parts[1] != '_base_' and not path.stem.endswith('_base')
+)
+
+
+@pytest.mark.parametrize('task', published.TABLES)
+def test_every_row_has_numbers_and_a_source(task):
+    rows = published_rows(task)
+    assert len(rows) > 50
+    for row in rows:
+        assert row.source and row.metrics, row
+        assert all(20 < value < 92 for value in row.metrics.values()), row
+
+
+def test_known_numbers():
+    row = published_row('detection', 'MambaOut', 'Tiny')
+    assert (row.params, row.macs, row.shape) == (43, 262, '800x1280')
+    assert (row.metrics['AP_box'], row.metrics['AP_mask']) == (45.1, 41.0)
+    assert row.source.endswith('Table 2') and row.note
+    assert published_row('segmentation', 'VMamba', 'v2 T s1l8').metrics == {'mIoU_ss': 47.9, 'mIoU_ms': 48.8}
+    assert published_row('classification', 'DeiT', 'Ti').metrics == {'top1': 72.2}
+    assert published_row('segmentation', 'Vim', 'S').macs is None
+
+
+def test_recipes_do_not_mix():
+    one, three = (
+        published_row('detection', 'Swin', 'T', recipe).metrics['AP_box']
+        for recipe in (None, '3x multi-scale (36 epochs)')
+    )
+    assert (one, three) == (42.7, 46.0)
+
+
+def test_checkpoints_have_addresses():
+    assert all(row['url'].startswith(('https://', 'hf://')) and row['source'] for row in published_checkpoints())
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.relative_to(ROOT / 'configs').as_posix())
+def test_every_config_has_a_row_or_a_reason(path):
+    found = match(path)
+    assert 'configs.csv' not in found.remark and 'the name of the config' not in found.remark, found.remark
+    assert found.row is not None or found.remark
+    if found.row is not None:
+        task = published.network_and_task(path)[1]
+        assert found.row.task == task
+        assert found.row.head == {'detection': 'Mask R-CNN', 'segmentation': 'UperNet'}[task]
+
+
+def test_no_row_is_claimed_twice_by_one_recipe():
+    claims = [
+        (match(path).row, path.parent.name == 'native', published.network_and_task(path)[0])
+        for path in CONFIGS
+        if match(path).row is not None
+    ]
+    networks = {}
+    for row, native, network in claims:
+        assert networks.setdefault((row.task, row.name, native), network) == network
+
+
+def test_native_networks_may_have_another_remark():
+    name = 'localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py'
+    assert match(ROOT / 'configs/localvim/native' / name).remark == ''
+    assert match(name, 'native') == match(ROOT / 'configs/localvim/native' / name)
+    assert 'pyramid' in match(name).remark and match(name).row.params == 36
+
+
+def test_what_is_not_there():
+    assert match('my_model.py').row is None
+    assert match('mask-rcnn_mine-tiny_fpn_8xb2_coco.py').remark == 'mine-tiny is not in configs.csv'
+    assert match('mask-rcnn_plainmamba-l1_sfp_8xb2-amp-1x_coco.py').remark == 'published with a ViT-Adapter only'
+    with pytest.raises(InputError, match='0 published rows of Mamba Giant'):
+        published_row('detection', 'Mamba', 'Giant')
+    with pytest.raises(InputError, match="task 'sorting': expected one of detection"):
+        published_rows('sorting')
+
+
+def test_the_tables_are_installed():
+    tomllib = pytest.importorskip('tomllib', reason='Python 3.10 reads no TOML')
+    declared = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
+    assert declared['mmbackbones.zoo.published'] == ['*.csv']
+    assert {path.name for path in published.FOLDER.glob('*.csv')} == {
+        *published.TABLES.values(),
+        'checkpoints.csv',
+        'configs.csv',
+    }
