@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
 from mmbackbones.errors import InputError
+from mmbackbones.paths import find_config
 
 # Keys of ours that a configuration may leave out, beside the Runner's own arguments.
 OWN_KEYS = (
@@ -48,7 +49,7 @@ class Overrides(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def load_config(path: str, overrides: dict | None = None) -> Config:
+def load_config(path: str | Path, overrides: dict | None = None) -> Config:
     """Read a configuration and merge overrides such as ``{'optim_wrapper.optimizer.lr': 2e-4}`` into it.
 
     A configuration is Python code and is executed.
@@ -56,10 +57,9 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
     Raises:
         InputError: the file is missing or faulty, or an override names no key of it.
     """
-    if not Path(path).is_file():
-        raise InputError(f'{path}: no such config file')
+    path = find_config(path)
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(str(path))
     except Exception as error:
         raise InputError(f'{path}: not a readable config: {_one_line(error)}') from error
     if 'model' not in cfg:

@@ -63,8 +63,8 @@ class CheckpointHook(MMCheckpointHook):
     * ``last_checkpoint`` names it relative to the work dir, so that a moved work dir resumes.
     * It holds plain data (:func:`mmbackbones.checkpoints.plain_data.to_plain`), among them the random states of every
       process. Restored after all else, they make a resumed run on CPU with ``num_workers=0`` the uninterrupted one,
-      bit for bit. For that the data loader draws its workers' seeds from a generator of its own, and validation leaves the random
-      states as it found them.
+      bit for bit. For that the data loader draws its workers' seeds from a generator of its own, and validation leaves
+      the random states as it found them.
     """
 
     def __init__(self, *args, backend_args: dict | None = None, **kwargs):
