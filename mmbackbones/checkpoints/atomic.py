@@ -1,4 +1,7 @@
-"""Files that are whole or not there: written beside their place, read back, renamed; a SHA-256 lies beside them."""
+"""Files that are whole or not there.
+
+A file is written beside its place, read back and renamed. Its SHA-256 lies beside it.
+"""
 
 import contextlib
 import errno
@@ -8,8 +11,11 @@ import re
 import zipfile
 from pathlib import Path
 
+from mmengine.fileio import LocalBackend, register_backend
+
 from mmbackbones.errors import InputError
 
+BACKEND = 'mmbackbones.verified'
 BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -42,7 +48,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_with_checksum(path: Path, data: bytes) -> None:
-    """:func:`write_whole`, and beside it the checksum. At no moment does a file lie beside another one's checksum."""
+    """Do as :func:`write_whole`, and write the checksum beside. No file ever lies beside another one's checksum."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = checksum_file(path)
     line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
@@ -50,6 +56,42 @@ def write_with_checksum(path: Path, data: bytes) -> None:
     beside.unlink(missing_ok=True)
     for partial, place in zip(staged, (path, beside)):
         _put_in_place(partial, place)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What the functions above raise, in one line for the user."""
+    return InputError(f'cannot write {path}: {error.strerror or error}; earlier checkpoints are as they were')
+
+
+@register_backend(BACKEND)
+class VerifiedBackend(LocalBackend):
+    """mmengine's local storage, whose files appear whole, read back and with their checksum, or not at all."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        write_with_checksum(Path(filepath), bytes(obj))
+
+    def remove(self, filepath: str | Path) -> None:
+        super().remove(filepath)
+        checksum_file(Path(filepath)).unlink(missing_ok=True)
+
+
+class DelayedRemoval:
+    """A storage backend that removes nothing before it is told to."""
+
+    def __init__(self, backend: LocalBackend):
+        self._backend = backend
+        self.outdated: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def remove(self, filepath: str) -> None:
+        self.outdated.append(filepath)
+
+    def really_remove(self) -> None:
+        while self.outdated:
+            with contextlib.suppress(FileNotFoundError):
+                self._backend.remove(self.outdated.pop())
 
 
 def _stage(path: Path, data: bytes) -> Path:

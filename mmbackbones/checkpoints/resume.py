@@ -1,12 +1,13 @@
-"""Finding where to go on: the newest checkpoint of a work dir that is whole."""
+"""Taking a training up again: from which checkpoint, and what of it may be believed."""
 
 import re
 from pathlib import Path
 
-from mmbackbones.checkpoints.load import read_checkpoint
-from mmbackbones.engine.hooks.checkpoint import POINTER
+from mmbackbones.checkpoints.plain_data import restore_logs
+from mmbackbones.checkpoints.read import TRUST, Checkpoint, read_checkpoint
 from mmbackbones.errors import InputError
 
+POINTER = 'last_checkpoint'  # a file of the work dir that names the newest checkpoint
 NUMBERED = re.compile(r'.*?(\d+)\.pth')
 
 
@@ -60,3 +61,54 @@ def _newest_first(work_dir: Path) -> list[Path]:
 def _number(path: Path) -> int:
     match = NUMBERED.fullmatch(path.name)
     return int(match[1]) if match else -1
+
+
+def require_resumable(checkpoint: Checkpoint, name: str, schedulers: bool) -> None:
+    """Refuse to take up a training from a checkpoint that lacks what a training needs, and mend what it notes of a run.
+
+    Its logs become mmengine's again, the paths that it names become bare names (:func:`trustworthy_paths`).
+
+    Args:
+        checkpoint (Checkpoint): its content is changed in place.
+        name (str): the file, for the message.
+        schedulers (bool): whether the training has parameter schedulers.
+
+    Raises:
+        InputError: states of the optimizer, the schedulers, the counters or the logs are absent or of foreign code.
+    """
+    content, left_out = checkpoint
+    parts = (content.get(key) for key in ('meta', 'message_hub'))
+    meta, hub = (part if isinstance(part, dict) else {} for part in parts)
+    absent = [key for key in ['optimizer'] + ['param_schedulers'] * schedulers if key not in content]
+    absent += [
+        f'message_hub.{key}'
+        for key in ('log_scalars', 'runtime_info', 'resumed_keys')
+        if not isinstance(hub.get(key), dict)
+    ]
+    absent += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
+    absent += [place for place in left_out if place.startswith(('optimizer.', 'param_schedulers.'))]
+    if absent:
+        raise InputError(
+            f'checkpoint {name}: cannot be resumed, it has no usable {", ".join(absent)}; to start a new training '
+            f'from its weights give it as load_from, without --resume{TRUST if left_out else ""}'
+        )
+    hub['log_scalars'] = restore_logs(hub['log_scalars'])
+    hub['runtime_info'] = trustworthy_paths(hub['runtime_info'])
+    kept = hub['log_scalars'].keys() | hub['runtime_info'].keys()
+    hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in kept}
+
+
+def trustworthy_paths(runtime_info: dict) -> dict:
+    """What a checkpoint notes of a run, with bare names of checkpoints alone: mmengine deletes what it finds there."""
+    info = dict(runtime_info)
+    for key, value in runtime_info.items():
+        if key == 'keep_ckpt_ids':
+            whole = isinstance(value, list) and all(type(item) is int for item in value)
+            info[key] = value if whole else []
+        elif key.startswith(('best_ckpt', 'last_ckpt')):
+            name = Path(value).name if isinstance(value, str) else ''
+            if re.fullmatch(r'(best_)?[\w.-]+\.pth', name):
+                info[key] = name
+            else:
+                del info[key]
+    return info

@@ -1,31 +1,12 @@
 """Loading that is loud: every key that does not fit stops the run and is listed, unless it was named beforehand."""
 
 import re
-from collections import OrderedDict
-from dataclasses import dataclass
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from mmbackbones.checkpoints.layout import to_names_of
 from mmbackbones.errors import InputError
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a load did: the keys that were set, those left as they were, those of the file that nobody took."""
-
-    keys: list[str]
-    fresh: list[str]
-    unused: list[str]
-    parameters: int
-
-    def __str__(self) -> str:
-        text = f'{len(self.keys)} tensors, {self.parameters:,} parameters'
-        if self.fresh:
-            text += f'; left as initialized: {fold_keys(self.fresh)}'
-        if self.unused:
-            text += f'; unused: {fold_keys(self.unused)}'
-        return text
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -35,53 +16,47 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
-def weights_of(checkpoint: dict, name: str) -> OrderedDict[str, Tensor]:
-    """The state dict in a checkpoint: under ``state_dict`` or ``model``, or the checkpoint itself.
-
-    ``module.`` before every key, which distributed training leaves, is taken off.
-
-    Raises:
-        InputError: no tensors at these places.
-    """
-    while key := next((key for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), dict)), None):
-        checkpoint = checkpoint[key]
-    weights = OrderedDict((key, value) for key, value in checkpoint.items() if isinstance(value, Tensor))
-    if not weights:
-        raise InputError(
-            f'checkpoint {name}: no weights under state_dict, model or at the top; it holds '
-            f'{", ".join(map(str, checkpoint))[:200]}'
-        )
-    versions = getattr(checkpoint, '_metadata', None)
-    while all(key.startswith('module.') for key in weights):
-        weights = OrderedDict((key.removeprefix('module.'), value) for key, value in weights.items())
-        versions = versions and {key.removeprefix('module.'): value for key, value in versions.items()}
-    if versions:
-        weights._metadata = versions
-    return weights
-
-
-def load_strictly(
+def load_weights(
     module: nn.Module,
     weights: dict[str, Tensor],
     *,
     name: str,
-    fresh: tuple[str, ...] = (),
-    unused: tuple[str, ...] = (),
+    prefix: str | None = None,
+    convert: bool = True,
+    allowed_missing: tuple[str, ...] = (),
+    allowed_unexpected: tuple[str, ...] = (),
+    allowed_misshapen: tuple[str, ...] = (),
     hint: str = '',
-) -> Loaded:
-    """Load a state dict that must fit. The modules' own load hooks run, so what they resize fits.
+) -> str:
+    """Bring weights to a model's names and load them. They must fit but for what is allowed.
+
+    The modules' own load hooks run, so what they resize fits.
 
     Args:
         module (nn.Module): the model, unwrapped.
-        weights (dict[str, Tensor]): its state dict.
-        name (str): the file, for the message.
-        fresh (tuple[str, ...]): prefixes of keys that may be missing.
-        unused (tuple[str, ...]): prefixes of keys that may be in excess.
-        hint (str): what the message says last.
+        weights (dict[str, Tensor]): the state dict of a checkpoint. It loses the keys that count as missing.
+        name (str): the file, for the messages.
+        prefix (str, optional): take only the keys under this prefix.
+        convert (bool): False: the keys are the model's own, as on resuming.
+        allowed_missing (tuple[str, ...]): prefixes of keys that the file may lack.
+        allowed_unexpected (tuple[str, ...]): prefixes of keys that the model may lack.
+        allowed_misshapen (tuple[str, ...]): prefixes of keys that count as missing where their shapes differ.
+        hint (str): what the message of an error says last.
+
+    Returns:
+        str: what was loaded, for the log.
 
     Raises:
-        InputError: keys are missing, unexpected or of another shape; the message lists them all.
+        InputError: keys are missing, unexpected or of another shape; the message lists them all. See also
+            :func:`mmbackbones.checkpoints.layout.to_names_of`.
     """
+    layout = 'own names'
+    if convert:
+        weights, layout = to_names_of(module, weights, name, prefix)
+    own = module.state_dict()
+    for key in [key for key in weights if key in own and key.startswith(allowed_misshapen)]:
+        if weights[key].shape != own[key].shape:
+            del weights[key]
     lists, faults = [], ''
     hook = module.register_load_state_dict_post_hook(lambda _, keys: lists.append(keys))
     try:
@@ -90,20 +65,20 @@ def load_strictly(
         faults = str(error)
     finally:
         hook.remove()
-    own = module.state_dict()
     (keys,) = lists
-    missing = [key for key in keys.missing_keys if not key.startswith(fresh)]
-    unexpected = [key for key in keys.unexpected_keys if not key.startswith(unused)]
+    missing = [key for key in keys.missing_keys if not key.startswith(allowed_missing)]
+    unexpected = [key for key in keys.unexpected_keys if not key.startswith(allowed_unexpected)]
     if missing or unexpected or faults:
         raise InputError(_complaint(module, weights, name, missing, unexpected, faults) + hint)
     loaded = [key for key in own if key not in keys.missing_keys]
     parameters = dict(module.named_parameters())
-    return Loaded(
-        loaded,
-        list(keys.missing_keys),
-        list(keys.unexpected_keys),
-        sum(parameters[key].numel() for key in loaded if key in parameters),
-    )
+    count = sum(parameters[key].numel() for key in loaded if key in parameters)
+    parts = [f'{type(module).__name__}: loaded {name} ({layout}): {len(loaded)} tensors, {count:,} parameters']
+    if keys.missing_keys:
+        parts.append(f'missing (they keep their initialization): {fold_keys(keys.missing_keys)}')
+    if keys.unexpected_keys:
+        parts.append(f'unexpected (not used): {fold_keys(keys.unexpected_keys)}')
+    return '; '.join(parts)
 
 
 def _complaint(

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmbackbones.checkpoints.atomic import sha256_of, write_with_checksum
+from mmbackbones.checkpoints.atomic import cannot_write, sha256_of, write_with_checksum
 from mmbackbones.checkpoints.plain_data import to_plain
-from mmbackbones.engine.hooks.checkpoint import cannot_write
 from mmbackbones.errors import InputError
 
 

@@ -1,6 +1,5 @@
-"""What a run needs beside mmengine: loading, initialization, parameter groups, metrics, adaptation to the device."""
+"""What a run needs beside mmengine: initialization from weights, parameter groups, hooks, adaptation to the device."""
 
-from mmbackbones.checkpoints import load as loading  # registers the schemes
 from mmbackbones.engine.hooks.checkpoint import CheckpointHook
 from mmbackbones.engine.hooks.numerics import NumericsHook
 from mmbackbones.engine.hooks.preemption import PreemptionHook
@@ -19,5 +18,4 @@ __all__ = [
     'Pretrained',
     'Runner',
     'WatchdogHook',
-    'loading',
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmbackbones.backbones.base import Backbone
+from mmbackbones.checkpoints.layout import of_backbone
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 
@@ -25,6 +26,7 @@ def identify(weights: dict[str, Tensor]) -> str | None:
         str | None: such as ``'VMamba tiny_s1l8'``; None if no named arch has exactly these shapes.
     """
     MODELS.import_from_location()
+    weights = of_backbone(weights)
     for family, backbone in MODELS.module_dict.items():
         if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
             continue

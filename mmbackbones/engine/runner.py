@@ -9,13 +9,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
-from mmbackbones.backbones.base import Backbone
-from mmbackbones.checkpoints.adapters.whole_model import convert_whole_model
-from mmbackbones.checkpoints.load import TRUST, MapLocation, load_checkpoint, strip_inert
-from mmbackbones.checkpoints.plain_data import restore_logs
-from mmbackbones.checkpoints.strict import load_strictly, unwrap, weights_of
-from mmbackbones.engine.hooks.checkpoint import cannot_write, trustworthy_paths
-from mmbackbones.errors import InputError
+from mmbackbones.checkpoints.atomic import cannot_write
+from mmbackbones.checkpoints.layout import weights_of
+from mmbackbones.checkpoints.load import load_checkpoint
+from mmbackbones.checkpoints.read import MapLocation
+from mmbackbones.checkpoints.resume import require_resumable
+from mmbackbones.checkpoints.strict import load_weights, unwrap
 from mmbackbones.registry import RUNNERS
 
 
@@ -65,7 +64,7 @@ class Runner(MMRunner):
         filename: str,
         map_location: MapLocation = 'cpu',
         strict: bool = True,
-        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+        revise_keys: Sequence[tuple[str, str]] = (),
     ) -> dict:
         """Load weights into the model.
 
@@ -73,36 +72,37 @@ class Runner(MMRunner):
             InputError: the file cannot be read, or keys are missing, unexpected or of another shape, all of them
                 listed; on resuming also if it holds no state of a training.
         """
-        checkpoint, dropped = strip_inert(load_checkpoint(filename, map_location))
-        if isinstance(checkpoint.get('meta'), dict):
-            checkpoint['meta'].pop('config', None)
+        checkpoint = load_checkpoint(filename, map_location)
+        content, left_out = checkpoint
+        if isinstance(content.get('meta'), dict):
+            content['meta'].pop('config', None)
         if self._resuming:
-            self._check_resumable(checkpoint, dropped, filename)
-        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+            require_resumable(checkpoint, filename, self.param_schedulers is not None)
+        self.call_hook('after_load_checkpoint', checkpoint=content)
 
         training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
         fine_tuning = training and not self._resuming
         allowed = tuple(self.cfg.get('load_from_allow', ())) if fine_tuning else ()
-        hint = '; prefixes of layers that are meant to differ go into load_from_allow' if fine_tuning else ''
-        weights = weights_of(checkpoint, filename)
+        if not strict:
+            allowed = ('',)
+        weights = weights_of(content, filename)
         for pattern, replacement in revise_keys:
             for key in [key for key in weights if re.search(pattern, key)]:
                 weights[re.sub(pattern, replacement, key)] = weights.pop(key)
-        model = unwrap(self.model)
-        backbone = getattr(model, 'backbone', None)
-        if isinstance(backbone, Backbone) and not self._resuming:
-            weights = convert_whole_model(weights, backbone.convert_state_dict)
-        if not strict:
-            allowed = ('',)
-        own = model.state_dict()
-        for key in [key for key in weights if key in own and key.startswith(allowed)]:
-            if weights[key].shape != own[key].shape:
-                del weights[key]
-        loaded = load_strictly(model, weights, name=filename, fresh=allowed, unused=allowed, hint=hint)
+        loaded = load_weights(
+            unwrap(self.model),
+            weights,
+            name=filename,
+            convert=not self._resuming,
+            allowed_missing=allowed,
+            allowed_unexpected=allowed,
+            allowed_misshapen=allowed,
+            hint='; prefixes of layers that are meant to differ go into load_from_allow' if fine_tuning else '',
+        )
         self._has_loaded = True
-        left_out = f'; objects of foreign code left out: {len(dropped)}' if dropped else ''
-        print_log(f'Loaded {filename}: {loaded}{left_out}', logger='current')
-        return checkpoint
+        note = f'; objects of foreign code left out: {len(left_out)}' if left_out else ''
+        print_log(f'{loaded}{note}', logger='current')
+        return content
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Take up a training again; see mmengine for the arguments.
@@ -115,26 +115,3 @@ class Runner(MMRunner):
             super().resume(filename, *args, **kwargs)
         finally:
             self._resuming = False
-
-    def _check_resumable(self, checkpoint: dict, dropped: list[str], filename: str) -> None:
-        parts = (checkpoint.get(key) for key in ('meta', 'message_hub'))
-        meta, hub = (part if isinstance(part, dict) else {} for part in parts)
-        needed = ['optimizer'] + ['param_schedulers'] * (self.param_schedulers is not None)
-        absent = [key for key in needed if key not in checkpoint]
-        absent += [
-            f'message_hub.{key}'
-            for key in ('log_scalars', 'runtime_info', 'resumed_keys')
-            if not isinstance(hub.get(key), dict)
-        ]
-        absent += [f'meta.{key}' for key in ('epoch', 'iter') if not isinstance(meta.get(key), int)]
-        absent += [place for place in dropped if place.startswith(('optimizer.', 'param_schedulers.'))]
-        if absent:
-            raise InputError(
-                f'checkpoint {filename}: cannot be resumed, it has no usable {", ".join(absent)}; to '
-                'start a new training from its weights give it as load_from, without --resume'
-                f'{TRUST if dropped else ""}'
-            )
-        hub['log_scalars'] = restore_logs(hub['log_scalars'])
-        hub['runtime_info'] = trustworthy_paths(hub['runtime_info'])
-        kept = hub['log_scalars'].keys() | hub['runtime_info'].keys()
-        hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if key in kept}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.backbones.staged import StagedBackbone
+from mmbackbones.checkpoints.layout import of_backbone
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
 from tests.conftest import ROOT, golden
@@ -55,7 +56,7 @@ def scan_backend(request, monkeypatch) -> None:
 
 def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
     """Load a classifier; only what the backbone names may be missing or left over."""
-    report = model.load_state_dict(model.convert_state_dict(weights), strict=False)
+    report = model.load_state_dict(model.convert_state_dict(of_backbone(weights)), strict=False)
     assert all(key.startswith(model.fresh_keys) for key in report.missing_keys), report.missing_keys
     assert all(key.startswith(model.unused_keys) for key in report.unexpected_keys), report.unexpected_keys
 

@@ -8,6 +8,7 @@ from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.backbones import PlainMamba
 from mmbackbones.backbones.plainmamba import ARCHS, PlainMambaMixer
 from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
+from mmbackbones.checkpoints.layout import of_backbone
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import project
 from mmbackbones.ops.selective_scan import selective_scan
@@ -117,7 +118,7 @@ def test_published_keys(name):
     with torch.device('meta'):
         model = PlainMamba(arch=name, out_indices=(ARCHS[name]['depth'] - 1,))
         weights = {key: torch.empty(shape) for key, shape in published['keys']}
-    shapes = {key: value.shape for key, value in convert_plainmamba(weights).items()}
+    shapes = {key: value.shape for key, value in convert_plainmamba(of_backbone(weights)).items()}
     own = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: shape for key, shape in shapes.items() if not key.startswith('head.')} == own
     assert sum(p.numel() for p in model.parameters()) == published['num_parameters_backbone']
@@ -248,4 +249,4 @@ def test_bad_images_and_tables():
     with pytest.raises(InputError, match='PlainMamba: image 15x40 is smaller than the stem, 16 px'):
         PlainMamba(arch=TINY, out_indices=(2,))(torch.randn(1, 3, 15, 40))
     with pytest.raises(InputError, match='PlainMamba checkpoint: pos_embed has 24 rows for patches, expected a square'):
-        convert_plainmamba({'backbone.pos_embed': torch.zeros(1, 24, 4)})
+        convert_plainmamba({'pos_embed': torch.zeros(1, 24, 4)})

@@ -10,7 +10,7 @@ from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.backbones import VMamba
 from mmbackbones.backbones.vmamba import ARCHS, VSSBlock
 from mmbackbones.checkpoints.adapters.vmamba import convert_vmamba
-from mmbackbones.checkpoints.adapters.whole_model import convert_whole_model
+from mmbackbones.checkpoints.layout import convert_whole_model
 from mmbackbones.engine.optim import OptimWrapperConstructor
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import (

@@ -168,7 +168,7 @@ def test_archive_larger_inside_than_outside(tmp_path):
 
 def test_checksum_that_was_asked_for(saved):
     good = files.sha256_of(saved)
-    assert torch.equal(load_checkpoint(f'{saved}#sha256={good.upper()}')['weight'], torch.arange(10000.0))
+    assert torch.equal(load_checkpoint(f'{saved}#sha256={good.upper()}').content['weight'], torch.arange(10000.0))
     with pytest.raises(InputError, match=f'is {good}, the one asked for is {"0" * 64}; another file, refused'):
         load_checkpoint(f'{saved}#sha256={"0" * 64}')
     with pytest.raises(InputError, match='expected 64 hex digits after #sha256='):

@@ -9,7 +9,7 @@ from mmbackbones.checkpoints.atomic import sha256_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.trust import main
 from mmbackbones.errors import InputError
-from tests.checkpoints.test_load import Call
+from tests.checkpoints.crafted import Call
 
 pytestmark = pytest.mark.promise('trust')
 
@@ -34,7 +34,7 @@ def test_module_is_refused_then_trusted(tmp_path, capsys):
     code, output = trust(capsys, source, target, '--sha256', sha256_of(source))
     assert code == 0 and 'left out: notes' in output and witness.exists()
     assert get_unsafe_globals_in_checkpoint(target) == []
-    checkpoint = load_checkpoint(str(target))
+    checkpoint = load_checkpoint(str(target)).content
     assert checkpoint['epoch'] == 3 and torch.equal(checkpoint['model']['weight'], model.weight)
 
     code, output = trust(capsys, source, target, '--sha256', sha256_of(source))
@@ -45,7 +45,7 @@ def test_torchscript(tmp_path, capsys):
     model = nn.Linear(2, 2)
     torch.jit.save(torch.jit.trace(model, torch.zeros(1, 2)), tmp_path / 'a.pt')
     assert trust(capsys, tmp_path / 'a.pt', tmp_path / 'b.pth', '--sha256', sha256_of(tmp_path / 'a.pt'))[0] == 0
-    assert torch.equal(load_checkpoint(str(tmp_path / 'b.pth'))['weight'], model.weight)
+    assert torch.equal(load_checkpoint(str(tmp_path / 'b.pth')).content['weight'], model.weight)
 
 
 @pytest.mark.parametrize('content', [None, b'no checkpoint'])

@@ -16,7 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmbackbones.engine.cli import run_command, test, train
-from tests.checkpoints.test_load import GADGETS, Call
+from tests.checkpoints.crafted import GADGETS, Call
 
 CONFIG = 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
 

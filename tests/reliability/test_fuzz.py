@@ -22,7 +22,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
-from mmbackbones.checkpoints.load import read_checkpoint
+from mmbackbones.checkpoints.read import read_checkpoint
 from mmbackbones.datasets.check.coco import CocoSpec
 from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.datasets.shapes import ADE20K_METAINFO, COCO_METAINFO, write_shapes
@@ -221,7 +221,7 @@ class Targets:
         path = self.place / f'case{suffix}'
         path.write_bytes(data)
         try:
-            assert isinstance(read_checkpoint(path), dict)
+            assert isinstance(read_checkpoint(path).content, dict)
         except InputError as error:
             is_ours(error)
 

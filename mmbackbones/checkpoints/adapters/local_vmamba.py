@@ -6,6 +6,6 @@ from torch import Tensor
 def convert_local_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the gate; our own names pass through.
 
-    The ``classifier.*`` keys stay in: the backbone names them as unused.
+    The ``classifier.*`` keys stay in: the backbone allows them as unexpected.
     """
     return {key.replace('.op.multi_scan.attn.', '.op.channel_gate.'): value for key, value in state_dict.items()}

@@ -15,8 +15,8 @@ def convert_localvim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bring the authors' weights to our keys; our own pass through.
 
     The grid of the position table is added, and that of the rotary tables in their place, since we compute them: the
-    authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in: the backbone names them
-    as unused.
+    authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in: the backbone allows
+    them as unexpected.
 
     Raises:
         InputError: the position table belongs to no square grid.

@@ -15,12 +15,10 @@ RENAMES = (
 def convert_mambavision(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bring the authors' weights to our keys; our own pass through.
 
-    A prefix ``module.``, which training on several processes leaves, is taken off. The ``norm.*`` and ``head.*`` keys
-    of the classifier stay in: the backbone names them as unused.
+    The ``norm.*`` and ``head.*`` keys of the classifier stay in: the backbone allows them as unexpected.
     """
     converted = {}
     for key, value in state_dict.items():
-        key = key.removeprefix('module.')
         for pattern, name in RENAMES:
             key = re.sub(pattern, name, key)
         converted[key] = value

@@ -11,16 +11,15 @@ def convert_plainmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bring the authors' weights to our keys; our own pass through.
 
     The norms of the returned maps become ``outnorm{block}``, the classifier's final norm ``ln1`` that of the last block
-    in the file, and the grid of the position table is added: the authors' tables are square. A classifier's prefix
-    ``backbone.`` is taken off and its ``head.*`` keys stay in: the backbone names them as unused.
+    in the file, and the grid of the position table is added: the authors' tables are square. The ``head.*`` keys of a
+    classifier stay in: the backbone allows them as unexpected.
 
     Raises:
         InputError: the position table belongs to no square grid.
     """
-    blocks = [int(found[1]) for key in state_dict if (found := re.match(r'(?:backbone\.)?layers\.(\d+)\.', key))]
+    blocks = [int(found[1]) for key in state_dict if (found := re.match(r'layers\.(\d+)\.', key))]
     converted = {}
     for key, value in state_dict.items():
-        key = key.removeprefix('backbone.')
         key = re.sub(r'^(layers\.\d+)\.mamba\.', r'\1.mixer.', key)
         key = re.sub(r'^norm_layer(\d+)\.', r'outnorm\1.', key)
         key = re.sub(r'^ln1\.', f'outnorm{max(blocks, default=0)}.', key)

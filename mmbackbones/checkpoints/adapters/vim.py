@@ -10,7 +10,7 @@ def convert_vim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Names are equal. Tables of the rotary position code, which we compute, are left out, and the grid of the position
     table is added: the authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in:
-    the backbone names them as unused. The class token goes when the weights enter a model without one.
+    the backbone allows them as unexpected. The class token goes when the weights enter a model without one.
 
     Raises:
         InputError: the position table belongs to no square grid.

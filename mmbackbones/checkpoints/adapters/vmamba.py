@@ -19,7 +19,7 @@ def convert_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The single-file version stores the projections of the four directions flat, ``op.x_proj.weight`` (4 (R + 2N), D)
     and ``op.dt_projs.weight`` (4 D, R); linear weights may have a 1x1 kernel's axes behind. The ``classifier.*`` keys
-    stay in: the backbone names them as unused.
+    stay in: the backbone allows them as unexpected.
     """
     converted = {}
     for key, value in state_dict.items():

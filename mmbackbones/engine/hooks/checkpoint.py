@@ -1,57 +1,20 @@
 """Checkpoints that are whole, verified, plain, and enough to go on as if nothing had happened."""
 
-import contextlib
 import logging
 import os
-import re
 from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
-from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMCheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmbackbones.checkpoints.atomic import checksum_file, partial_file, write_whole, write_with_checksum
+from mmbackbones.checkpoints.atomic import BACKEND, DelayedRemoval, partial_file, write_whole
 from mmbackbones.checkpoints.plain_data import to_plain
-from mmbackbones.engine.random_state import get_random_state, set_random_state
-from mmbackbones.errors import InputError
+from mmbackbones.checkpoints.random_state import get_random_state, set_random_state
+from mmbackbones.checkpoints.resume import POINTER
 from mmbackbones.registry import HOOKS
-
-BACKEND = 'mmbackbones.verified'
-POINTER = 'last_checkpoint'
-
-
-@register_backend(BACKEND)
-class VerifiedBackend(LocalBackend):
-    """mmengine's local storage, whose files appear whole, read back and with their checksum, or not at all."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        write_with_checksum(Path(filepath), bytes(obj))
-
-    def remove(self, filepath: str | Path) -> None:
-        super().remove(filepath)
-        checksum_file(Path(filepath)).unlink(missing_ok=True)
-
-
-class _Waiting:
-    """A storage backend that removes nothing before it is told to."""
-
-    def __init__(self, backend: LocalBackend):
-        self._backend = backend
-        self.outdated: list[str] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._backend, name)
-
-    def remove(self, filepath: str) -> None:
-        self.outdated.append(filepath)
-
-    def really_remove(self) -> None:
-        while self.outdated:
-            with contextlib.suppress(FileNotFoundError):
-                self._backend.remove(self.outdated.pop())
 
 
 @HOOKS.register_module()
@@ -80,7 +43,7 @@ class CheckpointHook(MMCheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.file_backend = _Waiting(self.file_backend)
+        self.file_backend = DelayedRemoval(self.file_backend)
         if is_main_process() and Path(self.out_dir).is_dir():
             for leftover in Path(self.out_dir).glob(partial_file(Path('*')).name):
                 leftover.unlink()
@@ -177,23 +140,3 @@ class CheckpointHook(MMCheckpointHook):
 
 def _sampler_of(loader: torch.utils.data.DataLoader) -> torch.utils.data.Sampler:
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)
-
-
-def trustworthy_paths(runtime_info: dict) -> dict:
-    """What a checkpoint notes of a run, with bare names of checkpoints alone: mmengine deletes what it finds there."""
-    info = dict(runtime_info)
-    for key, value in runtime_info.items():
-        if key == 'keep_ckpt_ids':
-            whole = isinstance(value, list) and all(type(item) is int for item in value)
-            info[key] = value if whole else []
-        elif key.startswith(('best_ckpt', 'last_ckpt')):
-            name = Path(value).name if isinstance(value, str) else ''
-            if re.fullmatch(r'(best_)?[\w.-]+\.pth', name):
-                info[key] = name
-            else:
-                del info[key]
-    return info
-
-
-def cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f'cannot write {path}: {error.strerror or error}; earlier checkpoints are as they were')

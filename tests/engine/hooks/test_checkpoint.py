@@ -4,26 +4,22 @@ import errno
 import random
 import shutil
 import signal
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from mmbackbones.checkpoints import atomic
 from mmbackbones.checkpoints.atomic import checksum_file, require_whole, write_with_checksum
-from mmbackbones.checkpoints.load import load_checkpoint, strip_inert
-from mmbackbones.checkpoints.plain_data import restore_logs, to_plain
+from mmbackbones.checkpoints.read import read_checkpoint
 from mmbackbones.checkpoints.resume import find_newest
-from mmbackbones.engine.hooks import checkpoint as checkpointing
 from mmbackbones.engine.hooks.checkpoint import CheckpointHook
 from mmbackbones.engine.hooks.preemption import PreemptionHook
-from mmbackbones.engine.random_state import get_random_state, set_random_state
 from mmbackbones.errors import InputError, Preempted
-from tests.engine.test_runner import Net, make
+from tests.engine.runs import Net, make
 from tests.reliability.harness import same_bits
 
 
@@ -88,46 +84,7 @@ def test_holds_plain_data_alone(tmp_path):
         assert get_unsafe_globals_in_checkpoint(path) == []
         require_whole(path, 'a')
         assert checksum_file(path).is_file()
-        assert strip_inert(load_checkpoint(str(path)))[1] == []
-
-
-def test_to_plain():
-    class Code:
-        pass
-
-    metadata = OrderedDict(a=dict(version=2))
-    weights = OrderedDict(w=nn.Parameter(torch.ones(2)))
-    weights._metadata = metadata
-    value = dict(
-        score=np.float32(0.5),
-        whole=np.int64(3),
-        array=np.arange(3),
-        nested=[(1, Code(), 'a')],
-        weights=weights,
-        log=HistoryBuffer([1.0, 2.0], [1, 3]),
-        names=np.array(['a']),
-        **{'module': Code},
-    )
-    plain, dropped = to_plain(value)
-    assert dropped == ['nested.0.1', 'names', 'module']
-    assert type(plain['score']) is float and type(plain['whole']) is int and plain['nested'] == [(1, None, 'a')]
-    assert torch.equal(plain['array'], torch.arange(3)) and type(plain['weights']['w']) is torch.Tensor
-    assert plain['weights']._metadata == metadata
-    back = restore_logs(dict(log=plain['log'], bad=dict(values=1, counts=2), worse=[1]))
-    assert list(back) == ['log'] and back['log'].mean() == 0.75
-
-
-def test_random_state_round_trip():
-    def draw():
-        return random.gauss(0, 1), np.random.randn(), torch.randn(1).item()
-
-    draw()  # leaves a second Gaussian waiting in Python's and NumPy's generators
-    state = get_random_state()
-    first = [draw() for _ in range(3)]
-    set_random_state(state)
-    assert [draw() for _ in range(3)] == first
-    with pytest.raises(InputError, match='random states of the checkpoint cannot be taken up: KeyError'):
-        set_random_state({'python': 1})
+        assert read_checkpoint(path).left_out == []
 
 
 class Victim(Hook):
@@ -156,7 +113,7 @@ def test_full_disk_stops_the_run_and_keeps_the_old_one(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, 'No space left on device')
         write_with_checksum(path, data)
 
-    monkeypatch.setattr(checkpointing, 'write_with_checksum', full)
+    monkeypatch.setattr(atomic, 'write_with_checksum', full)
     with pytest.raises(InputError, match=r'cannot write .*iter_3\.pth: No space left on device; earlier checkpoints'):
         Seeded('iteration', max_keep_ckpts=1)(tmp_path / 'a', 4).train()
     found, skipped = find_newest(tmp_path / 'a')

@@ -11,7 +11,7 @@ from mmengine.structures import BaseDataElement
 
 from mmbackbones.engine.hooks.numerics import NumericsHook
 from mmbackbones.errors import InputError, NumericalTrouble
-from tests.engine.test_runner import Net, make
+from tests.engine.runs import Net, make
 from tests.reliability.harness import same_bits
 
 pytestmark = pytest.mark.promise('numerics')

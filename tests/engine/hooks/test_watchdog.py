@@ -10,7 +10,7 @@ import torch
 
 from mmbackbones.engine.hooks.watchdog import WatchdogHook
 from mmbackbones.errors import InputError
-from tests.engine.test_runner import Net, make
+from tests.engine.runs import Net, make
 
 pytestmark = pytest.mark.promise('hang')
 

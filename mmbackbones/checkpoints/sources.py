@@ -1,0 +1,142 @@
+"""From the address of a checkpoint to a file on this machine."""
+
+import hashlib
+import http.client
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+
+import huggingface_hub
+import torch
+from filelock import FileLock
+from mmengine.runner.checkpoint import (
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+from mmbackbones.errors import InputError
+
+EXPECTED = 'a path, https://…, hf://owner/name/file'
+CHECKSUM = '#sha256='
+REFUSED = ('pavi', 's3', 'petrel')  # storages of mmengine's that are not public
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a firewall that drops packets would hang the run
+
+
+class LocalFile(NamedTuple):
+    """A checkpoint on this machine.
+
+    Attributes:
+        path (Path): the file. A missing one is found out by reading it.
+        name (str): what messages call it.
+        sha256 (str | None): 64 hex digits that it must have.
+        downloaded (bool): whether it lies in our own cache, from where a damaged one is to be removed.
+        prefix (str): the weights are the keys below this prefix; empty for all.
+    """
+
+    path: Path
+    name: str
+    sha256: str | None = None
+    downloaded: bool = False
+    prefix: str = ''
+
+
+def find_file(address: str) -> LocalFile:
+    """Find the file behind an address, and download it if need be.
+
+    Args:
+        address (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
+
+    Raises:
+        InputError: the address is malformed, unknown or not supported, or cannot be reached.
+    """
+    name, sha256 = split_checksum(address)
+    place, found, rest = name.partition('://')
+    scheme = place.rpartition(':')[2]  # OpenMMLab writes a cluster before it, cluster:s3://…
+    if not found:
+        return LocalFile(Path(name), name, sha256)
+    if scheme in REFUSED:
+        raise InputError(f'checkpoint {address}: this storage is not supported; expected {EXPECTED}')
+    if place in ALIASES:
+        urls = ALIASES[place]()
+        if rest not in urls:
+            raise InputError(f'checkpoint {address}: {place}:// knows no {rest!r}')
+        file = find_file(urls[rest] + (f'{CHECKSUM}{sha256}' if sha256 else ''))
+        return file._replace(prefix='backbone.') if place == 'mmcls' else file
+    if place in ('http', 'https'):
+        path = _download(name)
+    elif place == 'hf':
+        path = _download_from_hub(name)
+    else:
+        raise InputError(f'checkpoint {address}: unknown scheme; expected {EXPECTED}')
+    return LocalFile(path, f'{name} (cached as {path})', sha256, downloaded=place != 'hf')
+
+
+def split_checksum(address: str) -> tuple[str, str | None]:
+    """Take ``#sha256=…`` off an address.
+
+    Raises:
+        InputError: what follows is no SHA-256.
+    """
+    name, found, digest = address.partition(CHECKSUM)
+    if found and not re.fullmatch(r'[0-9a-fA-F]{64}', digest):
+        raise InputError(f'checkpoint {address}: expected 64 hex digits after {CHECKSUM}')
+    return name, digest.lower() or None
+
+
+def _openmmlab_models() -> dict[str, str]:
+    urls = get_external_models()
+    renamed = {old: urls[new] for old, new in get_deprecated_model_names().items() if new in urls}
+    return {**urls, **renamed}
+
+
+# OpenMMLab's aliases, and what gives the addresses of their names.
+ALIASES = {
+    'modelzoo': get_torchvision_models,
+    'torchvision': get_torchvision_models,
+    'open-mmlab': _openmmlab_models,
+    'openmmlab': _openmmlab_models,
+    'mmcls': get_mmcls_models,
+}
+
+
+def _download(url: str) -> Path:
+    # Files of one name lie at many addresses (model.safetensors), so the address is part of the cached name.
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / f'{digest}-{Path(urlparse(url).path).name}'
+    before = socket.getdefaulttimeout()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{path}.lock'):  # the processes of a node wait for the first one's download
+            if not path.is_file():
+                socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+                torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise _unreachable(url, error) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _download_from_hub(address: str) -> Path:
+    match = re.fullmatch(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)', address)
+    if match is None:
+        raise InputError(f'checkpoint {address}: expected hf://owner/name/file or hf://owner/name@revision/file')
+    repo, revision, file = match.groups()
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+    # The hub's client has many exceptions without a common base; each means that there is no file.
+    except Exception as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> InputError:
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    return InputError(
+        f'cannot download {url}: {reason}; download it where there is a network and give the path of '
+        'the local file instead'
+    )
