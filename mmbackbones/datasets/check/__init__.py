@@ -1,16 +1,22 @@
-"""The data check: faults of a data set are found before a run, all of them, cheaply, and once."""
+"""The data check: faults of a data set are found before a run, all of them, cheaply, and once.
 
+``specs.py`` takes the data sets out of a configuration. ``coco.py`` and ``segmentation.py`` check one kind each, with
+``coco_records.py`` for single records and ``files.py`` for single files. ``cache.py`` remembers clean results,
+``drop.py`` leaves faulty items out of the training, ``report.py`` shows what was found. ``run.py`` puts it together.
+"""
+
+from mmbackbones.datasets.check.report import render, write_json
 from mmbackbones.datasets.check.run import (
+    SPLITS,
     check_config,
     check_dataset,
     data_fingerprint,
     inspect_config,
-    render,
     share_annotation_files,
-    write_json,
 )
 
 __all__ = [
+    'SPLITS',
     'check_config',
     'check_dataset',
     'data_fingerprint',

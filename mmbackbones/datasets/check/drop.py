@@ -1,19 +1,62 @@
 """Training data without its faults: what cannot be used is left out by name, never in silence."""
 
 import dataclasses
+import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mmengine.logging import print_log
+
+from mmbackbones.datasets.check.cache import check_spec
 from mmbackbones.datasets.check.coco import CocoSpec
-from mmbackbones.datasets.check.files import Fault, write_atomically
-from mmbackbones.datasets.check.segmentation import SegmentationSpec
+from mmbackbones.datasets.check.files import write_atomically
+from mmbackbones.datasets.check.report import Fault
+from mmbackbones.datasets.check.specs import Spec, datasets_below, spec_of
 
-Spec = CocoSpec | SegmentationSpec
+DROPPED = 'data_dropped.json'
 
 
-def without_faults(
+def drop_faulty(cfg: Mapping, folder: Path, cache: bool) -> None:
+    """Leave what has a fault out of the training data of a configuration.
+
+    Images are decoded, too: what is left out shall be all that cannot be used. ``data_dropped.json`` lists it.
+
+    Args:
+        cfg: Its training data sets get the annotation files that remain.
+        folder: Where these files and the list are written.
+        cache: See :func:`mmbackbones.datasets.check.check_dataset`.
+    """
+    everything = {}
+    for number, leaf in enumerate(datasets_below(cfg.get('train_dataloader'))):
+        spec = spec_of(leaf, cfg.get('default_scope'))
+        if spec is None:
+            continue
+        suffix = 'json' if isinstance(spec, CocoSpec) else 'txt'
+        rest, dropped, counts = _without_faults(
+            spec, folder / f'data_kept_{number}.{suffix}', lambda spec: check_spec(spec, True, cache).faults
+        )
+        if not dropped:
+            continue
+        leaf['ann_file'] = rest.ann_file
+        everything[str(spec)] = dict(
+            kept=rest.ann_file,
+            counts=counts,
+            dropped=[dict(file=fault.file, kind=fault.kind, detail=fault.detail) for fault in dropped],
+        )
+        what = ', '.join(f'{kind}: {count}' for kind, count in sorted(counts.items()))
+        print_log(
+            f'data_check="drop": {spec}: left out of the training ({what}), all in {folder / DROPPED}; '
+            f'the first: {dropped[0]}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    write_atomically(folder / DROPPED, json.dumps(everything, indent=1))
+
+
+def _without_faults(
     spec: Spec, ann_file: Path, check: Callable[[Spec], list[Fault]]
 ) -> tuple[Spec, list[Fault], Counter]:
     """Write an annotation file, or a list of names, that lacks every item with a fault.

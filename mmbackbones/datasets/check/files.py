@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -28,37 +27,15 @@ EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
-class Fault(NamedTuple):
-    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line.
+class FileFacts(NamedTuple):
+    """What a look at one file told.
 
-    ``item`` is what would have to be left out to be rid of it: a list of the annotation file and an index of it, such
-    as ``('annotations', 7)``, or ``('images', 'ADE_train_00000007')``; None if that would not help.
-    """
-
-    file: str
-    kind: str
-    detail: str
-    item: tuple[str, int | str] | None = None
-
-    def __str__(self) -> str:
-        return f'{self.file}: {self.detail}'.replace('\n', '\\n')
-
-
-@dataclass
-class Findings:
-    """What the check of one data set found. Faults stop a run; warnings tell what the framework drops by itself."""
-
-    images: int = 0
-    annotations: int = 0
-    faults: list[Fault] = field(default_factory=list)
-    warnings: list[Fault] = field(default_factory=list)
-    fingerprint: str = ''
-
-
-class Probe(NamedTuple):
-    """One file: bytes (-1 where it is missing), (width, height) in pixels as mmcv loads it, or what is wrong.
-
-    For index masks also the SHA-256 of the file and the count of pixels of each label.
+    Attributes:
+        bytes (int): length of the file, -1 where it is missing.
+        size (tuple[int, int] | None): width and height in pixels as mmcv loads it.
+        fault (str | None): what is wrong with it.
+        sha256 (str): of the whole file, for index masks.
+        labels (dict[int, int] | None): number of pixels of each label, for index masks.
     """
 
     bytes: int
@@ -68,39 +45,39 @@ class Probe(NamedTuple):
     labels: dict[int, int] | None = None
 
 
-def probe_image(path: str, decode: bool = False) -> Probe:
+def inspect_image(path: str, decode: bool = False) -> FileFacts:
     """Look at size, header and end marker of an image file, and at every pixel with ``decode``."""
     try:
         with open(path, 'rb') as file:
             length = os.fstat(file.fileno()).st_size
             if length == 0:
-                return Probe(0, fault='the file is empty (0 bytes)')
+                return FileFacts(0, fault='the file is empty (0 bytes)')
             with Image.open(file) as image:
                 size = _size_as_loaded(image)
                 file.seek(-min(length, TAIL), os.SEEK_END)
                 tail = file.read().rstrip(b'\0')
                 marker = END_MARKERS.get(image.format, b'')
         if not tail.endswith(marker) and marker not in tail:
-            return Probe(length, size, f'truncated: the end marker of a {image.format} file is missing')
+            return FileFacts(length, size, f'truncated: the end marker of a {image.format} file is missing')
         # Bytes after the marker are harmless; only decoding tells them from a marker of an embedded preview.
         if decode or not tail.endswith(marker):
             with Image.open(path) as image:
                 image.load()
-        return Probe(length, size)
+        return FileFacts(length, size)
     except FileNotFoundError:
-        return Probe(-1, fault='no such file')
+        return FileFacts(-1, fault='no such file')
     except Exception as error:  # Pillow raises half a dozen types for damaged files
-        return Probe(file_length(path), fault=f'not a readable image: {_one_line(error)}')
+        return FileFacts(file_length(path), fault=f'not a readable image: {_one_line(error)}')
 
 
-def probe_mask(path: str) -> Probe:
+def inspect_mask(path: str) -> FileFacts:
     """Decode an index mask once, with Pillow as mmseg does."""
     try:
         with open(path, 'rb') as file:
             data = file.read()
             file.seek(0)
             if not data:
-                return Probe(0, fault='the file is empty (0 bytes)')
+                return FileFacts(0, fault='the file is empty (0 bytes)')
             with Image.open(file) as mask:
                 if mask.mode in ('L', 'P'):
                     histogram = mask.histogram()
@@ -109,17 +86,17 @@ def probe_mask(path: str) -> Probe:
                     values, counts = np.unique(np.asarray(mask), return_counts=True)
                     labels = dict(zip(values.tolist(), counts.tolist()))
                 else:
-                    return Probe(
+                    return FileFacts(
                         len(data),
                         mask.size,
                         f'not an index mask: its mode is {mask.mode}, one channel was expected',
                         sha256=hashlib.sha256(data).hexdigest(),
                     )
-                return Probe(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
+                return FileFacts(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
     except FileNotFoundError:
-        return Probe(-1, fault='no such file')
+        return FileFacts(-1, fault='no such file')
     except Exception as error:  # as above
-        return Probe(file_length(path), fault=f'not a readable mask: {_one_line(error)}')
+        return FileFacts(file_length(path), fault=f'not a readable mask: {_one_line(error)}')
 
 
 def _size_as_loaded(image: Image.Image) -> tuple[int, int]:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from mmengine.fileio import list_dir_or_file
 
 from mmbackbones.datasets.check.files import (
-    Fault,
-    Findings,
-    Probe,
+    FileFacts,
     digest,
     file_length,
     in_threads,
+    inspect_image,
+    inspect_mask,
     missing_folder,
-    probe_image,
-    probe_mask,
 )
+from mmbackbones.datasets.check.report import Fault, Findings
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class SegmentationSpec:
         names = self._names(Findings())
         paths = [self._image(name) for name in names]
         sizes = in_threads(file_length, paths, self.img_dir)
-        masks = in_threads(probe_mask, [self._mask(name) for name in names], self.seg_dir) if self.seg_dir else None
+        masks = in_threads(inspect_mask, [self._mask(name) for name in names], self.seg_dir) if self.seg_dir else None
         return self._digest(names, sizes, masks)
 
     def check(self, full: bool) -> Findings:
@@ -67,13 +66,13 @@ class SegmentationSpec:
             return found
         names = self._names(found)
         found.images = len(names)
-        images = in_threads(lambda name: probe_image(self._image(name), decode=full), names, self.img_dir)
-        for name, probe in zip(names, images):
-            if probe.fault:
-                found.faults.append(Fault(self._image(name), 'image', probe.fault, ('images', name)))
+        images = in_threads(lambda name: inspect_image(self._image(name), decode=full), names, self.img_dir)
+        for name, image in zip(names, images):
+            if image.fault:
+                found.faults.append(Fault(self._image(name), 'image', image.fault, ('images', name)))
         masks = None
         if self.seg_dir:
-            masks = in_threads(probe_mask, [self._mask(name) for name in names], self.seg_dir)
+            masks = in_threads(inspect_mask, [self._mask(name) for name in names], self.seg_dir)
             found.annotations = sum(mask.bytes >= 0 for mask in masks)
             for name, image, mask in zip(names, images, masks):
                 self._compare(name, image, mask, found)
@@ -122,7 +121,7 @@ class SegmentationSpec:
     def _mask(self, name: str) -> str:
         return os.path.join(self.seg_dir, name + self.seg_suffix)
 
-    def _compare(self, name: str, image: Probe, mask: Probe, found: Findings) -> None:
+    def _compare(self, name: str, image: FileFacts, mask: FileFacts, found: Findings) -> None:
         path, item = self._mask(name), ('images', name)
         if mask.bytes < 0:
             found.faults.append(Fault(path, 'mask', f'missing: {self._image(name)} has no mask', item))
@@ -156,7 +155,7 @@ class SegmentationSpec:
                 )
             )
 
-    def _digest(self, names: list[str], sizes: list[int], masks: list[Probe] | None) -> str:
+    def _digest(self, names: list[str], sizes: list[int], masks: list[FileFacts] | None) -> str:
         hashes = [mask.sha256 for mask in masks] if masks else [''] * len(names)
         return digest('', zip(names, sizes, hashes))
 

@@ -1,0 +1,144 @@
+"""What may be wrong with one record of a COCO annotation file: an image or an object."""
+
+import math
+import reprlib
+from collections.abc import Iterator
+
+from pycocotools import mask as mask_api
+
+MAX_SIDE = 65535  # px; of a JPEG
+_SHORT = reprlib.Repr()
+_SHORT.maxlist, _SHORT.maxstring = 8, 60
+show = _SHORT.repr  # a value in one line of bounded length and depth
+
+
+def annotation_findings(
+    annotation: dict, images: dict, category_ids: set, need_masks: bool, full: bool
+) -> Iterator[tuple[str, str, bool]]:
+    """Look at one object: its category, image, box, area and segmentation.
+
+    Args:
+        annotation: Its record.
+        images: The sound records of images, by id.
+        category_ids: Ids of the file's categories.
+        need_masks: It must have a segmentation.
+        full: Decode the segmentation.
+
+    Yields:
+        A kind, a sentence, and whether it is a fault (else a warning).
+    """
+    category, image = annotation.get('category_id'), annotation.get('image_id')
+    if not is_id(category) or category not in category_ids:
+        yield 'unknown category', f"category_id {show(category)} is not among the file's categories", True
+    record = images.get(image) if is_id(image) else None
+    if record is None:
+        yield 'unknown image', f"image_id {show(image)} is not among the file's images", True
+        return
+    yield from _box_findings(annotation, record)
+    problem = _segmentation_fault(annotation.get('segmentation'), record, need_masks)
+    if problem:
+        yield 'segmentation', problem, True
+    elif full and annotation.get('segmentation'):
+        yield from _mask_findings(annotation['segmentation'], record)
+
+
+def is_id(value: object) -> bool:
+    """Whether this can be the id of a record."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # neither NaN nor inf
+
+
+def _is_file_name(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode()) and '\0' not in value
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can express
+        return False
+
+
+def image_record_fault(record: object) -> str | None:
+    """What is wrong with the record of an image, in a sentence."""
+    if not isinstance(record, dict):
+        return f'an object was expected, not {show(record)}'
+    if not is_id(record.get('id')):
+        return f'"id" is {show(record.get("id"))}, an integer was expected'
+    name = record.get('file_name')
+    if not _is_file_name(name):
+        return f'"file_name" is {show(name)}, a file name was expected'
+    for key in ('width', 'height'):
+        value = record.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+            return f'"{key}" of {name} is {show(value)}, pixels (1 to {MAX_SIDE}) were expected'
+    return None
+
+
+def _box_findings(annotation: dict, record: dict) -> Iterator[tuple[str, str, bool]]:
+    box, area = annotation.get('bbox'), annotation.get('area')
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+        yield 'box', f'bbox {show(box)} is not four finite numbers', True
+        return
+    x, y, width, height = box
+    if width < 0 or height < 0:
+        yield 'box', f'bbox {box} has a negative size', True
+    elif width < 1 or height < 1:
+        # Two boxes of COCO's own train2017 have height 0, so this must not stop a run.
+        yield 'box', f'bbox {box} is smaller than a pixel; it is dropped', False
+    elif x >= record['width'] or y >= record['height'] or x + width <= 0 or y + height <= 0:
+        yield 'box', f'bbox {box} lies outside its image of {record["width"]}x{record["height"]} px', True
+    elif x < -1 or y < -1 or x + width > record['width'] + 1 or y + height > record['height'] + 1:
+        yield 'box', f'bbox {box} reaches beyond its image of {record["width"]}x{record["height"]} px', False
+    if not _is_number(area) or area < 0:
+        yield 'area', f'area is {show(area)}, square pixels were expected', True
+    elif area == 0:
+        yield 'area', 'area is 0; the object is dropped', False
+
+
+def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str | None:
+    if not segmentation:
+        return 'the segmentation is empty or missing' if needed else None
+    if isinstance(segmentation, list):
+        side = max(record['height'], record['width'])
+        for polygon in segmentation:
+            try:
+                finite = isinstance(polygon, list) and math.isfinite(sum(polygon))
+            except (TypeError, OverflowError):
+                finite = False
+            if not finite:
+                return f'polygon {show(polygon)} is not a list of finite numbers'
+            if polygon and (min(polygon) < -side or max(polygon) > 2 * side):
+                # Rasterising takes memory in proportion to the outline.
+                return f'polygon {show(polygon)} lies far outside its image of {record["width"]}x{record["height"]} px'
+        if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
+            return f'no polygon of three points or more in {show(segmentation)}'
+        return None
+    if not isinstance(segmentation, dict):
+        return f'the segmentation is {show(segmentation)}, polygons or RLE were expected'
+    size, counts = segmentation.get('size'), segmentation.get('counts')
+    if size != [record['height'], record['width']]:
+        return f'RLE of size {show(size)} on an image of [{record["height"]}, {record["width"]}] (height, width)'
+    if isinstance(counts, list):
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            return 'RLE counts are not whole numbers'
+        if sum(counts) != record['height'] * record['width']:
+            return f'RLE counts add up to {sum(counts)}, the image has {record["height"] * record["width"]} pixels'
+    elif not isinstance(counts, str) or not counts:
+        return f'RLE counts are {show(counts)}'
+    return None
+
+
+def _mask_findings(segmentation: list | dict, record: dict) -> Iterator[tuple[str, str, bool]]:
+    try:
+        if isinstance(segmentation, list):
+            segmentation = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        if not isinstance(segmentation, dict) or isinstance(segmentation['counts'], list):
+            rles = mask_api.frPyObjects(segmentation, record['height'], record['width'])
+            pixels = int(mask_api.area(mask_api.merge(rles) if isinstance(rles, list) else rles))
+        else:
+            pixels = int(mask_api.area(segmentation))
+    except Exception as error:  # whatever the C code's wrapper makes of odd values
+        yield 'segmentation', f'cannot be decoded: {" ".join(str(error).split())}', True
+        return
+    if pixels == 0:
+        yield 'segmentation', 'decodes to no pixel', False

@@ -1,0 +1,128 @@
+"""What the data check found, and how it is shown."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Column, Table
+from rich.text import Text
+
+from mmbackbones.datasets.check.files import write_atomically
+from mmbackbones.errors import InputError
+
+
+class Fault(NamedTuple):
+    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line.
+
+    ``item`` is what would have to be left out to be rid of it: a list of the annotation file and an index of it, such
+    as ``('annotations', 7)``, or ``('images', 'ADE_train_00000007')``; None if that would not help.
+    """
+
+    file: str
+    kind: str
+    detail: str
+    item: tuple[str, int | str] | None = None
+
+    def __str__(self) -> str:
+        return f'{self.file}: {self.detail}'.replace('\n', '\\n')
+
+
+@dataclass
+class Findings:
+    """What the check of one data set found. Faults stop a run; warnings tell what the framework drops by itself."""
+
+    images: int = 0
+    annotations: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+    fingerprint: str = ''
+
+
+@dataclass
+class DatasetReport(Findings):
+    """Outcome for one data set.
+
+    ``faults`` stop a run; ``warnings`` tell what the framework drops by itself. ``fingerprint`` identifies the
+    content (annotation bytes, names and sizes of the files), whatever the folder it lies in.
+    """
+
+    name: str = ''
+    full: bool = False
+    cached: bool = False
+    seconds: float = 0.0
+
+    def require_clean(self) -> None:
+        """Stop at faults, see :func:`require_clean`."""
+        require_clean([self])
+
+
+def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -> Iterator[str | Table]:
+    """What :func:`inspect_config` found, for ``rich``: a line for each data set, then a table of what is wrong."""
+    for report, splits in distinct(reports):
+        verdict = 'clean' if not report.faults else f'[bold red]{len(report.faults)} faults[/]'
+        yield (
+            f'{", ".join(splits)}: [bold]{escape(report.name)}[/]: {report.images} images, {report.annotations} '
+            f'annotations, {verdict}, {len(report.warnings)} warnings, fingerprint {report.fingerprint or "none"} '
+            f'({report.seconds:.1f} s{", cached" if report.cached else ""})'
+        )
+        rows = [('fault', fault) for fault in report.faults] + [('warning', warning) for warning in report.warnings]
+        if not rows:
+            continue
+        table = Table('level', 'kind', Column('file', overflow='fold'), Column('what is wrong', overflow='fold'))
+        for level, fault in rows[:max_rows]:
+            table.add_row(level, fault.kind, *(Text(text.replace('\n', '\\n')) for text in (fault.file, fault.detail)))
+        if len(rows) > max_rows:
+            table.add_row('', '', '', f'and {len(rows) - max_rows} more: --json FILE lists all')
+        yield table
+
+
+def write_json(reports: Mapping[str, Sequence[DatasetReport]], path: str | Path) -> None:
+    """Write everything that :func:`inspect_config` found."""
+    content = {split: [plain(report) for report in group] for split, group in reports.items()}
+    write_atomically(Path(path), json.dumps(content, indent=1))
+
+
+def require_clean(reports: Sequence[DatasetReport], where: str | None = None) -> None:
+    """Stop at faults.
+
+    Args:
+        reports: all that was found.
+        where: a clause that says where all faults are listed.
+
+    Raises:
+        InputError: one line that names the first file at fault and the number of others.
+    """
+    faults = list(dict.fromkeys(fault for report in reports for fault in report.faults))
+    if not faults:
+        return
+    rest = ''
+    if len(faults) > 1:
+        files = len({fault.file for fault in faults})
+        where = where or 'tools/analysis/check_dataset.py CONFIG lists them'
+        rest = f' (and {len(faults) - 1} more faults, {files} files in all; {where})'
+    raise InputError(f'{faults[0]}{rest}')
+
+
+def distinct(reports: Mapping[str, Sequence[DatasetReport]]) -> list[tuple[DatasetReport, list[str]]]:
+    """Each report once, with the splits that use it."""
+    found: list[tuple[DatasetReport, list[str]]] = []
+    for split, group in reports.items():
+        for report in group:
+            splits = next((splits for known, splits in found if known == report), None)
+            if splits is None:
+                found.append((report, [split]))
+            else:
+                splits.append(split)
+    return found
+
+
+def plain(report: DatasetReport) -> dict:
+    """A report as JSON holds it."""
+    return dict(
+        asdict(report),
+        faults=[fault._asdict() for fault in report.faults],
+        warnings=[fault._asdict() for fault in report.warnings],
+    )

@@ -1,0 +1,101 @@
+"""Which data sets a configuration names, and what of each bears on the check.
+
+The frameworks themselves resolve prefixes, suffixes and classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+
+from mmbackbones.datasets.check.coco import CocoSpec
+from mmbackbones.datasets.check.segmentation import SegmentationSpec
+from mmbackbones.errors import InputError
+
+Spec = CocoSpec | SegmentationSpec
+
+
+def specs_of(cfg: Mapping, split: str) -> list[Spec]:
+    """The known data sets of a split, in order."""
+    specs = [spec_of(dataset, cfg.get('default_scope')) for dataset in datasets_below(cfg.get(f'{split}_dataloader'))]
+    return [spec for spec in specs if spec is not None]
+
+
+def datasets_below(node: object) -> Iterator[Mapping]:
+    """Data sets below a loader or a wrapper: what has a type and neither ``dataset`` nor ``datasets``."""
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        for item in node:
+            yield from datasets_below(item)
+    elif isinstance(node, Mapping):
+        inner = [node[key] for key in ('dataset', 'datasets') if key in node]
+        if inner:
+            for item in inner:
+                yield from datasets_below(item)
+        elif 'type' in node:
+            yield node
+
+
+def spec_of(dataset: Mapping, default_scope: str | None) -> Spec | None:
+    """What the framework makes of a data set's configuration, without reading any annotation."""
+    kind = dataset['type']
+    with DATASETS.switch_scope_and_registry(default_scope) as registry:
+        cls = registry.get(kind) if isinstance(kind, str) else kind
+        make = _reader_of(cls) if isinstance(cls, type) else None
+        if make is None or dataset.get('backend_args'):
+            reason = 'its files are not local' if make else 'the check does not know this type'
+            print_log(f'Data check: {kind} is skipped, {reason}', logger='current')
+            return None
+        try:
+            built = registry.build(dict(dataset, type=cls, lazy_init=True, pipeline=[]))
+        except Exception as error:  # constructors raise what they like; the Runner would meet the same
+            reason = ' '.join(str(error).split())
+            raise InputError(f'data set {kind} of {dataset.get("data_root", "")}: {reason}') from error
+    return make(built, dataset)
+
+
+def _reader_of(cls: type) -> Callable[[object, Mapping], Spec] | None:
+    import mmdet.datasets
+    import mmseg.datasets
+
+    coco, segmentation = mmdet.datasets.CocoDataset, mmseg.datasets.BaseSegDataset
+    # Subclasses that read other files, or read them otherwise, have a say of their own.
+    if issubclass(cls, coco) and all(
+        getattr(cls, name) is getattr(coco, name) for name in ('load_data_list', 'parse_data_info')
+    ):
+        return _coco_spec
+    if issubclass(cls, segmentation) and cls.load_data_list is segmentation.load_data_list:
+        return _segmentation_spec
+    return None
+
+
+def _coco_spec(built, dataset: Mapping) -> CocoSpec:
+    if not built.ann_file:
+        raise InputError(f'data set {dataset["type"]} of {dataset.get("data_root", "")}: ann_file is not set')
+    return CocoSpec(
+        ann_file=built.ann_file,
+        img_dir=built.data_prefix.get('img') or '.',
+        classes=tuple(built.metainfo['classes']),
+        need_objects=not built.test_mode,
+        need_masks='pipeline' not in dataset or _loads_masks(dataset['pipeline']),
+    )
+
+
+def _loads_masks(node: object) -> bool:
+    if isinstance(node, Mapping):
+        return bool(node.get('with_mask')) or any(_loads_masks(value) for value in node.values())
+    return isinstance(node, Sequence) and not isinstance(node, str) and any(_loads_masks(value) for value in node)
+
+
+def _segmentation_spec(built, dataset: Mapping) -> SegmentationSpec:
+    # With a label map the masks still hold the labels of the class's own, longer list.
+    classes = type(built).METAINFO['classes'] if built.label_map else built.metainfo.get('classes')
+    return SegmentationSpec(
+        img_dir=built.data_prefix.get('img_path') or '.',
+        seg_dir=built.data_prefix.get('seg_map_path') or None,
+        ann_file=built.ann_file or '',
+        img_suffix=built.img_suffix,
+        seg_suffix=built.seg_map_suffix,
+        num_labels=len(classes) if classes else None,
+        reduce_zero_label=bool(built.reduce_zero_label),
+        ignore_index=built.ignore_index,
+    )
