@@ -4,8 +4,9 @@ Published weights come bare or under a key, with or without prefixes, in a model
 Every prefix is taken off here. The renaming of a family is its ``convert_state_dict`` (the functions in ``adapters``).
 """
 
+import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -52,6 +53,16 @@ def under_prefix(weights: Weights, prefix: str) -> OrderedDict[str, Tensor]:
 def of_backbone(weights: Weights) -> Weights:
     """The backbone's part of a whole model's weights, without the prefix; those of a backbone pass through."""
     return under_prefix(weights, BACKBONE) or weights
+
+
+def rename(weights: Weights, rules: Iterable[tuple[str, str | Callable]]) -> OrderedDict[str, Tensor]:
+    """Apply rules, pairs of what ``re.sub`` takes as pattern and replacement, in order to every key."""
+    renamed = OrderedDict()
+    for key, value in weights.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
 
 
 def convert_whole_model(weights: Weights, convert: Callable[[Weights], Weights]) -> Weights:

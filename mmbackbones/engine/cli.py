@@ -53,14 +53,7 @@ def train(argv: list[str] | None = None) -> None:
     runner.train()
     trained = time.monotonic()
     metrics = runner.test()
-    keep_result(
-        cfg,
-        args.config,
-        identity,
-        fingerprints,
-        runner,
-        metrics,
-        folder,
+    facts = dict(
         kind='train',
         train_fingerprint=fingerprints.get('train'),
         precision=precision(cfg),
@@ -71,6 +64,7 @@ def train(argv: list[str] | None = None) -> None:
         train_seconds=round(trained - started, 1),
         test_seconds=round(time.monotonic() - trained, 1),
     )
+    keep_result(cfg, args.config, identity, fingerprints, runner, metrics, folder, facts)
     say(f'{headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
 
 
@@ -98,20 +92,14 @@ def test(argv: list[str] | None = None) -> None:
     runner = _runner(cfg, folder)
     started = time.monotonic()
     metrics = runner.test()
-    keep_result(
-        cfg,
-        args.config,
-        identity,
-        fingerprints,
-        runner,
-        metrics,
-        folder,
+    facts = dict(
         kind='test',
         precision='fp32',
         tta=args.tta,
         checkpoint=Path(args.checkpoint).name,
         test_seconds=round(time.monotonic() - started, 1),
     )
+    keep_result(cfg, args.config, identity, fingerprints, runner, metrics, folder, facts)
     where = f'  (predictions and record in {folder.path})' if folder else ''
     say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
 

@@ -18,7 +18,7 @@ def keep_result(
     runner: Runner,
     metrics: dict,
     folder: OutputFolder | None,
-    **more: object,
+    facts: dict,
 ) -> None:
     """Give the work dir a line in its records, and the predictions the same record.
 
@@ -30,7 +30,7 @@ def keep_result(
         runner (Runner): after the test.
         metrics (dict): what the test gave.
         folder (OutputFolder, optional): of the predictions.
-        **more: further keys of the record.
+        facts (dict): further keys of the record.
     """
     dataset = runner.test_dataloader.dataset
     record = dict(
@@ -47,7 +47,7 @@ def keep_result(
         metrics=plain(metrics),
         **environment(),
         **identity,
-        **more,
+        **facts,
     )
     if folder:
         folder.commit(dict(record, image_ids=image_ids(dataset)))

@@ -1,6 +1,5 @@
 """The runner of our commands: mmengine's, with loading that must fit and executes nothing."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
 from mmbackbones.checkpoints.atomic import cannot_write
-from mmbackbones.checkpoints.layout import weights_of
+from mmbackbones.checkpoints.layout import rename, weights_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.resume import require_resumable
@@ -86,9 +85,8 @@ class Runner(MMRunner):
         if not strict:
             allowed = ('',)
         weights = weights_of(content, filename)
-        for pattern, replacement in revise_keys:
-            for key in [key for key in weights if re.search(pattern, key)]:
-                weights[re.sub(pattern, replacement, key)] = weights.pop(key)
+        if revise_keys:
+            weights = rename(weights, revise_keys)
         loaded = load_weights(
             unwrap(self.model),
             weights,

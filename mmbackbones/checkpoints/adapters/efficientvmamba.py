@@ -1,8 +1,13 @@
 """EfficientVMamba: the authors' flat convolution stages."""
 
-import re
-
 from torch import Tensor
+
+from mmbackbones.checkpoints.layout import rename
+
+RENAMES = (
+    (r'^(layers\.\d+)\.\d+\.(norm|reduction)\.', r'\1.downsample.\2.'),
+    (r'^(layers\.\d+)\.(\d+)\.', lambda found: f'{found[1]}.blocks.{int(found[2]) - 1}.'),
+)
 
 
 def convert_efficientvmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -11,9 +16,4 @@ def convert_efficientvmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     The authors number their entries in one sequence: a permutation, the blocks from 1 on, a permutation, the patch
     merging. The ``classifier.*`` keys stay in: the backbone allows them as unexpected.
     """
-    converted = {}
-    for key, value in state_dict.items():
-        key = re.sub(r'^(layers\.\d+)\.\d+\.(norm|reduction)\.', r'\1.downsample.\2.', key)
-        key = re.sub(r'^(layers\.\d+)\.(\d+)\.', lambda m: f'{m[1]}.blocks.{int(m[2]) - 1}.', key)
-        converted[key] = value
-    return converted
+    return rename(state_dict, RENAMES)

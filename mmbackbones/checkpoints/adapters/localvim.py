@@ -1,12 +1,12 @@
 """LocalVim: the authors' layout, found under ``state_dict`` in their files."""
 
 import math
-import re
 
 import torch
 from torch import Tensor
 
 from mmbackbones.checkpoints.adapters.position import add_square_grid
+from mmbackbones.checkpoints.layout import rename
 
 RENAMES = ((r'\.mixer\.A_log_(\d)$', r'.mixer.A_\1_log'), (r'\.mixer\.attn\.', '.mixer.channel_gate.'))
 
@@ -22,9 +22,7 @@ def convert_localvim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         InputError: the position table belongs to no square grid.
     """
     converted = {}
-    for key, value in state_dict.items():
-        for pattern, name in RENAMES:
-            key = re.sub(pattern, name, key)
+    for key, value in rename(state_dict, RENAMES).items():
         if key == 'rope.freqs_cos':
             converted['rope_grid'] = torch.tensor(2 * [math.isqrt(len(value))])
         elif key != 'rope.freqs_sin':

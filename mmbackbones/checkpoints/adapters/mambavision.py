@@ -1,8 +1,8 @@
 """MambaVision: the authors' names."""
 
-import re
-
 from torch import Tensor
+
+from mmbackbones.checkpoints.layout import rename
 
 RENAMES = (
     (r'^patch_embed\.conv_down\.', 'patch_embed.'),
@@ -17,9 +17,4 @@ def convert_mambavision(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The ``norm.*`` and ``head.*`` keys of the classifier stay in: the backbone allows them as unexpected.
     """
-    converted = {}
-    for key, value in state_dict.items():
-        for pattern, name in RENAMES:
-            key = re.sub(pattern, name, key)
-        converted[key] = value
-    return converted
+    return rename(state_dict, RENAMES)

@@ -5,6 +5,7 @@ import re
 from torch import Tensor
 
 from mmbackbones.checkpoints.adapters.position import add_square_grid
+from mmbackbones.checkpoints.layout import rename
 
 
 def convert_plainmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -18,11 +19,11 @@ def convert_plainmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         InputError: the position table belongs to no square grid.
     """
     blocks = [int(found[1]) for key in state_dict if (found := re.match(r'layers\.(\d+)\.', key))]
-    converted = {}
-    for key, value in state_dict.items():
-        key = re.sub(r'^(layers\.\d+)\.mamba\.', r'\1.mixer.', key)
-        key = re.sub(r'^norm_layer(\d+)\.', r'outnorm\1.', key)
-        key = re.sub(r'^ln1\.', f'outnorm{max(blocks, default=0)}.', key)
-        converted[key] = value
+    rules = (
+        (r'^(layers\.\d+)\.mamba\.', r'\1.mixer.'),
+        (r'^norm_layer(\d+)\.', r'outnorm\1.'),
+        (r'^ln1\.', f'outnorm{max(blocks, default=0)}.'),
+    )
+    converted = rename(state_dict, rules)
     add_square_grid(converted, 'PlainMamba')
     return converted

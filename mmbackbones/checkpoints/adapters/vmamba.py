@@ -1,8 +1,8 @@
 """VMamba: three generations of key names."""
 
-import re
-
 from torch import Tensor
+
+from mmbackbones.checkpoints.layout import rename
 
 RENAMES = (  # the oldest files' names, by the authors' own loader
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
@@ -22,9 +22,7 @@ def convert_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     stay in: the backbone allows them as unexpected.
     """
     converted = {}
-    for key, value in state_dict.items():
-        for pattern, name in RENAMES:
-            key = re.sub(pattern, name, key)
+    for key, value in rename(state_dict, RENAMES).items():
         if key.endswith(('.x_proj.weight', '.dt_projs.weight')):
             key = key.removesuffix('.weight') + '_weight'
             value = value.unflatten(0, (DIRECTIONS, -1))
