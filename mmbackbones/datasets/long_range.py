@@ -1,4 +1,6 @@
-"""A synthetic dense task whose answer lies a known number of tokens away, generated afresh for every step.
+"""The synthetic long-range task: dense labels that follow from a cue a known number of tokens away.
+
+Every step draws fresh images.
 
 An image is a grid of n x n tokens of 4x4 pixels. Some tokens are *shapes*, grey textures that show no colour, and the
 label of a shape is the colour of the one *cue* that decides it:
@@ -33,7 +35,7 @@ DENSITY = {'row': 0.25, 'routed': 0.1, 'single': 0.1}
 CUES, KEYS = 6, 8  # of the task ``routed``
 
 
-class ProbeBatch(NamedTuple):
+class LongRangeBatch(NamedTuple):
     """Images and, for every token, what is asked."""
 
     images: Tensor
@@ -45,8 +47,8 @@ class ProbeBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ProbeTask:
-    """One setting of the probe.
+class LongRangeTask:
+    """One setting of the synthetic long-range task.
 
     Attributes:
         task (str): ``'row'``, ``'routed'`` or ``'single'``.
@@ -73,24 +75,26 @@ class ProbeTask:
 
     def __post_init__(self):
         if self.task not in TASKS:
-            raise InputError(f'probe: task {self.task!r} unknown; expected one of {", ".join(TASKS)}')
+            raise InputError(f'long-range task: task {self.task!r} unknown; expected one of {", ".join(TASKS)}')
         if self.cue_side is None:
             object.__setattr__(self, 'cue_side', 'left' if self.task == 'row' else 'random')
         if self.cue_side not in CUE_SIDES:
-            raise InputError(f'probe: cue side {self.cue_side!r} unknown; expected one of {", ".join(CUE_SIDES)}')
+            raise InputError(
+                f'long-range task: cue side {self.cue_side!r} unknown; expected one of {", ".join(CUE_SIDES)}'
+            )
         if not SIDES[0] <= self.tokens <= SIDES[1]:
-            raise InputError(f'probe: {self.tokens} tokens per side, expected {SIDES[0]} to {SIDES[1]}')
+            raise InputError(f'long-range task: {self.tokens} tokens per side, expected {SIDES[0]} to {SIDES[1]}')
         if not 0 <= self.distractors < COLOURS:
-            raise InputError(f'probe: {self.distractors} distractors, expected 0 to {COLOURS - 1}')
+            raise InputError(f'long-range task: {self.distractors} distractors, expected 0 to {COLOURS - 1}')
         if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise InputError(f'probe: noise {self.noise}, expected a number of 0 or more')
+            raise InputError(f'long-range task: noise {self.noise}, expected a number of 0 or more')
 
     @property
     def ceiling(self) -> float:
         """The best accuracy there can be, 0 .. 1."""
         return 1 / COLOURS if self.cue_side == 'none' or self.shuffled else 1 / (1 + self.distractors)
 
-    def batch(self, size: int, generator: torch.Generator) -> ProbeBatch:
+    def batch(self, size: int, generator: torch.Generator) -> LongRangeBatch:
         """Draw ``size`` fresh images; the same generator state gives the same images.
 
         Raises:
@@ -98,7 +102,7 @@ class ProbeTask:
         """
         least = 2 if self.shuffled and self.task == 'single' else 1
         if size < least:
-            raise InputError(f'probe: a batch of {size} images, expected {least} or more')
+            raise InputError(f'long-range task: a batch of {size} images, expected {least} or more')
         place = self._rows if self.task == 'row' else self._anywhere
         positions, groups, shapes = place(size, generator)
         cues, alike = positions.shape[1:]
@@ -120,7 +124,7 @@ class ProbeTask:
             paint.scatter_(1, at[..., None].expand(-1, -1, 3), PALETTE[shown.flatten(1)])
             if keys is not None:
                 texture.scatter_(1, at, keys.repeat_interleave(alike, dim=1))
-        return ProbeBatch(
+        return LongRangeBatch(
             self._render(paint, texture, generator), labels.where(shapes, BACKGROUND), distances.where(shapes, 0)
         )
 

@@ -1,16 +1,28 @@
-"""The probe's data: labels follow from the pixels by each task's rule, and every dial ends at chance."""
+"""The data of the synthetic long-range task.
+
+Labels follow from the pixels by each task's rule, and every dial ends at chance.
+"""
 
 import itertools
 
 import pytest
 import torch
 
-from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, CUE_SIDES, KEYS, PALETTE, TASKS, TEXTURES, ProbeTask
+from mmbackbones.datasets.long_range import (
+    BACKGROUND,
+    COLOURS,
+    CUE_SIDES,
+    KEYS,
+    PALETTE,
+    TASKS,
+    TEXTURES,
+    LongRangeTask,
+)
 from mmbackbones.errors import InputError
 
 
 def draw(size: int = 8, seed: int = 0, **options):
-    task = ProbeTask(**{'tokens': 16, 'noise': 0.0, **options})
+    task = LongRangeTask(**{'tokens': 16, 'noise': 0.0, **options})
     return task.batch(size, torch.Generator().manual_seed(seed))
 
 
@@ -83,7 +95,7 @@ def test_only_shapes_are_asked_and_colours_are_uniform(task):
 
 
 def test_fresh_and_repeatable():
-    task = ProbeTask('routed', 16)
+    task = LongRangeTask('routed', 16)
     generator = torch.Generator().manual_seed(3)
     first, second = (task.batch(2, generator) for _ in range(2))
     again = task.batch(2, torch.Generator().manual_seed(3))
@@ -109,7 +121,7 @@ class TestFarEnds:
         colour, _ = read(batch.images)
         assert (colour < 0).all()  # nothing on the image depends on a colour
         assert (batch.labels != BACKGROUND).any()
-        assert ProbeTask(task, cue_side='none').ceiling == 0.25
+        assert LongRangeTask(task, cue_side='none').ceiling == 0.25
 
     @pytest.mark.parametrize('task', TASKS)
     def test_three_distractors(self, task):
@@ -129,19 +141,19 @@ class TestFarEnds:
                 assert batch.distances[image, r, c] == away[int(batch.labels[image, r, c])]
                 nearest.append(min(away, key=away.get) == int(batch.labels[image, r, c]))
         assert 0.1 < sum(nearest) / len(nearest) < 0.42  # "take the nearest" is right in a quarter of the cases
-        assert ProbeTask(task, distractors=3).ceiling == 0.25
+        assert LongRangeTask(task, distractors=3).ceiling == 0.25
 
     def test_one_distractor_halves_the_best_accuracy(self):
         colour, _ = read(draw(task='row', distractors=1).images)
         assert ((colour >= 0).sum(2) == 2).all()
-        assert ProbeTask('row', distractors=1).ceiling == 0.5
+        assert LongRangeTask('row', distractors=1).ceiling == 0.5
 
     @pytest.mark.parametrize(('noise', 'lowest', 'highest'), [(0.1, 0.999, 1.0), (1000.0, 0.22, 0.28)])
     def test_noise(self, noise, lowest, highest):
         """The ideal observer knows where the cue is and correlates it with every colour."""
-        task = ProbeTask('row', 16, noise=noise)
+        task = LongRangeTask('row', 16, noise=noise)
         quiet, noisy = (
-            ProbeTask('row', 16, noise=x).batch(256, torch.Generator().manual_seed(0)) for x in (0.0, noise)
+            LongRangeTask('row', 16, noise=x).batch(256, torch.Generator().manual_seed(0)) for x in (0.0, noise)
         )
         colour, _ = read(quiet.images)
         assert torch.equal(quiet.labels, noisy.labels)
@@ -187,8 +199,8 @@ class TestShuffled:
     ],
 )
 def test_bad_settings(options, message):
-    with pytest.raises(InputError, match=r'^probe: ') as caught:
-        ProbeTask(**{'task': 'row', **options})
+    with pytest.raises(InputError, match=r'^long-range task: ') as caught:
+        LongRangeTask(**{'task': 'row', **options})
     assert message in str(caught.value) and '\n' not in str(caught.value)
 
 

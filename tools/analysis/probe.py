@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mmbackbones.analysis.long_range import report as report
 from mmbackbones.analysis.long_range.train import MIXERS, POSITIONS, STEPS, arms
-from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, ProbeTask
+from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, LongRangeTask
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='records, table and figure')
     args = parser.parse_args(argv)
 
-    task = ProbeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
+    task = LongRangeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
     steps = STEPS[args.task] if args.steps is None else args.steps
     if args.chance_seeds is None:
         args.chance_seeds = args.seeds

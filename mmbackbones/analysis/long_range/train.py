@@ -1,4 +1,4 @@
-"""How far does a token mixer see? An isotropic net trained on :class:`mmbackbones.datasets.long_range.ProbeTask`.
+"""How far does a token mixer see? An isotropic net trained on :class:`mmbackbones.datasets.long_range.LongRangeTask`.
 
 Nothing in the net but the mixer moves information between tokens: non-overlapping 4x4 patches, norms per token, one
 linear layer per token as head. Hierarchies, pyramid pooling, batch and group norms would all leak the whole image.
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, PATCH, ProbeTask
+from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, PATCH, LongRangeTask
 from mmbackbones.errors import InputError
 from mmbackbones.layers.token_mixers import MIXING, POINTWISE, build_branch
 
@@ -122,7 +122,7 @@ class Arm:
     """One training: what is trained on what, from which seed.
 
     Attributes:
-        task (ProbeTask): the data.
+        task (LongRangeTask): the data.
         mixer (str): one of ``MIXERS``.
         seed (int): of weights and data; arms with one seed see the same images in the same order.
         steps (int): of training.
@@ -133,7 +133,7 @@ class Arm:
         InputError: unknown mixer or position, no steps or images, a seed outside 0 .. 2^31 - 1.
     """
 
-    task: ProbeTask
+    task: LongRangeTask
     mixer: str
     seed: int = 0
     steps: int = 300
@@ -308,7 +308,7 @@ def radius(reach: Tensor, at: tuple[int, int]) -> int:
 
 
 def arms(
-    task: ProbeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
+    task: LongRangeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
 ) -> list[Arm]:
     """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
 

@@ -20,13 +20,13 @@ from mmbackbones.analysis.long_range.train import (
     token_reach,
     train,
 )
-from mmbackbones.datasets.long_range import BACKGROUND, ProbeTask
+from mmbackbones.datasets.long_range import BACKGROUND, LongRangeTask
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
 
-ROW_16 = ProbeTask('row', 16)
+ROW_16 = LongRangeTask('row', 16)
 
 
 class TestReach:
@@ -104,8 +104,8 @@ def test_test_images_are_none_of_the_training(seed, monkeypatch):
         drawn.append(original(task, size, generator))
         return drawn[-1]
 
-    original = ProbeTask.batch
-    monkeypatch.setattr(ProbeTask, 'batch', batch)
+    original = LongRangeTask.batch
+    monkeypatch.setattr(LongRangeTask, 'batch', batch)
     run_arm(Arm(ROW_16, 'identity', seed=seed, steps=3, images=48))
     images = torch.cat([each.images for each in drawn]).flatten(1)
     assert len(drawn) == 6 and len(images.unique(dim=0)) == len(images) == 96
@@ -169,7 +169,7 @@ def curve(accuracies, ceiling=1.0):
 
 
 def record(mixer, seed, near, far, shuffled=False):
-    arm = Arm(ProbeTask('row', 16, shuffled=shuffled), mixer, seed)
+    arm = Arm(LongRangeTask('row', 16, shuffled=shuffled), mixer, seed)
     bins = [
         dict(
             first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1, high=accuracy + 0.1
@@ -288,7 +288,7 @@ class TestCommand:
 
 def row_accuracies(mixer, seed, shuffled=False):
     """Accuracy per distance bin on ``row`` at 32 tokens a side."""
-    result = run_arm(Arm(ProbeTask('row', 32, shuffled=shuffled), mixer, seed))
+    result = run_arm(Arm(LongRangeTask('row', 32, shuffled=shuffled), mixer, seed))
     return {bin_name(each): each['correct'] / each['total'] for each in result['bins']}
 
 
@@ -334,7 +334,7 @@ class TestThreeSeeds:
 
     @pytest.mark.parametrize('seed', [0, 1, 2])
     def test_attention_routes(self, seed):
-        task = ProbeTask('routed', 16)
+        task = LongRangeTask('routed', 16)
         (arm,) = arms(task, ['attn'], [seed])
         assert all(each['correct'] >= 0.90 * each['total'] for each in run_arm(arm)['bins'])
 
@@ -346,7 +346,7 @@ class TestFarEnds:
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
     @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.0)], ids=str)
     def test_chance(self, mixer, end):
-        result = run_arm(Arm(ProbeTask('row', 16, **end), mixer, steps=150))
+        result = run_arm(Arm(LongRangeTask('row', 16, **end), mixer, steps=150))
         assert all(abs(each['correct'] / each['total'] - 0.25) <= 0.04 for each in result['bins'])
 
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
