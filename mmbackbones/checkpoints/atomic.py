@@ -124,8 +124,8 @@ def _put_in_place(partial: Path, path: Path) -> None:
 def require_whole(path: Path, name: str, sha256: str | None = None) -> None:
     """Refuse a damaged file.
 
-    The content is compared with the SHA-256 that was asked for, else with the one beside the file, else, in what
-    torch.save writes, with the CRC-32 of every member, which torch itself does not look at.
+    The content is compared with the SHA-256 that was asked for, else with the one beside the file. Where there is
+    neither, files of torch.save are compared with the CRC-32 of every member, which torch itself does not check.
 
     Args:
         path (Path): the file.

@@ -25,7 +25,7 @@ def get_random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Put the states back. A state of CUDA that is lacking here or there is passed over.
+    """Put the states back. The state of CUDA is ignored where this machine or the checkpoint has none.
 
     Raises:
         InputError: this is no such state.
@@ -39,5 +39,5 @@ def set_random_state(state: dict) -> None:
             torch.cuda.set_rng_state(state['cuda'].cpu())
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f'the random states of the checkpoint cannot be taken up: {type(error).__name__}: {error}'
+            f'the random states of the checkpoint cannot be restored: {type(error).__name__}: {error}'
         ) from error

@@ -1,9 +1,9 @@
 """Reading a file of tensors without running anything that it names.
 
-A file is either safetensors or goes through torch's weights-only unpickler; there is no other way. Published research
-checkpoints hold objects of the authors' tools beside the tensors (an argparse.Namespace, a yacs CfgNode, logs of
-mmengine). The unpickler gets an inert class of ours for each of these names, so the named code is neither called nor
-imported. What became an inert object is then left out.
+A file is either safetensors or goes through torch's weights-only unpickler. There is no other way. Beside the tensors,
+published checkpoints hold objects of the authors' tools: an argparse.Namespace, a yacs CfgNode, logs of mmengine. The
+unpickler gets an inert class of ours for each of these names, so the named code is neither imported nor called. The
+inert objects are then left out.
 """
 
 import re
@@ -61,7 +61,7 @@ class Inert:
 def read_checkpoint(
     path: str | Path, map_location: MapLocation = None, name: str | None = None, sha256: str | None = None
 ) -> Checkpoint:
-    """Read a file of tensors, after a look whether it is whole.
+    """Check that a file is whole, and read the tensors in it.
 
     Args:
         path (str | Path): a safetensors file, or one that torch.save wrote, told apart by content.

@@ -1,4 +1,4 @@
-"""Taking a training up again: from which checkpoint, and what of it may be believed."""
+"""Resuming a training: which checkpoint it goes on from, and what in that file is safe to use."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ NUMBERED = re.compile(r'.*?(\d+)\.pth')
 def find_newest(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Find the newest whole checkpoint of a training.
 
-    That is the one that ``last_checkpoint`` names, unless a later file has a higher number (the run died before it
-    could be named). Damaged ones are passed over for the next older one.
+    That is the one that ``last_checkpoint`` names, or a later file with a higher number, which the run did not live to
+    name. A damaged one is passed over for the next older one.
 
     Args:
         work_dir: the training's folder; it may have been moved since.
@@ -64,9 +64,9 @@ def _number(path: Path) -> int:
 
 
 def require_resumable(checkpoint: Checkpoint, name: str, schedulers: bool) -> None:
-    """Refuse to take up a training from a checkpoint that lacks what a training needs, and mend what it notes of a run.
+    """Refuse a checkpoint that lacks what a training needs, and make what it says of the run safe to use.
 
-    Its logs become mmengine's again, the paths that it names become bare names (:func:`trustworthy_paths`).
+    Logs become mmengine's again. Paths become bare file names, see :func:`trustworthy_paths`.
 
     Args:
         checkpoint (Checkpoint): its content is changed in place.
@@ -99,7 +99,7 @@ def require_resumable(checkpoint: Checkpoint, name: str, schedulers: bool) -> No
 
 
 def trustworthy_paths(runtime_info: dict) -> dict:
-    """What a checkpoint notes of a run, with bare names of checkpoints alone: mmengine deletes what it finds there."""
+    """Reduce the paths in a checkpoint to bare names of checkpoints, because mmengine deletes what they name."""
     info = dict(runtime_info)
     for key, value in runtime_info.items():
         if key == 'keep_ckpt_ids':

@@ -1,4 +1,4 @@
-"""Loading that is loud: every key that does not fit stops the run and is listed, unless it was named beforehand."""
+"""Strict loading: a key that does not fit stops the run and is listed, unless its prefix is allowed."""
 
 import re
 

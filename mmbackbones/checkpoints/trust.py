@@ -1,4 +1,4 @@
-"""The one place where a checkpoint's code is run, on the word of the user, to leave a file without any."""
+"""Take the plain data out of a checkpoint that holds code. The code runs, here alone, if the user trusts the file."""
 
 import argparse
 import io

@@ -1,1 +1,1 @@
-"""Data of our own making, and the check of everybody's."""
+"""Generated data, and the check of any data set."""

@@ -1,4 +1,4 @@
-"""The same configuration on whatever machine there is: what a run without CUDA needs changed, each change said once."""
+"""What a configuration needs changed to run on this machine. Each change is said once."""
 
 import os
 from collections.abc import Iterator

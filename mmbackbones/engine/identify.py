@@ -1,4 +1,4 @@
-"""Naming what a checkpoint holds, for the message when it does not fit. Slow, and so for that path alone."""
+"""Which model's weights a checkpoint holds, for the error message when they do not fit. Slow, so used there only."""
 
 import functools
 import importlib

@@ -18,10 +18,10 @@ from mmbackbones.registry import WEIGHT_INITIALIZERS
 class Pretrained:
     """Load weights that must fit, whoever published them.
 
-    The layouts are told apart by their keys: a checkpoint of a whole detector, segmentor or OpenMMLab classifier (keys
-    under ``backbone.``), our own names, or those of the authors, which the module's ``convert_state_dict`` renames.
-    The module's ``fresh_keys`` may be missing and its ``unused_keys`` unexpected; nothing else may. A module without
-    these attributes must be matched to the letter.
+    The keys tell the layouts apart: a whole detector, segmentor or OpenMMLab classifier (keys under ``backbone.``), our
+    own names, or the authors' names, which the module's ``convert_state_dict`` renames. Keys in the module's
+    ``fresh_keys`` may be missing, keys in its ``unused_keys`` may be unexpected. No others may. A module without these
+    attributes must match exactly.
 
     Args:
         checkpoint (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.

@@ -21,26 +21,27 @@ from mmbackbones.registry import RUNNERS
 class Runner(MMRunner):
     """mmengine's runner, except that a checkpoint for testing, resuming or ``load_from`` must fit the model.
 
-    Fine-tuning a model to another number of classes names the prefixes of the layers that differ in the config, as in
-    ``load_from_allow = ['roi_head.bbox_head.fc_cls', 'decode_head.conv_seg']``: they keep their initialization, and
-    the log lists them. That holds for ``load_from`` of a training alone.
+    To fine-tune a model to another number of classes, the config names the prefixes of the layers that differ, as in
+    ``load_from_allow = ['roi_head.bbox_head.fc_cls', 'decode_head.conv_seg']``. They keep their initialization, and the
+    log lists them. This applies to ``load_from`` of a training only.
 
-    The backbone's weights may carry the names of its authors: released detectors and segmentors load as they are.
+    The backbone's weights may have their authors' names: released detectors and segmentors load as they are.
 
-    The configuration text in a checkpoint is left out, because mmengine executes it on resuming. So are objects of
-    foreign code; with them go the smoothed losses of a log that mmengine's own hook saved, which begin anew.
+    The configuration text in a checkpoint is left out, because mmengine executes it on resuming. Objects of foreign
+    code are left out, too. The smoothed losses that mmengine's own hook saves are such objects; they begin anew.
     """
 
     _resuming = False
 
     @property
     def resuming(self) -> bool:
-        """Whether a checkpoint is being read to take up a training again."""
+        """Whether a checkpoint is being read to resume a training."""
         return self._resuming
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
-        """Scale the learning rate to the images of one step of the optimizer, which mmengine counts without those that
-        ``accumulative_counts`` collects.
+        """Scale the learning rate to the number of images in one step of the optimizer.
+
+        mmengine does not count the images that ``accumulative_counts`` collects.
         """
         steps = getattr(optim_wrapper, '_accumulative_counts', 1)
         if steps > 1 and auto_scale_lr and auto_scale_lr.get('enable'):
@@ -66,6 +67,15 @@ class Runner(MMRunner):
         revise_keys: Sequence[tuple[str, str]] = (),
     ) -> dict:
         """Load weights into the model.
+
+        Args:
+            filename (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
+            map_location: where the tensors go before they are copied into the model.
+            strict (bool): False: keys may be missing, unexpected or of another shape.
+            revise_keys (Sequence[tuple[str, str]]): rules of ``re.sub`` for the keys.
+
+        Returns:
+            dict: the content of the checkpoint, as plain data.
 
         Raises:
             InputError: the file cannot be read, or keys are missing, unexpected or of another shape, all of them
@@ -103,7 +113,7 @@ class Runner(MMRunner):
         return content
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """Take up a training again; see mmengine for the arguments.
+        """Resume a training; see mmengine for the arguments.
 
         Raises:
             InputError: see :meth:`load_checkpoint`.

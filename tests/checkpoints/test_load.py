@@ -42,6 +42,13 @@ def test_crafted_file_runs_nothing(tmp_path, gadget, writer):
         assert not witness.exists()
 
 
+def test_our_own_loading_takes_no_way_through_mmengine(tmp_path, monkeypatch):
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'a.pth')
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', None)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', {})
+    assert torch.equal(load_checkpoint(str(tmp_path / 'a.pth')).content['w'], torch.ones(2))
+
+
 def test_every_scheme_of_mmengine_ends_here():
     assert len(CheckpointLoader._schemes) == 12
     assert set(CheckpointLoader._schemes.values()) == {load_from_address}

@@ -19,5 +19,5 @@ def test_random_state_round_trip():
     first = [draw() for _ in range(3)]
     set_random_state(state)
     assert [draw() for _ in range(3)] == first
-    with pytest.raises(InputError, match='random states of the checkpoint cannot be taken up: KeyError'):
+    with pytest.raises(InputError, match='random states of the checkpoint cannot be restored: KeyError'):
         set_random_state({'python': 1})

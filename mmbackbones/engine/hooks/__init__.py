@@ -1,1 +1,1 @@
-"""What watches over a training: checkpoints, numerics, preemption, hangs."""
+"""Hooks that keep a long training safe: checkpoints, numerics, preemption, hangs."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, verified, plain, and enough to go on as if nothing had happened."""
+"""The hook that saves checkpoints from which a run resumes as if it had never stopped."""
 
 import logging
 import os
@@ -19,15 +19,16 @@ from mmbackbones.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointHook(MMCheckpointHook):
-    """mmengine's hook, with these promises; the arguments are the same.
+    """mmengine's hook with the same arguments, and these promises.
 
-    * A checkpoint is written beside its place, read back and renamed, with its SHA-256 beside it in ``NAME.sha256``;
-      what it replaces goes only then. If it cannot be written, training stops and the earlier ones are whole.
-    * ``last_checkpoint`` names it relative to the work dir, so that a moved work dir resumes.
-    * It holds plain data (:func:`mmbackbones.checkpoints.plain_data.to_plain`), among them the random states of every
-      process. Restored after all else, they make a resumed run on CPU with ``num_workers=0`` the uninterrupted one,
-      bit for bit. For that the data loader draws its workers' seeds from a generator of its own, and validation leaves
-      the random states as it found them.
+    * A checkpoint is whole or not there: it is written beside its place, read back and renamed. Its SHA-256 lies beside
+      it in ``NAME.sha256``. Older checkpoints are removed afterwards. If the file cannot be written, the training stops
+      and the older ones stay.
+    * ``last_checkpoint`` names it relative to the work dir, so that a work dir can be moved and resumed.
+    * It holds plain data only (:func:`mmbackbones.checkpoints.plain_data.to_plain`).
+    * It holds the random states of every process. On a CPU with ``num_workers=0`` a resumed run therefore gives the
+      bits of the uninterrupted one. To this end the data loader draws the seeds of its workers from its own generator,
+      and validation leaves the random states unchanged.
     """
 
     def __init__(self, *args, backend_args: dict | None = None, **kwargs):
@@ -58,7 +59,7 @@ class CheckpointHook(MMCheckpointHook):
             self._resume_sampler(runner, loader)
 
     def _here(self, path: str | None) -> str | None:
-        """A name that a checkpoint gives, in this work dir: what it says may have moved, and may be anything."""
+        """A path that a checkpoint names, moved to this work dir, since the file may be moved or crafted."""
         return path and self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _resume_sampler(self, runner: Runner, loader: torch.utils.data.DataLoader) -> None:

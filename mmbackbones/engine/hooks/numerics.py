@@ -1,4 +1,4 @@
-"""NaN and inf: noticed before they reach the weights, named, written down, then the configured policy."""
+"""NaN and inf are found before they reach the weights, reported, and answered by a stop or by a skipped iteration."""
 
 import json
 import math
@@ -26,18 +26,18 @@ class NumericsHook(Hook):
     """Stop, or skip the iteration, where the loss or a gradient is not finite.
 
     The optimizer never sees such gradients. A report, ``numerical_trouble/iter_N.json`` in the work dir, names the
-    iteration, the images of the batch, the parts of the loss and the parameters concerned, the first module whose
-    output was not finite (found by a second pass), and the AMP scale.
+    iteration, the images of the batch, the parts of the loss, the parameters concerned, and the AMP scale. A second
+    pass over the batch finds the first module whose output was not finite.
 
-    Under FP16, a step that the loss scaler skips because gradients overflowed is its search for a scale and no fault;
-    such steps are counted in the log as ``amp_skipped``.
+    Under FP16 the loss scaler skips steps whose gradients overflow while it searches for a scale. That is no fault. The
+    log counts such steps as ``amp_skipped``.
 
     Args:
-        max_skips (int): iterations that may be skipped in a run, weights and buffers as they were; then the run stops.
-        max_amp_skips (int): steps in a row that the loss scaler may skip; after that no scale will do.
+        max_skips (int): iterations that a run may skip, with weights and buffers unchanged. The next one stops it.
+        max_amp_skips (int): steps in a row that the loss scaler may skip. More mean that no scale works.
 
     Raises:
-        InputError: a negative number.
+        InputError: ``max_skips`` is below 0 or ``max_amp_skips`` below 1.
     """
 
     priority = 'NORMAL'  # before the hook that saves
@@ -107,7 +107,7 @@ class NumericsHook(Hook):
         return f'_rank{get_rank()}' if get_world_size() > 1 else ''
 
     def _count_amp_skip(self, runner: Runner) -> bool:
-        """Note a step that the loss scaler skipped; returns whether there were too many in a row."""
+        """Count a step that the loss scaler skipped, and say whether there were too many in a row."""
         wrapper = runner.optim_wrapper
         if not hasattr(wrapper, 'loss_scaler') or not wrapper.should_update():
             return False
@@ -160,7 +160,7 @@ class NumericsHook(Hook):
 
 
 def _second_pass(runner: Runner, model: nn.Module, batch: dict) -> dict:
-    """Run the batch again with eyes on every module, then backwards; random layers draw anew."""
+    """Run the batch again, forwards with a look at every module, then backwards. Random layers draw anew."""
     runner.optim_wrapper.zero_grad()
     found: list[str] = []
     with _watch(model, found), runner.optim_wrapper.optim_context(runner.model):

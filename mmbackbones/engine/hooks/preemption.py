@@ -1,4 +1,4 @@
-"""SIGTERM, by which clusters take a machine away: save, and leave with a code that says "start me again"."""
+"""SIGTERM, which clusters send before they take a machine away: save, and exit with a code that means "start again"."""
 
 import signal
 import threading
@@ -17,12 +17,15 @@ from mmbackbones.registry import HOOKS
 class PreemptionHook(Hook):
     """Save at the end of the iteration in which SIGTERM arrives, then stop with exit code 75.
 
-    A training by epochs cannot be taken up within one, so there nothing is saved but finished epochs. A second SIGTERM
-    ends the process at once.
+    A training by epochs resumes from finished epochs only, so within an epoch nothing is saved. A second SIGTERM ends
+    the process at once.
 
     Args:
-        agree_every (int): iterations between the moments at which several processes agree to stop; those of one
-            machine get the signal at different times, and leaving alone would hang the others.
+        agree_every (int): several processes agree every so many iterations whether to stop. The signal reaches them at
+            different times, and one that left alone would hang the others.
+
+    Raises:
+        InputError: ``agree_every`` is below 1.
     """
 
     priority = 'LOWEST'  # after the hook that saves

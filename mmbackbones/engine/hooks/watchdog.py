@@ -1,4 +1,4 @@
-"""An end to hangs: a run without progress says where it stands and stops, so that the cluster can start it again."""
+"""The end of a hang: a run without progress says where it hangs and stops, so that the cluster can start it again."""
 
 import faulthandler
 import os
@@ -23,8 +23,9 @@ TESTING = 'inside a forward pass of validation or test, or in a collective'
 class WatchdogHook(Hook):
     """End a run that hangs in data loading, a training step or a collective, with exit code 4.
 
-    It prints one line that says in what and since when, and writes the stacks of all threads to ``hang_rank0.txt`` in
-    the work dir. The computation of metrics and what lies between training and test is not watched.
+    It prints one line that says where the run hangs and for how long. It writes the stacks of all threads to
+    ``hang_rank0.txt`` in the work dir. The time between training and test, and the computation of metrics, are not
+    watched.
 
     Args:
         timeout (float): seconds without progress.

@@ -10,7 +10,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError, Preempted
 
 
