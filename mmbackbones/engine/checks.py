@@ -23,7 +23,7 @@ def require_weights(cfg: Config) -> None:
     init_cfgs = init_cfgs if isinstance(init_cfgs, list) else [init_cfgs]
     if not any(init_cfg.get('checkpoint') for init_cfg in init_cfgs):
         raise InputError(
-            f'no pretrained weights are established for {backbone.type} {backbone.get("arch", "")}: set '
+            f'no pretrained weights are known for {backbone.type} {backbone.get("arch", "")}: set '
             'model.backbone.init_cfg.checkpoint (and model.backbone.init_cfg.type=mmbackbones.Pretrained) to a file '
             'or URL, or model.backbone.init_cfg=None to train from random weights'
         )
