@@ -1,7 +1,6 @@
 """Naming what a checkpoint holds, for the message when it does not fit. Slow, and so for that path alone."""
 
 import functools
-import importlib
 import inspect
 
 import torch
@@ -32,10 +31,10 @@ def identify(weights: dict[str, Tensor]) -> str | None:
             converted = backbone.convert_state_dict(dict(weights))
         except (KeyError, ValueError, RuntimeError, InputError):
             continue
-        for arch in getattr(importlib.import_module(backbone.__module__), 'ARCHS', ()):
+        for arch in backbone.archs:
             try:
                 skipped, shapes = _fingerprint(backbone, arch)
-            except InputError:  # an arch of the module that this class cannot be built with by its name alone
+            except InputError:  # an arch that this class cannot be built with by its name alone
                 continue
             if _shapes(converted, skipped) == shapes:
                 return f'{family} {arch}'

@@ -1,37 +1,15 @@
 """What the hierarchical backbones of VMamba's kind share: a stem, then stages of channels-last blocks."""
 
-from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, recompute, resolve_arch
+from mmbackbones.backbones.base.backbone import Backbone, RunOptions
 from mmbackbones.errors import InputError
 
 STRIDES = (4, 8, 16, 32)
-
-
-def arch_options(family: str, arch: str | dict, table: dict[str, dict], defaults: dict) -> dict:
-    """A named architecture, or a dict of ``dims``, ``depths`` and options, completed by ``defaults``.
-
-    ``dims`` may be the first stage's width alone, which doubles per stage.
-
-    Raises:
-        InputError: unknown name, unknown or missing key, or not four stages.
-    """
-    options = resolve_arch(family, arch, table)
-    known = ('dims', 'depths', *defaults)
-    if unknown := [key for key in options if key not in known]:
-        raise InputError(f'{family}: arch has unknown keys {", ".join(map(repr, unknown))}; known: {", ".join(known)}')
-    if missing := [key for key in ('dims', 'depths') if key not in options]:
-        raise InputError(f'{family}: arch lacks {" and ".join(map(repr, missing))}')
-    options = {**defaults, **options}
-    if isinstance(options['dims'], int):
-        options['dims'] = tuple(options['dims'] * 2**stage for stage in range(len(STRIDES)))
-    for key in ('dims', 'depths'):
-        if len(options[key]) != len(STRIDES) or min(options[key]) < 1:
-            raise InputError(f'{family}: arch {key}={options[key]}, expected {len(STRIDES)} positive numbers')
-    return options
 
 
 class Stage(nn.Module):
@@ -46,37 +24,22 @@ class Stage(nn.Module):
 class StagedBackbone(Backbone):
     """Four stages at strides 4 to 32, with a norm on each returned map, taken before the downsampling.
 
-    A subclass hands over the parts, all channels-last: ``stem`` [B, 3, H, W] -> [B, H/4, W/4, dims[0]], ``block(stage,
-    index in the stage, dim, drop_path)`` and ``downsample(dim, next_dim)``, which make modules. Stages past the last
-    returned one are not built. The remaining arguments are those of the subclasses.
-
-    Raises:
-        InputError: ``out_indices`` are not ascending stages.
+    A family makes the parts, all channels-last: :meth:`make_stem`, :meth:`make_block` and :meth:`make_downsample`. Its
+    ``arch`` holds ``dims``, four widths or the first one, which then doubles per stage, and ``depths``, four numbers of
+    blocks. All arguments are those of :class:`Backbone`.
     """
 
+    arch_required = ('dims', 'depths')
+    default_arch = 'tiny'
+    default_out_indices = (0, 1, 2, 3)
+    norm_eps = 1e-5
     unused_keys = ('classifier.',)
 
-    def __init__(
-        self,
-        *,
-        stem: nn.Module,
-        block: Callable[[int, int, int, float], nn.Module],
-        downsample: Callable[[int, int], nn.Module],
-        dims: tuple[int, ...],
-        depths: tuple[int, ...],
-        out_indices: tuple[int, ...],
-        drop_path_rate: float,
-        frozen_stages: int,
-        with_cp: bool,
-        norm_cfg: dict | None,
-        init_cfg: dict | list[dict] | None,
-    ):
-        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
-        family = type(self).__name__
-        if not 0 <= drop_path_rate < 1:
-            raise InputError(f'{family}: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
-        self.depths, self.with_cp = tuple(depths), with_cp
-        self.out_indices = check_out_indices(family, out_indices, len(depths))
+    def __init__(self, **run: Unpack[RunOptions]):
+        super().__init__(**run)
+        dims, depths = self.arch.dims, self.arch.depths
+        self.check_out_indices(len(STRIDES))
+        self.depths = tuple(depths)
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
         last = self.out_indices[-1]
@@ -86,12 +49,12 @@ class StagedBackbone(Backbone):
             *(f'layers.{i}.' for i in range(last + 1, len(depths))),
         )
 
-        drop_path = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').split(list(depths))
-        self.patch_embed = stem
+        drop_path = torch.linspace(0, self.drop_path_rate, sum(depths), device='cpu').split(list(depths))
+        self.patch_embed = self.make_stem(dims[0])
         self.layers = nn.ModuleList(
             Stage(
-                [block(i, j, dims[i], drop_path[i][j].item()) for j in range(depths[i])],
-                downsample(dims[i], dims[i + 1]) if i < last else None,
+                [self.make_block(i, j, dims[i], drop_path[i][j].item()) for j in range(depths[i])],
+                self.make_downsample(dims[i], dims[i + 1]) if i < last else None,
             )
             for i in range(last + 1)
         )
@@ -100,11 +63,34 @@ class StagedBackbone(Backbone):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        self.add_out_norms(norm_cfg, self.out_indices)
+        self.add_out_norms()
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        if isinstance(options.dims, int):
+            options.dims = tuple(options.dims * 2**stage for stage in range(len(STRIDES)))
+        for key in ('dims', 'depths'):
+            value = getattr(options, key)
+            if len(value) != len(STRIDES) or min(value) < 1:
+                raise InputError(f'{cls.__name__}: arch {key}={value}, expected {len(STRIDES)} positive numbers')
+        return options
+
+    def make_stem(self, dim: int) -> nn.Module:
+        """[B, 3, H, W] -> [B, about H/4, about W/4, dim]"""
+        raise NotImplementedError
+
+    def make_block(self, stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
+        """[B, H, W, dim] -> [B, H, W, dim]; ``index`` counts within the stage, ``drop_path`` is this block's rate."""
+        raise NotImplementedError
+
+    def make_downsample(self, dim: int, next_dim: int) -> nn.Module:
+        """[B, H, W, dim] -> [B, about H/2, about W/2, next_dim]"""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W], any size from 4 px -> one map [B, C, about H/s, about W/s] per out index."""
-        check_image(type(self).__name__, x, smallest=STRIDES[0])
+        self.check_image(x, smallest=STRIDES[0])
         x = _residual_stream(self.patch_embed(x))  # [B, 3, H, W] -> [B, H/4, W/4, C]
         outs = []
         for i, stage in enumerate(self.layers):
@@ -118,7 +104,7 @@ class StagedBackbone(Backbone):
     def run_blocks(self, stage: int, x: Tensor) -> Tensor:
         """The blocks of a stage on its map [B, H, W, C]."""
         for block in self.layers[stage].blocks:
-            x = recompute(block, x) if self.with_cp and self.training else block(x)
+            x = self.checkpointed(block, x)
         return x
 
     def freezable_modules(self) -> list[list[nn.Module]]:
