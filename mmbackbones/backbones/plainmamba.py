@@ -1,8 +1,9 @@
 """PlainMamba: four snaking scans of a plain backbone, told apart by what the last step's direction adds to B.
 
 Paper: "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition", BMVC 2024,
-https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba. Written anew
-from the paper and from recorded activations of that code; parameters of the blocks carry its names.
+https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba (states no
+licence). Written anew from the paper and from recorded activations of that code; parameters of the blocks carry its
+names.
 
 Two peculiarities of the authors' code are the default, since the weights were trained with them: only the tokens follow
 the four orders while their step sizes, B and C stay in raster order (``selection='official'``), and the bias of the

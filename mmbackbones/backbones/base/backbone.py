@@ -64,24 +64,28 @@ class _BackboneType(ABCMeta):
 class Backbone(BaseModule, metaclass=_BackboneType):
     """Base class: NCHW image in, tuple of NCHW maps out.
 
-    A family names its architectures and defaults in the class attributes below. It builds its layers, sets
-    ``out_channels`` and ``out_strides`` (one entry per returned map) and implements ``forward``, ``freezable_modules``,
-    ``get_layer_depth`` and, where it has parameters besides norms that must not decay, ``no_weight_decay``. A family
-    with options of its own writes ``def __init__(self, *, mine, **run: Unpack[RunOptions])``, keeps them in attributes
-    and ends with ``super().__init__(**run)``, which builds. A keyword that nobody takes is a ``TypeError`` that names
-    the known ones.
+    A family names its architectures and their defaults in the class attributes below, and its ``convert_state_dict``.
+    Most families build on :class:`StagedBackbone` or :class:`PlainBackbone` and add the methods that make their parts.
+    Others build their layers, set ``out_channels`` and ``out_strides`` (one entry per returned map) and implement
+    ``forward``, ``freezable_modules`` and ``get_layer_depth``.
+
+    What the network is stands in ``arch``. What the run wants are the arguments below, which all families inherit. A
+    family with an option of its own writes ``def __init__(self, *, mine=..., **run: Unpack[RunOptions])``, keeps
+    ``mine`` in an attribute and then calls ``super().__init__(**run)``, which builds the layers. The signature of the
+    class shows all arguments. A keyword that no constructor takes is a ``TypeError`` that names the known ones.
 
     Args:
         arch (str | dict | None): what the network is: a name out of ``archs``, or a dict of the keys in
             ``arch_required`` and, where they differ, ``arch_defaults``. None: ``default_arch``.
-        out_indices (Sequence[int] | None): maps to return, ascending; what lies past the last one is not built. Stages,
-            0 (stride 4) to 3 (stride 32), in hierarchical nets; blocks in plain ones. None: ``default_out_indices``.
+        out_indices (Sequence[int] | None): maps to return, ascending: stages 0 (stride 4) to 3 (stride 32) of
+            hierarchical nets, blocks of plain ones. What lies past the last one is not built. None:
+            ``default_out_indices``.
         drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
         frozen_stages (int): -1 trains everything, 0 freezes the stem, n also the first n stages (blocks, in plain
             nets). Frozen modules stay in eval mode.
         with_cp (bool): activation checkpointing: blocks are computed again in the backward pass, which saves memory.
-        norm_cfg (dict | str | None): norm on each returned map, ``outnorm{i}``: mmcv's configuration, ``'LN'`` for
-            LayerNorm with the family's ``norm_eps``, or None for the raw maps.
+        norm_cfg (dict | str | None): norm on each returned map, ``outnorm{i}``. ``'LN'``: LayerNorm with the family's
+            ``norm_eps``. A dict: mmcv's configuration of a norm. None: no norm.
         init_cfg (dict | list[dict] | None): mmengine's initializers. Both ``Pretrained`` and
             ``mmbackbones.Pretrained`` mean the latter here, and run after everything else was initialized.
 
