@@ -25,7 +25,6 @@ from mmbackbones.registry import MODELS
 MIXERS = (*BRANCHES, 'identity')
 MATCHED = ('femto', 'kobe', 'tiny', 'small', 'base')
 MATCHED_SIDE = 224  # px, at which MACs are made equal
-UNDECAYED = ('.gate', '.A_logs', '.Ds')
 
 
 @MODELS.register_module()
@@ -78,8 +77,8 @@ class GatedMixerNet(MambaOut):
             self.fresh_keys = (*self.fresh_keys, f'{prefix}gate', f'{prefix}branch.')
 
     def no_weight_decay(self) -> set[str]:
-        """Gates, which must be free to leave zero, and the state matrices and skip weights of the scans."""
-        return {name for name, _ in self.named_parameters() if name.endswith(UNDECAYED)}
+        """The gates too, which must be free to leave zero."""
+        return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith('.gate')}
 
 
 class MixedConv(nn.Conv2d):

@@ -93,7 +93,3 @@ class IsotropicMixerNet(PlainBackbone):
         with torch.random.fork_rng(devices=[]):
             branch = build_branch(self.mixers[index], dim, **self.branch_options)
         return MapBlock(dim, GatedMixing(dim, branch, self.arch.expansion_ratio), drop_path, norm=nn.LayerNorm)
-
-    def no_weight_decay(self) -> set[str]:
-        scans = {name for name, _ in self.named_parameters() if name.endswith(('.A_logs', '.Ds'))}
-        return super().no_weight_decay() | scans

@@ -201,7 +201,3 @@ class MambaVision(StagedBackbone):
         x = super().run_blocks(stage, x)
         x = window_reverse(x.unflatten(1, (side, side)), (side, side), *padded)  # and back
         return x[:, :height, :width]
-
-    def no_weight_decay(self) -> set[str]:
-        """State matrices and skip weights of the scans."""
-        return {name for name, _ in self.named_parameters() if name.endswith(('.A_log', '.D'))}

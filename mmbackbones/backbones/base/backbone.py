@@ -1,6 +1,7 @@
 """What every backbone of the suite shares: its options, its architectures, freezing, output norms, loading."""
 
 import inspect
+import re
 from abc import ABCMeta
 from collections.abc import Collection, Sequence
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from mmbackbones.backbones.base.checkpointing import recompute
 from mmbackbones.errors import InputError
 
 PRETRAINED = 'mmbackbones.Pretrained'
+UNDECAYED = re.compile(r'A(_\w)?_logs?|D(_\w)?|Ds|direction_Bs|pos_embed|cls_token')
 NUMERICS = ('official', 'exact')  # what the released weights were trained with, or what the paper says
 
 
@@ -231,8 +233,11 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names, within the backbone, of parameters besides norms that weight decay must not touch."""
-        return set()
+        """Names, within the backbone, of parameters besides norms that weight decay must not touch.
+
+        Here: state matrices and skip weights of scans, position tables, class tokens.
+        """
+        return {name for name, _ in self.named_parameters() if UNDECAYED.fullmatch(name.rpartition('.')[2])}
 
     def add_out_norms(self) -> None:
         """Register ``outnorm{i}`` for each returned map."""

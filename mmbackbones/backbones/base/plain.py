@@ -5,8 +5,6 @@ but the mixer. The stream is float32 whatever autocast says, and the norm before
 family has another, as in hustvl/Vim, whose parameter names are kept.
 """
 
-import re
-
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
@@ -19,7 +17,6 @@ from mmbackbones.layers.position import resize_position
 
 MAMBA_OPTIONS = dict(d_state=16, d_conv=4, expand=2, dt_rank=None)  # of MambaMixer
 FEATURES = ('residual', 'mixer')
-UNDECAYED = re.compile(r'A(_\w)?_log|D(_\w)?|direction_Bs|pos_embed|cls_token')
 
 
 class PlainRunOptions(RunOptions, total=False):
@@ -234,9 +231,6 @@ class PlainBackbone(Backbone):
         if name.startswith('layers.'):
             return 1 + int(name.split('.')[1]), num_layers
         return (0 if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')) else num_layers - 1), num_layers
-
-    def no_weight_decay(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if UNDECAYED.fullmatch(name.rpartition('.')[2])}
 
 
 def _middle(grid: tuple[int, int]) -> int:

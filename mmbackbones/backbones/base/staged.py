@@ -122,10 +122,6 @@ class StagedBackbone(Backbone):
         before = sum(self.depths[: int(stage)]) + (int(rest[0]) if part == 'blocks' else self.depths[int(stage)])
         return 1 + before, num_layers
 
-    def no_weight_decay(self) -> set[str]:
-        """State matrices and skip weights of the scans."""
-        return {name for name, _ in self.named_parameters() if name.endswith(('.A_logs', '.Ds'))}
-
 
 def _residual_stream(x: Tensor) -> Tensor:
     """Autocast hands over half precision, in which the sum of all blocks would go on; float32 keeps it exact."""
