@@ -32,7 +32,7 @@ class MambaOut(Backbone):
     archs = {name.removeprefix('mambaout_'): dict(model_name=name) for name in timm.list_models('mambaout_*')}
     default_arch = 'tiny'
     default_out_indices = (0, 1, 2, 3)
-    unused_keys = ('head.',)
+    unused_keys: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_mambaout)
 
     def __init__(self, **run: Unpack[RunOptions]):

@@ -141,13 +141,6 @@ class PlainMambaBlock(MapBlock):
         return x, mixed
 
 
-class PlainMambaRunOptions(PlainRunOptions, total=False):
-    """The keyword arguments of :class:`PlainMamba`."""
-
-    selection: str
-    step_bias: str
-
-
 @MODELS.register_module()
 class PlainMamba(PlainBackbone):
     """PlainMamba for detection and segmentation.
@@ -170,7 +163,7 @@ class PlainMamba(PlainBackbone):
     }
     arch_defaults = dict(patch_size=16, stem_convs=1, dwconv_blocks=(), **{**MAMBA_OPTIONS, 'd_conv': 7})
     default_arch = 'L1'
-    unused_keys = ('head.',)
+    unused_keys: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_plainmamba)
 
     def __init__(self, *, selection: str = 'official', step_bias: str = 'official', **run: Unpack[PlainRunOptions]):

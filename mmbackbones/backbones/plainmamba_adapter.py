@@ -9,6 +9,8 @@ No recorded activations of the authors' adapter exist, so what is checked agains
 Different here: any image size. Theirs must be multiples of 32.
 """
 
+from typing import TypedDict
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -18,7 +20,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mmbackbones.backbones.plainmamba import PlainMamba, PlainMambaRunOptions
+from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 
@@ -164,6 +166,19 @@ def to_maps(x: Tensor, grids: list[Grid]) -> list[Tensor]:
     return [part.unflatten(2, grid) for part, grid in zip(parts, grids)]
 
 
+class TrunkOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`PlainMamba` but for those of its maps, which are the adapter's."""
+
+    arch: str | dict | None
+    img_size: int | tuple[int, int]
+    selection: str
+    step_bias: str
+    drop_path_rate: float
+    frozen_stages: int
+    with_cp: bool
+    init_cfg: dict | list[dict] | None
+
+
 @MODELS.register_module()
 class PlainMambaAdapter(PlainMamba):
     """PlainMamba with an adapter, returning maps of strides 4, 8, 16 and 32, all as wide as the trunk.
@@ -178,13 +193,13 @@ class PlainMambaAdapter(PlainMamba):
             always learns.
         norm_cfg (dict): batch norm of the convolutions and of the returned maps. With ``SyncBN`` the trunk's is too.
 
-    The other arguments are those of :class:`PlainMamba`, but for ``out_indices`` and ``out_feature``.
+    The other arguments are those of :class:`PlainMamba`, but for ``out_indices`` and ``out_feature``: see
+    :class:`TrunkOptions`.
 
     Raises:
         InputError: blocks that do not divide into the groups, or a width that does not into the heads.
     """
 
-    fixed_options = ('out_indices', 'out_feature')
     fresh_keys = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')
 
     def __init__(
@@ -197,7 +212,7 @@ class PlainMambaAdapter(PlainMamba):
         ffn_ratio: float = 0.25,
         init_value: float = 0.0,
         norm_cfg: dict = BATCH_NORM,
-        **run: Unpack[PlainMambaRunOptions],
+        **run: Unpack[TrunkOptions],
     ):
         depth = self.resolve_arch(run.get('arch')).depth
         super().__init__(out_indices=(depth - 1,), norm_cfg=None, **run)

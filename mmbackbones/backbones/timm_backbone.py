@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import Backbone, RunOptions
+from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
 from mmbackbones.backbones.base.checkpointing import keep_statistics_still
 from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
 from mmbackbones.errors import InputError
@@ -110,7 +110,9 @@ class TimmBackbone(Backbone):
         if bn_cfg.get('type') not in BATCH_NORMS:
             raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
         net = _create(self.arch.name, self.arch.options, self.drop_path_rate)
-        self._choose_maps(net)
+        if run.get('out_indices') is None:
+            self.out_indices = self._usual_maps(net)
+        self.check_out_indices(len(net.feature_info), 'feature maps')
         infos = [net.feature_info[i] for i in self.out_indices]
         self.out_channels = tuple(info['num_chs'] for info in infos)
         self.out_strides = tuple(info['reduction'] for info in infos)
@@ -138,23 +140,21 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
-        options = dict(arch) if isinstance(arch, dict) else dict(name=arch)
-        if options.get('name') is None:
+        options = dict(name=arch) if isinstance(arch, str) else dict(arch or {})
+        if 'name' not in options:
             raise InputError(f"TimmBackbone: arch={arch} lacks the key 'name', timm's name of the model")
         name = options.pop('name')
         check_timm_name('TimmBackbone', name)
         return SimpleNamespace(name=name, options={**ANY_SIZE.get(_source(name), {}), **options})
 
-    def _choose_maps(self, net: nn.Module) -> None:
+    def _usual_maps(self, net: nn.Module) -> tuple[int, ...]:
         strides = [info['reduction'] for info in net.feature_info]
-        if self.out_indices is None:
-            self.out_indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides)
-            if len(self.out_indices) < 4:
-                raise InputError(
-                    f'{self.family}: its {len(strides)} maps have the strides '
-                    f'{sorted(set(strides))}; choose out_indices'
-                )
-        self.check_out_indices(len(strides), 'feature maps')
+        indices = tuple(strides.index(stride) for stride in STRIDES if stride in strides)
+        if len(indices) < len(STRIDES):
+            raise InputError(
+                f'{self.family}: its {len(strides)} maps have the strides {sorted(set(strides))}; choose out_indices'
+            )
+        return indices
 
     def _choose_attention(self, net: nn.Module, attention: str) -> None:
         layers = [module for module in net.modules() if hasattr(module, 'fused_attn')]

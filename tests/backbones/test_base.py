@@ -1,10 +1,12 @@
 """What the base class does for every family: options that are handed on, and recomputation."""
 
 import inspect
+from typing import TypedDict
 
 import pytest
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.backbones.base.checkpointing import recompute
@@ -16,10 +18,14 @@ class Parent(Backbone):
         super().__init__(**run)
 
 
-class Child(Parent):
-    fixed_options = ('width', 'out_indices')
+class ChildOptions(TypedDict, total=False):
+    arch: dict
+    depth: int
+    drop_path_rate: float
 
-    def __init__(self, name='child', *, norm_cfg='none', **run):
+
+class Child(Parent):
+    def __init__(self, name='child', *, norm_cfg='none', **run: Unpack[ChildOptions]):
         self.name = name
         super().__init__(width=7, norm_cfg=None, **run)
 
@@ -34,7 +40,7 @@ def test_signature_holds_what_is_handed_on():
     assert list(inspect.signature(Parent).parameters) == [*base, 'depth', 'width']
     for cls in (Child, Grandchild):
         parameters = inspect.signature(cls).parameters
-        assert set(parameters) == {'name', 'depth', *base} - {'out_indices'}
+        assert set(parameters) == {'name', 'norm_cfg', 'arch', 'depth', 'drop_path_rate'}
         assert parameters['norm_cfg'].default == 'none' and parameters['depth'].default == 2
         assert cls('x', depth=5).size == (5, 7) and cls().name == 'child'
 

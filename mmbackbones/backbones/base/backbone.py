@@ -5,7 +5,7 @@ import re
 from abc import ABCMeta
 from collections.abc import Collection, Sequence
 from types import SimpleNamespace
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -41,15 +41,20 @@ class _BackboneType(ABCMeta):
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """The constructor's own arguments, then those that its ``**run`` hands on to the bases."""
-        known, fixed = {}, set()
+        """The constructor's own arguments, and those that its ``**run: Unpack[...]`` hands on to the bases."""
+        known: dict[str, inspect.Parameter] = {}
+        handed_on: Collection[str] | None = None  # None: all
         for base in cls.__mro__:
-            if '__init__' in vars(base):
-                _, *own = inspect.signature(base.__init__).parameters.values()
-                known = {p.name: p for p in own if p.kind != p.VAR_KEYWORD and p.name not in fixed} | known
-                if all(p.kind != p.VAR_KEYWORD for p in own):
-                    break
-            fixed.update(vars(base).get('fixed_options', ()))
+            if '__init__' not in vars(base):
+                continue
+            _, *own = inspect.signature(base.__init__).parameters.values()
+            taken = [p for p in own if p.kind != p.VAR_KEYWORD and (handed_on is None or p.name in handed_on)]
+            known = {p.name: p for p in taken} | known
+            run = next((p for p in own if p.kind == p.VAR_KEYWORD), None)
+            if run is None:
+                break
+            for options in get_args(run.annotation):
+                handed_on = [name for name in options.__annotations__ if handed_on is None or name in handed_on]
         return inspect.Signature(sorted(known.values(), key=lambda p: p.kind))
 
     def __call__(cls, *args, **kwargs):
@@ -98,19 +103,18 @@ class Backbone(BaseModule, metaclass=_BackboneType):
     Attributes:
         archs (dict[str, dict]): the named architectures, each with its keys of ``arch``.
         arch_required (tuple[str, ...]), arch_defaults (dict): what an ``arch`` must and may hold.
-        default_arch (str | None), default_out_indices (tuple[int, ...] | None), norm_eps (float): see above.
-        fixed_options (tuple[str, ...]): keywords of the base classes that a class does not take.
-        fresh_keys (tuple[str, ...]): key prefixes that a checkpoint may lack (they keep their initialization).
-        unused_keys (tuple[str, ...]): key prefixes that a converted checkpoint may hold in excess.
+        default_arch (str | None), default_out_indices (tuple[int, ...]), norm_eps (float): see above.
+        fresh_keys (tuple[str, ...]): prefixes of keys that may be missing in a checkpoint (they keep their
+            initialization).
+        unused_keys (tuple[str, ...]): prefixes of keys that may be unexpected in a converted checkpoint.
     """
 
     archs: dict[str, dict] = {}
     arch_required: tuple[str, ...] = ()
     arch_defaults: dict = {}
     default_arch: str | None = None
-    default_out_indices: tuple[int, ...] | None = None
+    default_out_indices: tuple[int, ...] = ()
     norm_eps = 1e-6
-    fixed_options: tuple[str, ...] = ()
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
     fresh_keys: tuple[str, ...] = ('outnorm',)
@@ -134,8 +138,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         if isinstance(norm_cfg, str):
             self.check_choice(('LN',), norm_cfg=norm_cfg)
             norm_cfg = dict(type='LN', eps=self.norm_eps)
-        out_indices = self.default_out_indices if out_indices is None else out_indices
-        self.out_indices = None if out_indices is None else tuple(out_indices)
+        self.out_indices = tuple(self.default_out_indices if out_indices is None else out_indices)
         self.drop_path_rate, self.frozen_stages, self.with_cp = drop_path_rate, frozen_stages, with_cp
         self.norm_cfg = norm_cfg
 
@@ -207,7 +210,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
                 f'{self.family}: image {x.shape[-2]}x{x.shape[-1]} is smaller than the stem, {smallest} px'
             )
 
-    def checkpointed(self, block: nn.Module, *args) -> Tensor | tuple[Tensor, ...]:
+    def checkpointed(self, block: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
         """Call a block, with activation checkpointing if ``with_cp`` says so."""
         return recompute(block, *args) if self.with_cp and torch.is_grad_enabled() else block(*args)
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(block: nn.Module, *args) -> Tensor | tuple[Tensor, ...]:
+def recompute(block: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
     """Run a block, and once more in the backward pass instead of keeping what it computed on the way."""
     return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(block)))
 
@@ -34,11 +34,11 @@ def keep_statistics_still(net: nn.Module) -> None:
     """Make the batch norms of a network that checkpoints by itself keep their statistics within a backward pass."""
     momenta = {}
 
-    def before(norm: _BatchNorm, _) -> None:
+    def before(norm: _BatchNorm, _: object) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             momenta[norm], norm.momentum = norm.momentum, 0.0
 
-    def after(norm: _BatchNorm, *_) -> None:
+    def after(norm: _BatchNorm, *_: object) -> None:
         if norm in momenta:
             norm.momentum = momenta.pop(norm)
 

@@ -106,7 +106,7 @@ class PlainBackbone(Backbone):
     with_cls_token = False
     rope = False
     pad_patches = True
-    unused_keys = ('head.', 'norm_f.')
+    unused_keys: tuple[str, ...] = ('head.', 'norm_f.')
 
     def __init__(
         self,

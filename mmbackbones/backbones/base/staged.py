@@ -33,7 +33,7 @@ class StagedBackbone(Backbone):
     default_arch = 'tiny'
     default_out_indices = (0, 1, 2, 3)
     norm_eps = 1e-5
-    unused_keys = ('classifier.',)
+    unused_keys: tuple[str, ...] = ('classifier.',)
 
     def __init__(self, **run: Unpack[RunOptions]):
         super().__init__(**run)
