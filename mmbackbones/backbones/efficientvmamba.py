@@ -15,7 +15,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.backbones.base import StagedBackbone
 from mmbackbones.checkpoints.adapters.efficientvmamba import convert_efficientvmamba
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.ss2d import SS2D, in_float32
@@ -23,11 +23,6 @@ from mmbackbones.layers.stems import patch_stem
 from mmbackbones.ops.scan_orders import ScanOrder, permute_tokens, quarter_orders
 from mmbackbones.registry import MODELS
 
-ARCHS = {
-    'tiny': dict(dims=48, depths=(2, 2, 4, 2)),
-    'small': dict(dims=64, depths=(2, 2, 4, 2)),
-    'base': dict(dims=96, depths=(2, 2, 9, 2)),
-}
 SCANNING_STAGES = 2
 
 
@@ -90,53 +85,26 @@ class InvertedResidual(nn.Module):
 
 @MODELS.register_module()
 class EfficientVMamba(StagedBackbone):
-    """EfficientVMamba for detection and segmentation.
+    """EfficientVMamba for detection and segmentation: stages 0 and 1 scan, stages 2 and 3 are convolutions.
 
-    Args:
-        arch (str | dict): ``tiny``, ``small`` or ``base``; or a dict of ``dims`` (four, or the first one), ``depths``
-            and ``d_state`` (16). Stages 0 and 1 scan, stages 2 and 3 are convolutions.
-        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
-            one are not built.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): see :class:`Backbone`.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
-
-    Raises:
-        InputError: unknown ``arch``, arch key or ``out_indices``, or an image below 4 px.
+    Key of ``arch`` besides ``dims`` and ``depths``: ``d_state`` (16).
     """
 
+    archs = {
+        'tiny': dict(dims=48, depths=(2, 2, 4, 2)),
+        'small': dict(dims=64, depths=(2, 2, 4, 2)),
+        'base': dict(dims=96, depths=(2, 2, 9, 2)),
+    }
+    arch_defaults = dict(d_state=16)
     convert_state_dict = staticmethod(convert_efficientvmamba)
 
-    def __init__(
-        self,
-        *,
-        arch: str | dict = 'tiny',
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
-    ):
-        options = arch_options('EfficientVMamba', arch, ARCHS, defaults=dict(d_state=16))
+    def make_stem(self, dim: int) -> nn.Module:
+        return patch_stem(dim)
 
-        def block(stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
-            if stage < SCANNING_STAGES:
-                return ScanBlock(dim, drop_path, options['d_state'])
-            return InvertedResidual(dim, drop_path)
+    def make_block(self, stage: int, index: int, dim: int, drop_path: float) -> ScanBlock | InvertedResidual:
+        if stage < SCANNING_STAGES:
+            return ScanBlock(dim, drop_path, self.arch.d_state)
+        return InvertedResidual(dim, drop_path)
 
-        super().__init__(
-            stem=patch_stem(options['dims'][0]),
-            block=block,
-            downsample=PatchMerging,
-            dims=options['dims'],
-            depths=options['depths'],
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+    def make_downsample(self, dim: int, next_dim: int) -> nn.Module:
+        return PatchMerging(dim, next_dim)

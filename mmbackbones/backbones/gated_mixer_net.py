@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.mambaout import STRIDES, MambaOut
+from mmbackbones.backbones.base import STRIDES, RunOptions
+from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch
+from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
 MIXERS = (*BRANCHES, 'identity')
 MATCHED = ('femto', 'kobe', 'tiny', 'small', 'base')
 MATCHED_SIDE = 224  # px, at which MACs are made equal
-UNDECAYED = ('.gate', '.A_logs', '.Ds')
 
 
 @MODELS.register_module()
@@ -31,7 +32,6 @@ class GatedMixerNet(MambaOut):
     """MambaOut with another token mixer beside its convolutions.
 
     Args:
-        arch (str | dict): see :class:`MambaOut`.
         mixers (str | Sequence[str | Sequence[str]]): one name for all blocks, or one entry per stage: a name, or names
             that take turns over the stage's blocks. ``'none'`` leaves MambaOut's convolution, ``'identity'`` takes it
             out, the other names are branches, see :func:`build_branch`.
@@ -50,31 +50,17 @@ class GatedMixerNet(MambaOut):
     def __init__(
         self,
         *,
-        arch: str | dict = 'tiny',
         mixers: str | Sequence[str | Sequence[str]] = 'none',
         d_state: int = 16,
         dt_rank: int | None = None,
         head_width: int | None = None,
         equal: str | None = None,
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        **run: Unpack[RunOptions],
     ):
         options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
         if equal is not None:
-            arch = _matched_arch(arch, mixers, equal, options)
-        super().__init__(
-            arch=arch,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+            run['arch'] = _matched_arch(run.get('arch') or self.default_arch, mixers, equal, options)
+        super().__init__(**run)
         self.mixers = resolve_mixers(mixers, self.depths)
         # A branch of its own must not change what is drawn after it: heads, stochastic depth, data.
         with torch.random.fork_rng(devices=[]):
@@ -91,8 +77,8 @@ class GatedMixerNet(MambaOut):
             self.fresh_keys = (*self.fresh_keys, f'{prefix}gate', f'{prefix}branch.')
 
     def no_weight_decay(self) -> set[str]:
-        """Gates, which must be free to leave zero, and the state matrices and skip weights of the scans."""
-        return {name for name, _ in self.named_parameters() if name.endswith(UNDECAYED)}
+        """The gates too, which must be free to leave zero."""
+        return super().no_weight_decay() | {name for name, _ in self.named_parameters() if name.endswith('.gate')}
 
 
 class MixedConv(nn.Conv2d):
@@ -145,18 +131,10 @@ def resolve_mixers(mixers: str | Sequence[str | Sequence[str]], depths: Sequence
     entries = [mixers] * len(depths) if isinstance(mixers, str) else mixers
     if not isinstance(entries, list | tuple) or len(entries) != len(depths):
         raise InputError(f'GatedMixerNet: mixers={mixers!r}, expected one name or {len(depths)} entries, one per stage')
-    stages = []
-    for i, (entry, depth) in enumerate(zip(entries, depths), start=1):
-        names = [entry] if isinstance(entry, str) else entry
-        if not isinstance(names, list | tuple) or not 1 <= len(names) <= depth:
-            raise InputError(
-                f'GatedMixerNet: mixers of stage {i} are {entry!r}, expected a name or 1 to {depth} names '
-                f'for its {depth} blocks'
-            )
-        if unknown := [name for name in names if name not in MIXERS]:
-            raise InputError(f'GatedMixerNet: mixers of stage {i}: {unknown[0]!r} unknown; known: {", ".join(MIXERS)}')
-        stages.append(tuple(names[block % len(names)] for block in range(depth)))
-    return tuple(stages)
+    return tuple(
+        names_in_turn(f'GatedMixerNet: mixers of stage {i}', entry, depth, MIXERS)
+        for i, (entry, depth) in enumerate(zip(entries, depths), start=1)
+    )
 
 
 def _matched_arch(arch: str | dict, mixers: str | Sequence, equal: str, options: dict) -> dict:

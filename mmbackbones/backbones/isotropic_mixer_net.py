@@ -9,21 +9,17 @@ No weights are published.
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.plain import MapBlock, PlainBackbone, resolve_plain_arch
+from mmbackbones.backbones.base import MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import BRANCHES, build_branch
+from mmbackbones.layers.token_mixers import BRANCHES, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
-
-ARCHS = {  # width and depth as in Vim
-    'tiny': dict(embed_dims=192, depth=24),
-    'small': dict(embed_dims=384, depth=24),
-}
-OPTIONAL = ('patch_size', 'stride', 'expansion_ratio')
 
 
 class GatedMixing(nn.Module):
@@ -48,9 +44,10 @@ class GatedMixing(nn.Module):
 class IsotropicMixerNet(PlainBackbone):
     """Convolution-free plain backbone, apart from its patches, with any token mixer.
 
+    Keys of ``arch`` besides ``embed_dims`` and ``depth``: ``patch_size`` (16 px), ``stride`` (px, None: the patch size)
+    and ``expansion_ratio`` (hidden width of a block over its width, 8/3 as in MambaOut).
+
     Args:
-        arch (str | dict): ``tiny``, ``small``, or a dict, see :func:`resolve_plain_arch`, with ``expansion_ratio``
-            (hidden width of a block over its width, 8/3 as in MambaOut) in place of the options of Mamba's blocks.
         mixers (str | Sequence[str]): the branch of all blocks, or branches that take turns, see :func:`build_branch`.
         d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
         position (bool): a learned position table, the same for all mixers. Without it full attention knows no places
@@ -59,65 +56,40 @@ class IsotropicMixerNet(PlainBackbone):
     The other arguments are those of :class:`PlainBackbone`.
     """
 
+    archs = {  # width and depth as in Vim
+        'tiny': dict(embed_dims=192, depth=24),
+        'small': dict(embed_dims=384, depth=24),
+    }
+    arch_defaults = dict(patch_size=16, stride=None, expansion_ratio=8 / 3)
+
     def __init__(
         self,
         *,
-        arch: str | dict = 'tiny',
         mixers: str | Sequence[str] = 'attn',
         d_state: int = 16,
         dt_rank: int | None = None,
         head_width: int | None = None,
         position: bool = True,
-        img_size: int | tuple[int, int] = 224,
-        out_indices: tuple[int, ...] = (5, 11, 17, 23),
-        out_feature: str = 'residual',
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        **run: Unpack[PlainRunOptions],
     ):
-        trunk, mixing = resolve_plain_arch('IsotropicMixerNet', arch, ARCHS, OPTIONAL)
-        dim, ratio = trunk['embed_dims'], mixing.get('expansion_ratio', 8 / 3)
-        if int(ratio * dim) < dim:
-            raise InputError(f'IsotropicMixerNet: arch expansion_ratio={ratio}, expected 1 or more')
-        names = [mixers] if isinstance(mixers, str) else mixers
-        if not isinstance(names, list | tuple) or not 1 <= len(names) <= trunk['depth']:
-            raise InputError(
-                f'IsotropicMixerNet: mixers={mixers!r}, expected a name or 1 to {trunk["depth"]} names '
-                f'for its {trunk["depth"]} blocks'
-            )
-        if unknown := [name for name in names if name not in BRANCHES]:
-            raise InputError(f'IsotropicMixerNet: mixers: {unknown[0]!r} unknown; known: {", ".join(BRANCHES)}')
-
-        def block(index: int, drop_path: float) -> MapBlock:
-            # Linear layers and patches of all arms draw the same numbers, whatever a branch draws.
-            with torch.random.fork_rng(devices=[]):
-                branch = build_branch(
-                    names[index % len(names)], dim, d_state=d_state, dt_rank=dt_rank, head_width=head_width
-                )
-            return MapBlock(dim, GatedMixing(dim, branch, ratio), drop_path, norm=nn.LayerNorm)
-
-        super().__init__(
-            block=block,
-            **trunk,
-            img_size=img_size,
-            out_indices=out_indices,
-            out_feature=out_feature,
-            with_cls_token=False,
-            rope=False,
-            pad_patches=True,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+        depth = self.resolve_arch(run.get('arch')).depth
+        self.mixers = names_in_turn(f'{self.family}: mixers', mixers, depth, BRANCHES)
+        self.branch_options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
+        super().__init__(**run)
         if not position:
             zeros = torch.zeros_like(self.pos_embed)
             del self.pos_embed
             self.register_buffer('pos_embed', zeros, persistent=False)
 
-    def no_weight_decay(self) -> set[str]:
-        scans = {name for name, _ in self.named_parameters() if name.endswith(('.A_logs', '.Ds'))}
-        return super().no_weight_decay() | scans
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        if int(options.expansion_ratio * options.embed_dims) < options.embed_dims:
+            raise InputError(f'{cls.__name__}: arch expansion_ratio={options.expansion_ratio}, expected 1 or more')
+        return options
+
+    def make_block(self, index: int, dim: int, drop_path: float) -> MapBlock:
+        # Linear layers and patches of all arms draw the same numbers, whatever a branch draws.
+        with torch.random.fork_rng(devices=[]):
+            branch = build_branch(self.mixers[index], dim, **self.branch_options)
+        return MapBlock(dim, GatedMixing(dim, branch, self.arch.expansion_ratio), drop_path, norm=nn.LayerNorm)

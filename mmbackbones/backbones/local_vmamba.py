@@ -9,15 +9,18 @@ The published code brings column-major sequences back with height and width exch
 tokens end up in wrong places. ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse.
 """
 
+from types import SimpleNamespace
+
 import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.backbones.base import NUMERICS, RunOptions, StagedBackbone
 from mmbackbones.checkpoints.adapters.local_vmamba import convert_local_vmamba
 from mmbackbones.layers.channel_gate import ChannelGate
-from mmbackbones.layers.local_scan import is_exact, resolve_directions
+from mmbackbones.layers.local_scan import resolve_directions
 from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem
 from mmbackbones.ops.scan_orders import localmamba_displacement, permute_tokens, scan_order
@@ -76,10 +79,6 @@ SMALL_DIRECTIONS = (
     'h_flip v_flip w7 w7_flip',
     'h v w7 w7_flip',
 )
-ARCHS = {
-    'tiny': dict(dims=96, depths=(2, 2, 9, 2), directions=TINY_DIRECTIONS),
-    'small': dict(dims=96, depths=(2, 2, 27, 2), directions=SMALL_DIRECTIONS),
-}
 
 
 class LocalSS2D(SS2D):
@@ -113,10 +112,10 @@ class LocalSS2D(SS2D):
 class LocalBlock(nn.Module):
     """``x + LocalSS2D(LN(x))`` on maps [B, H, W, C]."""
 
-    def __init__(self, dim: int, drop_path: float, **ssm):
+    def __init__(self, dim: int, mixer: LocalSS2D, drop_path: float):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = LocalSS2D(dim, **ssm)
+        self.op = mixer
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,58 +126,41 @@ class LocalBlock(nn.Module):
 class LocalVMamba(StagedBackbone):
     """LocalVMamba for detection and segmentation.
 
+    Keys of ``arch`` besides ``dims`` and ``depths``: ``directions`` (a string of four names of scan orders, such as
+    ``'h v_flip w2 w7_flip'``, or one per block) and ``d_state`` (16).
+
     Args:
-        arch (str | dict): ``tiny`` or ``small``; or a dict of ``dims`` (four, or the first one), ``depths``,
-            ``directions`` (a string of four names of scan orders, such as ``'h v_flip w2 w7_flip'``, or one per
-            block) and ``d_state`` (16).
         scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
             that are not square.
-        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
-            one are not built.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): see :class:`Backbone`.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
 
-    Raises:
-        InputError: unknown ``arch``, arch key, direction, ``scan_inverse`` or ``out_indices``, or an image below 4 px.
+    The other arguments are those of :class:`Backbone`.
     """
 
+    archs = {
+        'tiny': dict(dims=96, depths=(2, 2, 9, 2), directions=TINY_DIRECTIONS),
+        'small': dict(dims=96, depths=(2, 2, 27, 2), directions=SMALL_DIRECTIONS),
+    }
+    arch_defaults = dict(d_state=16, directions=None)
     convert_state_dict = staticmethod(convert_local_vmamba)
 
-    def __init__(
-        self,
-        *,
-        arch: str | dict = 'tiny',
-        scan_inverse: str = 'official',
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
-    ):
-        options = arch_options('LocalVMamba', arch, ARCHS, defaults=dict(d_state=16, directions=None))
-        depths = options['depths']
-        directions = resolve_directions('LocalVMamba', options['directions'], sum(depths))
-        exact = is_exact('LocalVMamba', scan_inverse)
-        super().__init__(
-            stem=patch_stem(options['dims'][0]),
-            block=lambda stage, index, dim, drop_path: LocalBlock(
-                dim,
-                drop_path,
-                directions=directions[sum(depths[:stage]) + index],
-                exact=exact,
-                d_state=options['d_state'],
-            ),
-            downsample=PatchMerging,
-            dims=options['dims'],
-            depths=depths,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+    def __init__(self, *, scan_inverse: str = 'official', **run: Unpack[RunOptions]):
+        self.check_choice(NUMERICS, scan_inverse=scan_inverse)
+        self.scan_inverse = scan_inverse
+        super().__init__(**run)
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        options.directions = resolve_directions(cls.__name__, options.directions, sum(options.depths))
+        return options
+
+    def make_stem(self, dim: int) -> nn.Module:
+        return patch_stem(dim)
+
+    def make_block(self, stage: int, index: int, dim: int, drop_path: float) -> LocalBlock:
+        directions = self.arch.directions[sum(self.depths[:stage]) + index]
+        mixer = LocalSS2D(dim, directions=directions, exact=self.scan_inverse == 'exact', d_state=self.arch.d_state)
+        return LocalBlock(dim, mixer, drop_path)
+
+    def make_downsample(self, dim: int, next_dim: int) -> nn.Module:
+        return PatchMerging(dim, next_dim)

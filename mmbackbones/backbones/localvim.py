@@ -16,14 +16,16 @@ Numerics are the authors'. What is a choice here:
 * the variant with a class token takes any image size here.
 """
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.plain import OPTIONAL, MapBlock, PlainBackbone, resolve_plain_arch
+from mmbackbones.backbones.base import NUMERICS, MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.checkpoints.adapters.localvim import convert_localvim
-from mmbackbones.errors import InputError
 from mmbackbones.layers.channel_gate import ChannelGate
-from mmbackbones.layers.local_scan import NUM_ORDERS, is_exact, local_orders, resolve_directions
+from mmbackbones.layers.local_scan import NUM_ORDERS, local_orders, resolve_directions
 from mmbackbones.layers.mamba import MambaMixer, project_tokens
 from mmbackbones.layers.position import resize_position
 from mmbackbones.ops.scan_orders import to_map, to_sequence
@@ -52,12 +54,6 @@ SEARCHED = (
     'h h_flip w2_flip w7',
     'v v_flip w2 w2_flip',
 )
-ARCHS = {
-    'tiny': dict(embed_dims=192, depth=20, directions=SEARCHED),
-    'tiny_middle_cls_token': dict(embed_dims=192, depth=20, directions=SEARCHED, cls_token=True),
-    'small_uniform': dict(embed_dims=384, depth=20, directions='h h_flip w2 w2_flip'),
-    'small_searched': dict(embed_dims=384, depth=20, directions=SEARCHED),
-}
 BLOCK_NORMS = {'rms': nn.RMSNorm, 'layer': nn.LayerNorm}
 
 
@@ -92,68 +88,66 @@ class LocalMambaMixer(MambaMixer):
 class LocalVim(PlainBackbone):
     """LocalVim for detection and segmentation.
 
+    Keys of ``arch`` besides those of :class:`PlainBackbone`: ``directions`` (a string of four names of scan orders,
+    such as ``'h v_flip w2 w7_flip'``, or one per block) and ``cls_token`` (a class token in the middle of the sequence
+    instead of the rotary position code; False).
+
     Args:
-        arch (str | dict): ``tiny``, ``tiny_middle_cls_token``, ``small_uniform``, ``small_searched``; or a dict, see
-            :func:`resolve_plain_arch`, with ``directions`` (a string of four names of scan orders, such as
-            ``'h v_flip w2 w7_flip'``, or one per block) and ``cls_token`` (a class token in the middle of the sequence
-            instead of the rotary position code; False).
         scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
             that are not square.
         block_norm (str): norm before each mixer, ``'rms'`` as in the released weights, or ``'layer'`` as in the
             authors' dense configs, whose biases a released checkpoint then lacks.
-        out_feature (str): ``'mixer'``, as in the authors' dense code, or ``'residual'``, see :class:`PlainBackbone`.
 
-    The other arguments are those of :class:`PlainBackbone`.
+    The other arguments are those of :class:`PlainBackbone`; the map of a block is its mixer's output, as in the
+    authors' dense code, unless ``out_feature='residual'``.
     """
 
+    archs = {
+        'tiny': dict(embed_dims=192, depth=20, directions=SEARCHED),
+        'tiny_middle_cls_token': dict(embed_dims=192, depth=20, directions=SEARCHED, cls_token=True),
+        'small_uniform': dict(embed_dims=384, depth=20, directions='h h_flip w2 w2_flip'),
+        'small_searched': dict(embed_dims=384, depth=20, directions=SEARCHED),
+    }
+    arch_defaults = dict(PlainBackbone.arch_defaults, directions=None, cls_token=False)
+    default_out_indices = (4, 9, 14, 19)
+    default_out_feature = 'mixer'
+    norm_eps = 1e-5
     convert_state_dict = staticmethod(convert_localvim)
 
     def __init__(
         self,
         *,
-        arch: str | dict = 'tiny',
-        img_size: int | tuple[int, int] = 224,
         scan_inverse: str = 'official',
         block_norm: str = 'rms',
-        out_indices: tuple[int, ...] = (4, 9, 14, 19),
-        out_feature: str = 'mixer',
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        **run: Unpack[PlainRunOptions],
     ):
-        if block_norm not in BLOCK_NORMS:
-            raise InputError(f'LocalVim: block_norm={block_norm!r}, expected one of {", ".join(BLOCK_NORMS)}')
-        exact = is_exact('LocalVim', scan_inverse)
-        trunk, mixer = resolve_plain_arch('LocalVim', arch, ARCHS, (*OPTIONAL, 'directions', 'cls_token'))
-        directions = resolve_directions('LocalVim', mixer.pop('directions', None), trunk['depth'])
-        cls_token, dim = mixer.pop('cls_token', False), trunk['embed_dims']
-        super().__init__(
-            block=lambda i, drop_path: MapBlock(
-                dim,
-                LocalMambaMixer(dim, directions=directions[i], exact=exact, middle_token=cls_token, **mixer),
-                drop_path,
-                BLOCK_NORMS[block_norm],
-            ),
-            **trunk,
-            img_size=img_size,
-            out_indices=out_indices,
-            out_feature=out_feature,
-            with_cls_token=cls_token,
-            rope=not cls_token,
-            pad_patches=True,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+        self.check_choice(NUMERICS, scan_inverse=scan_inverse)
+        self.check_choice(BLOCK_NORMS, block_norm=block_norm)
+        self.scan_inverse, self.block_norm = scan_inverse, block_norm
+        self.with_cls_token = self.resolve_arch(run.get('arch')).cls_token
+        self.rope = not self.with_cls_token
+        super().__init__(**run)
         if block_norm == 'layer':
             self.fresh_keys = (*self.fresh_keys, *(f'layers.{i}.norm.bias' for i in range(len(self.layers))))
         self.rotary_grid = self.grid
         if self.rope:
             self.register_buffer('rope_grid', torch.tensor(self.grid))
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        options.directions = resolve_directions(cls.__name__, options.directions, options.depth)
+        return options
+
+    def make_block(self, index: int, dim: int, drop_path: float) -> MapBlock:
+        mixer = LocalMambaMixer(
+            dim,
+            directions=self.arch.directions[index],
+            exact=self.scan_inverse == 'exact',
+            middle_token=self.with_cls_token,
+            **self.mamba_options,
+        )
+        return MapBlock(dim, mixer, drop_path, BLOCK_NORMS[self.block_norm])
 
     def rotation(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """The authors resize the tables of the grid in training as they do the position table; so do we."""

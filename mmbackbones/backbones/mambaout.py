@@ -7,70 +7,64 @@ again here; this file adds the surface of a dense backbone. A LayerNorm follows 
 for his detectors and segmentors (issue 251 of his repository); the classifier has none.
 """
 
+from types import SimpleNamespace
+
 import timm
 from timm.models.mambaout import MambaOut as TimmMambaOut
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
+from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
 from mmbackbones.checkpoints.adapters.mambaout import convert_mambaout
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
-
-ARCHS = tuple(name.removeprefix('mambaout_') for name in timm.list_models('mambaout_*'))
-STRIDES = (4, 8, 16, 32)
 
 
 @MODELS.register_module()
 class MambaOut(Backbone):
     """MambaOut for detection and segmentation.
 
-    Args:
-        arch (str | dict): one of ``femto``, ``kobe``, ``tiny``, ``small``, ``base``, timm's own ``*_rw`` variants, or
-            the keyword arguments of ``timm.models.mambaout.MambaOut`` (``depths``, ``dims``, …).
-        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
-            one are not built.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): see :class:`Backbone`.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
-
-    Raises:
-        InputError: unknown ``arch`` or ``out_indices``, or an image below 4 px.
+    ``arch`` is one of ``femto``, ``kobe``, ``tiny``, ``small``, ``base``, timm's own ``*_rw`` variants, or a dict of
+    the keyword arguments of ``timm.models.mambaout.MambaOut`` (``depths``, ``dims``, …). All arguments are those of
+    :class:`Backbone`.
     """
 
-    unused_keys = ('head.',)
+    archs = {name.removeprefix('mambaout_'): dict(model_name=name) for name in timm.list_models('mambaout_*')}
+    default_arch = 'tiny'
+    default_out_indices = (0, 1, 2, 3)
+    unused_keys: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_mambaout)
 
-    def __init__(
-        self,
-        *,
-        arch: str | dict = 'tiny',
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
-    ):
-        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
-        net = _build_timm(arch, drop_path_rate)
+    def __init__(self, **run: Unpack[RunOptions]):
+        super().__init__(**run)
+        net = self._create()
         self.depths = tuple(len(stage.blocks) for stage in net.stages)
-        self.out_indices = check_out_indices('MambaOut', out_indices, len(self.depths))
+        self.check_out_indices(len(self.depths))
         built = self.out_indices[-1] + 1
         self.unused_keys = (*self.unused_keys, *(f'stages.{i}.' for i in range(built, len(self.depths))))
 
         self.stem = net.stem
         self.stages = net.stages[:built]
         for stage in self.stages:
-            stage.grad_checkpointing = with_cp
+            stage.grad_checkpointing = self.with_cp
         self.out_channels = tuple(net.feature_info[i]['num_chs'] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
-        self.add_out_norms(norm_cfg, self.out_indices)
+        self.add_out_norms()
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        return SimpleNamespace(**cls.look_up(arch))  # timm knows the keys
+
+    def _create(self) -> TimmMambaOut:
+        options = dict(vars(self.arch), num_classes=0, drop_path_rate=self.drop_path_rate)
+        try:
+            return timm.create_model(**options) if 'model_name' in options else TimmMambaOut(**options)
+        except TypeError as error:
+            raise InputError(f'{self.family}: arch={vars(self.arch)}: {error}') from error
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W], any size from 4 px -> one map [B, C, ceil(H/s), ceil(W/s)] per out index."""
-        check_image('MambaOut', x, smallest=STRIDES[0])
+        self.check_image(x, smallest=STRIDES[0])
         x = self.stem(x)  # [B, 3, H, W] -> [B, H/4, W/4, C]
         outs = []
         for i, stage in enumerate(self.stages):
@@ -93,14 +87,3 @@ class MambaOut(Backbone):
         _, stage, part, *rest = name.split('.')
         block = int(rest[0]) if part == 'blocks' else 0
         return 1 + sum(self.depths[: int(stage)]) + block, num_layers
-
-
-def _build_timm(arch: str | dict, drop_path_rate: float) -> TimmMambaOut:
-    if isinstance(arch, dict):
-        try:
-            return TimmMambaOut(num_classes=0, drop_path_rate=drop_path_rate, **arch)
-        except TypeError as error:
-            raise InputError(f'MambaOut: arch={arch}: {error}') from error
-    if arch not in ARCHS:
-        raise InputError(f'MambaOut: unknown arch {arch!r}; known: {", ".join(ARCHS)}, or a dict')
-    return timm.create_model(f'mambaout_{arch}', pretrained=False, num_classes=0, drop_path_rate=drop_path_rate)

@@ -10,6 +10,7 @@ The bias of the step size is added twice, as in the training of the weights; ``s
 """
 
 import math
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,9 @@ from timm.layers import DropPath, Mlp
 from timm.models.swin_transformer import window_partition, window_reverse
 from timm.models.vision_transformer import Attention, LayerScale
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.backbones.base import NUMERICS, RunOptions, StagedBackbone
 from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
@@ -26,16 +28,7 @@ from mmbackbones.layers.permute import to_channels_first, to_channels_last
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
 
-ARCHS = {
-    'tiny': dict(dims=80, depths=(1, 3, 8, 4), num_heads=(8, 16), stem_width=32),
-    'tiny2': dict(dims=80, depths=(1, 3, 11, 4), num_heads=(8, 16), stem_width=32),
-    'small': dict(dims=96, depths=(3, 3, 7, 5), num_heads=(8, 16), stem_width=64),
-    'base': dict(dims=128, depths=(3, 3, 10, 5), num_heads=(8, 16), stem_width=64, layer_scale=1e-5),
-    'large': dict(dims=196, depths=(3, 3, 10, 5), num_heads=(16, 32), stem_width=64, layer_scale=1e-5),
-}
-DEFAULTS = dict(num_heads=(8, 16), stem_width=64, layer_scale=None, d_state=8)
 CONV_STAGES = 2
-NUMERICS = ('official', 'exact')
 
 
 def bn_stem(width: int, dim: int) -> nn.Sequential:
@@ -133,81 +126,70 @@ class MambaVision(StagedBackbone):
     windows. Maps are padded with zeros at the bottom and the right to whole windows, once per stage; these tokens are
     scanned and attended to like all others, as in the authors' code.
 
+    Keys of ``arch`` besides ``dims`` and ``depths``: ``num_heads`` (of stages 2 and 3: 8 and 16), ``stem_width`` (64),
+    ``layer_scale`` (initial value, None: none) and ``d_state`` (8).
+
     Args:
-        arch (str | dict): ``tiny``, ``tiny2``, ``small``, ``base`` or ``large``; or a dict of ``dims`` (four, or the
-            first one), ``depths``, ``num_heads`` (of stages 2 and 3: 8 and 16), ``stem_width`` (64), ``layer_scale``
-            (initial value, None: none) and ``d_state`` (8).
         window_size (tuple[int, int]): side of the windows in stages 2 and 3, in tokens. The weights do not depend on
             it, the output does: 14 and 7 in pretraining at 224 px; 64 and 32 in the authors' segmentors, 112 and 56 in
             their detectors, wider than most maps.
         step_bias (str): ``'official'``, what the released weights were trained with, or ``'exact'``; see
             :class:`MambaVisionMixer`.
-        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
-            one are not built.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): see :class:`Backbone`.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
 
-    Raises:
-        InputError: unknown ``arch``, arch key, ``step_bias`` or ``out_indices``, windows or heads that do not fit, or
-            an image below 4 px.
+    The other arguments are those of :class:`Backbone`.
     """
 
-    unused_keys = ('norm.', 'head.')
+    archs = {
+        'tiny': dict(dims=80, depths=(1, 3, 8, 4), num_heads=(8, 16), stem_width=32),
+        'tiny2': dict(dims=80, depths=(1, 3, 11, 4), num_heads=(8, 16), stem_width=32),
+        'small': dict(dims=96, depths=(3, 3, 7, 5), num_heads=(8, 16), stem_width=64),
+        'base': dict(dims=128, depths=(3, 3, 10, 5), num_heads=(8, 16), stem_width=64, layer_scale=1e-5),
+        'large': dict(dims=196, depths=(3, 3, 10, 5), num_heads=(16, 32), stem_width=64, layer_scale=1e-5),
+    }
+    arch_defaults = dict(num_heads=(8, 16), stem_width=64, layer_scale=None, d_state=8)
+    unused_keys: tuple[str, ...] = ('norm.', 'head.')
     convert_state_dict = staticmethod(convert_mambavision)
 
     def __init__(
         self,
         *,
-        arch: str | dict = 'tiny',
         window_size: tuple[int, int] = (14, 7),
         step_bias: str = 'official',
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        **run: Unpack[RunOptions],
     ):
-        if step_bias not in NUMERICS:
-            raise InputError(f'MambaVision: step_bias={step_bias!r}, expected one of {", ".join(NUMERICS)}')
+        self.check_choice(NUMERICS, step_bias=step_bias)
         if len(window_size) != 2 or min(window_size) < 1:
             raise InputError(
-                f'MambaVision: window_size={window_size}, expected two positive numbers, one per stage with windows'
+                f'{self.family}: window_size={window_size}, expected two positive numbers, one per stage with windows'
             )
-        options = arch_options('MambaVision', arch, ARCHS, defaults=DEFAULTS)
-        dims, depths, num_heads = options['dims'], options['depths'], options['num_heads']
-        if len(num_heads) != 2 or any(dim % heads for dim, heads in zip(dims[CONV_STAGES:], num_heads)):
+        self.window_size, self.step_bias = tuple(window_size), step_bias
+        super().__init__(**run)
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        dims, num_heads = options.dims[CONV_STAGES:], options.num_heads
+        if len(num_heads) != 2 or any(dim % heads for dim, heads in zip(dims, num_heads)):
             raise InputError(
-                f'MambaVision: arch num_heads={num_heads}, expected divisors of the widths of the last '
-                f'two stages, {dims[2]} and {dims[3]}'
+                f'{cls.__name__}: arch num_heads={num_heads}, expected divisors of the widths of the last '
+                f'two stages, {dims[0]} and {dims[1]}'
             )
+        return options
 
-        def block(stage: int, index: int, dim: int, drop_path: float) -> nn.Module:
-            if stage < CONV_STAGES:
-                return ConvBlock(dim, drop_path)
-            if index < (depths[stage] + 1) // 2:
-                mixer = MambaVisionMixer(dim, d_state=options['d_state'], step_bias=step_bias)
-            else:
-                mixer = Attention(dim, num_heads[stage - CONV_STAGES], qkv_bias=True)
-            return TokenBlock(dim, mixer, drop_path, options['layer_scale'])
+    def make_stem(self, dim: int) -> nn.Module:
+        return bn_stem(self.arch.stem_width, dim)
 
-        super().__init__(
-            stem=bn_stem(options['stem_width'], dims[0]),
-            block=block,
-            downsample=plain_downsample,
-            dims=dims,
-            depths=depths,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
-        self.window_size = tuple(window_size)
+    def make_block(self, stage: int, index: int, dim: int, drop_path: float) -> ConvBlock | TokenBlock:
+        if stage < CONV_STAGES:
+            return ConvBlock(dim, drop_path)
+        if index < (self.depths[stage] + 1) // 2:
+            mixer = MambaVisionMixer(dim, d_state=self.arch.d_state, step_bias=self.step_bias)
+        else:
+            mixer = Attention(dim, self.arch.num_heads[stage - CONV_STAGES], qkv_bias=True)
+        return TokenBlock(dim, mixer, drop_path, self.arch.layer_scale)
+
+    def make_downsample(self, dim: int, next_dim: int) -> nn.Module:
+        return plain_downsample(dim, next_dim)
 
     def run_blocks(self, stage: int, x: Tensor) -> Tensor:
         if stage < CONV_STAGES:
@@ -219,7 +201,3 @@ class MambaVision(StagedBackbone):
         x = super().run_blocks(stage, x)
         x = window_reverse(x.unflatten(1, (side, side)), (side, side), *padded)  # and back
         return x[:, :height, :width]
-
-    def no_weight_decay(self) -> set[str]:
-        """State matrices and skip weights of the scans."""
-        return {name for name, _ in self.named_parameters() if name.endswith(('.A_log', '.D'))}

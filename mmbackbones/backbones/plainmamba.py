@@ -1,8 +1,9 @@
 """PlainMamba: four snaking scans of a plain backbone, told apart by what the last step's direction adds to B.
 
 Paper: "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition", BMVC 2024,
-https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba. Written anew
-from the paper and from recorded activations of that code; parameters of the blocks carry its names.
+https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba (states no
+licence). Written anew from the paper and from recorded activations of that code; parameters of the blocks carry its
+names.
 
 Two peculiarities of the authors' code are the default, since the weights were trained with them: only the tokens follow
 the four orders while their step sizes, B and C stay in raster order (``selection='official'``), and the bias of the
@@ -10,12 +11,14 @@ step size is added twice (``step_bias='official'``). Their corrections are calle
 """
 
 import math
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.plain import MapBlock, PlainBackbone, resolve_plain_arch
+from mmbackbones.backbones.base import MAMBA_OPTIONS, NUMERICS, MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
@@ -23,16 +26,9 @@ from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_seque
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
 
-ARCHS = {
-    'L1': dict(embed_dims=192, depth=24, stem_convs=1, dwconv_blocks=(0,)),
-    'L2': dict(embed_dims=384, depth=24, stem_convs=2),
-    'L3': dict(embed_dims=448, depth=36, stem_convs=2),
-}
-OPTIONAL = ('patch_size', 'stem_convs', 'dwconv_blocks', 'd_state', 'd_conv', 'expand', 'dt_rank')
 ORDERS = ('snake_h', 'snake_h_flip', 'snake_v', 'snake_v_flip')
 MOVES = 5  # none, right, left, up, down
 STEM_CHANNELS = 64
-NUMERICS = ('official', 'exact')
 
 
 class ConvStem(nn.Module):
@@ -149,11 +145,10 @@ class PlainMambaBlock(MapBlock):
 class PlainMamba(PlainBackbone):
     """PlainMamba for detection and segmentation.
 
+    Keys of ``arch`` besides those of :class:`PlainBackbone`: ``stem_convs`` (3x3 convolutions in the stem, 1) and
+    ``dwconv_blocks`` (blocks that end with a convolution, none); ``patch_size`` is even and ``d_conv`` 7.
+
     Args:
-        arch (str | dict): ``L1``, ``L2`` or ``L3``; or a dict of ``embed_dims``, ``depth`` and, if they differ,
-            ``patch_size`` (16 px, even), ``stem_convs`` (3x3 convolutions in the stem, 1), ``dwconv_blocks`` (blocks
-            that end with a convolution, none), ``d_state`` (16), ``d_conv`` (7), ``expand`` (2) and ``dt_rank``
-            (ceil(embed_dims / 16)).
         selection (str), step_bias (str): ``'official'``, what the released weights were trained with, or ``'exact'``;
             see :class:`PlainMambaMixer`.
 
@@ -161,51 +156,33 @@ class PlainMamba(PlainBackbone):
     norm and loaded with it; the other maps' norms are fresh.
     """
 
-    unused_keys = ('head.',)
+    archs = {
+        'L1': dict(embed_dims=192, depth=24, stem_convs=1, dwconv_blocks=(0,)),
+        'L2': dict(embed_dims=384, depth=24, stem_convs=2),
+        'L3': dict(embed_dims=448, depth=36, stem_convs=2),
+    }
+    arch_defaults = dict(patch_size=16, stem_convs=1, dwconv_blocks=(), **{**MAMBA_OPTIONS, 'd_conv': 7})
+    default_arch = 'L1'
+    unused_keys: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_plainmamba)
 
-    def __init__(
-        self,
-        *,
-        arch: str | dict = 'L1',
-        img_size: int | tuple[int, int] = 224,
-        selection: str = 'official',
-        step_bias: str = 'official',
-        out_indices: tuple[int, ...] = (5, 11, 17, 23),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
-    ):
-        for option, value in dict(selection=selection, step_bias=step_bias).items():
-            if value not in NUMERICS:
-                raise InputError(f'PlainMamba: {option}={value!r}, expected one of {", ".join(NUMERICS)}')
-        trunk, mixer = resolve_plain_arch('PlainMamba', arch, ARCHS, OPTIONAL)
-        stem_convs, dwconv_blocks = mixer.pop('stem_convs', 1), mixer.pop('dwconv_blocks', ())
-        dim, patch_size = trunk['embed_dims'], trunk['patch_size']
-        if patch_size < 2 or patch_size % 2:
-            raise InputError(f'PlainMamba: arch patch_size={patch_size}, expected an even number of pixels')
-        super().__init__(
-            patch_embed=ConvStem(dim, patch_size, stem_convs),
-            block=lambda i, drop_path: PlainMambaBlock(
-                dim,
-                PlainMambaMixer(dim, selection=selection, step_bias=step_bias, **mixer),
-                drop_path,
-                dwconv=i in dwconv_blocks,
-            ),
-            **trunk,
-            img_size=img_size,
-            out_indices=out_indices,
-            out_feature='residual',
-            with_cls_token=False,
-            rope=False,
-            pad_patches=True,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
-        if norm_cfg is None or self.out_indices[-1] != self.depth - 1:
+    def __init__(self, *, selection: str = 'official', step_bias: str = 'official', **run: Unpack[PlainRunOptions]):
+        self.check_choice(NUMERICS, selection=selection, step_bias=step_bias)
+        self.selection, self.step_bias = selection, step_bias
+        super().__init__(**run)
+        if self.norm_cfg is None or self.out_indices[-1] != self.depth - 1:
             self.unused_keys = (*self.unused_keys, f'outnorm{self.depth - 1}.')
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = super().resolve_arch(arch)
+        if options.patch_size < 2 or options.patch_size % 2:
+            raise InputError(f'{cls.__name__}: arch patch_size={options.patch_size}, expected an even number of pixels')
+        return options
+
+    def make_stem(self) -> ConvStem:
+        return ConvStem(self.arch.embed_dims, self.arch.patch_size, self.arch.stem_convs)
+
+    def make_block(self, index: int, dim: int, drop_path: float) -> PlainMambaBlock:
+        mixer = PlainMambaMixer(dim, selection=self.selection, step_bias=self.step_bias, **self.mamba_options)
+        return PlainMambaBlock(dim, mixer, drop_path, dwconv=index in self.arch.dwconv_blocks)

@@ -9,6 +9,8 @@ No recorded activations of the authors' adapter exist, so what is checked agains
 Different here: any image size. Theirs must be multiples of 32.
 """
 
+from typing import TypedDict
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
@@ -16,15 +18,15 @@ from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import check_image, recompute
-from mmbackbones.backbones.plain import resolve_plain_arch
-from mmbackbones.backbones.plainmamba import ARCHS, OPTIONAL, PlainMamba
+from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 
 LEVELS = 3  # strides 8, 16 and 32 beside the trunk; stride 4 only at the end
 NUM_EXTRA = 2
+BATCH_NORM = dict(type='BN')
 Grid = tuple[int, int]
 
 
@@ -164,12 +166,24 @@ def to_maps(x: Tensor, grids: list[Grid]) -> list[Tensor]:
     return [part.unflatten(2, grid) for part, grid in zip(parts, grids)]
 
 
+class TrunkOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`PlainMamba` but for those of its maps, which are the adapter's."""
+
+    arch: str | dict | None
+    img_size: int | tuple[int, int]
+    selection: str
+    step_bias: str
+    drop_path_rate: float
+    frozen_stages: int
+    with_cp: bool
+    init_cfg: dict | list[dict] | None
+
+
 @MODELS.register_module()
 class PlainMambaAdapter(PlainMamba):
     """PlainMamba with an adapter, returning maps of strides 4, 8, 16 and 32, all as wide as the trunk.
 
     Args:
-        arch (str | dict), img_size, selection, step_bias, drop_path_rate, with_cp, init_cfg: see :class:`PlainMamba`.
         num_groups (int): groups that the blocks are divided into; maps and tokens meet before and after each.
         num_heads (int), num_points (int): of the deformable attention; a head looks at so many places per map.
         conv_width (int): channels of the first convolutions beside the trunk.
@@ -178,6 +192,9 @@ class PlainMambaAdapter(PlainMamba):
         frozen_stages (int): 0 freezes the trunk's patches and position table, n also its first n blocks; the adapter
             always learns.
         norm_cfg (dict): batch norm of the convolutions and of the returned maps. With ``SyncBN`` the trunk's is too.
+
+    The other arguments are those of :class:`PlainMamba`, but for ``out_indices`` and ``out_feature``: see
+    :class:`TrunkOptions`.
 
     Raises:
         InputError: blocks that do not divide into the groups, or a width that does not into the heads.
@@ -188,36 +205,18 @@ class PlainMambaAdapter(PlainMamba):
     def __init__(
         self,
         *,
-        arch: str | dict = 'L1',
-        img_size: int | tuple[int, int] = 224,
-        selection: str = 'official',
-        step_bias: str = 'official',
         num_groups: int = 4,
         num_heads: int = 6,
         num_points: int = 4,
         conv_width: int = 64,
         ffn_ratio: float = 0.25,
         init_value: float = 0.0,
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        norm_cfg: dict = BATCH_NORM,
+        **run: Unpack[TrunkOptions],
     ):
-        depth = resolve_plain_arch('PlainMambaAdapter', arch, ARCHS, OPTIONAL)[0]['depth']
-        super().__init__(
-            arch=arch,
-            img_size=img_size,
-            selection=selection,
-            step_bias=step_bias,
-            out_indices=(depth - 1,),
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=None,
-            init_cfg=init_cfg,
-        )
-        dim = self.pos_embed.shape[-1]
+        depth = self.resolve_arch(run.get('arch')).depth
+        super().__init__(out_indices=(depth - 1,), norm_cfg=None, **run)
+        dim, drop_path_rate = self.arch.embed_dims, self.drop_path_rate
         if num_groups < 1 or depth % num_groups:
             raise InputError(f'PlainMambaAdapter: num_groups={num_groups}, expected a divisor of the {depth} blocks')
         if num_heads < 1 or dim % num_heads:
@@ -238,7 +237,7 @@ class PlainMambaAdapter(PlainMamba):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W], any size from one patch -> maps [B, C, ceil(H/s), ceil(W/s)] of strides 4, 8, 16, 32."""
-        check_image(self.family, x, smallest=self.patch_embed.patch_size)
+        self.check_image(x, smallest=self.patch_embed.patch_size)
         finest, *maps = self.spm(x)
         grids = [tuple(level.shape[-2:]) for level in maps]
         maps = torch.cat([to_tokens(level) + code for level, code in zip(maps, self.level_embed)], dim=1)
@@ -246,11 +245,11 @@ class PlainMambaAdapter(PlainMamba):
         grid = tuple(x.shape[-2:])
         x = self._add_position(to_tokens(x), grid)
         for group, interaction in enumerate(self.interactions):
-            x = self._run(interaction.injector, x, grid, maps, grids)
+            x = self.checkpointed(interaction.injector, x, grid, maps, grids)
             for layer in self.layers[group * self.group_size : (group + 1) * self.group_size]:
-                x, _ = self._run(layer, x, grid)
+                x, _ = self.checkpointed(layer, x, grid)
             for extractor in interaction.extractors():
-                maps = self._run(extractor, maps, grids, x, grid)
+                maps = self.checkpointed(extractor, maps, grids, x, grid)
         maps = to_maps(maps, grids)
         height, width = finest.shape[-2:]
         finest = finest + self.up(maps[0])[:, :, :height, :width]
@@ -260,9 +259,6 @@ class PlainMambaAdapter(PlainMamba):
             resized = F.interpolate(x, level.shape[-2:], mode='bilinear', align_corners=False)
             outs.append(getattr(self, f'ad_norm{i + 1}')(level + resized).contiguous())
         return tuple(outs)
-
-    def _run(self, module: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
-        return recompute(module, *args) if self.with_cp and torch.is_grad_enabled() else module(*args)
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {'level_embed'}

@@ -9,6 +9,7 @@ the other backbones.
 import re
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 
 import timm
 import torch
@@ -19,8 +20,10 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices
+from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
+from mmbackbones.backbones.base.checkpointing import keep_statistics_still
 from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
@@ -40,6 +43,7 @@ ANY_SIZE = {
 PADDED_DOWNSAMPLING = ('focalnet',)
 ATTENTION = ('fused', 'materialised')
 BATCH_NORMS = ('BN', 'SyncBN')
+BATCH_NORM = dict(type='BN')
 SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.IGNORECASE)
 
 
@@ -70,25 +74,22 @@ PADDED_BLOCKS = {SwinTransformerBlock: _SwinBlock, SwinTransformerV2Block: _Swin
 class TimmBackbone(Backbone):
     """A timm model for detection and segmentation.
 
+    ``arch`` is timm's name of the model, with or without the tag of its weights (``'convnext_tiny.fb_in1k'``), or a
+    dict of the ``name`` and keyword arguments of timm's model class. (An argument that timm fixes for this name resets
+    its other ones to the class's defaults.)
+
     Args:
-        arch (str | dict): timm's name of the model, with or without the tag of its weights
-            (``'convnext_tiny.fb_in1k'``), or a dict of the ``name`` and keyword arguments of timm's model class. (An
-            argument that timm fixes for this name resets its other ones to the class's defaults.)
-        out_indices (tuple[int, ...] | None): which of timm's feature maps to return, ascending, counted as in its
-            ``features_only`` mode (a ResNet's 0 is its stem). None: those of strides 4, 8, 16 and 32. Plain nets,
-            whose maps have one stride, need the indices of their blocks. What lies past the last one is not built.
         attention (str): ``'fused'`` runs attention through torch's scaled-dot-product attention, ``'materialised'``
             writes its matrix out, as the speed figures of early papers were measured.
         size_divisor (int | None): pad the image, below and on the right, to multiples of this many pixels, for networks
             that demand it; maps are cropped again. None: to whole patches, where patches do not overlap.
         norm_eval (bool): keep the batch norms within at their pretrained running statistics.
         bn_cfg (dict): ``type='SyncBN'`` synchronises the batch norms within over the devices, ``'BN'`` does not.
-        drop_path_rate (float): stochastic depth as timm's model grows it over its blocks.
-        frozen_stages (int): see :class:`Backbone`; stages as timm groups them.
-        with_cp (bool): recompute blocks (stages, where timm does so) in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`. Weights of timm's hub:
-            ``hf://timm/convnext_tiny.fb_in1k/model.safetensors``.
+
+    The other arguments are those of :class:`Backbone`. ``out_indices`` counts timm's feature maps as its
+    ``features_only`` mode does (a ResNet's 0 is its stem); None: those of strides 4, 8, 16 and 32. Plain nets, whose
+    maps have one stride, need the indices of their blocks. Stages to freeze, and blocks to checkpoint, are what timm
+    groups as such. Weights of timm's hub: ``hf://timm/convnext_tiny.fb_in1k/model.safetensors``.
 
     Raises:
         InputError: unknown name or option, a model without feature maps, ``out_indices`` beyond its maps, or an image
@@ -98,28 +99,20 @@ class TimmBackbone(Backbone):
     def __init__(
         self,
         *,
-        arch: str | dict,
-        out_indices: tuple[int, ...] | None = None,
         attention: str = 'fused',
         size_divisor: int | None = None,
         norm_eval: bool = False,
-        bn_cfg: dict = dict(type='BN'),  # noqa: B006  (read only)
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-6),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
+        bn_cfg: dict = BATCH_NORM,
+        **run: Unpack[RunOptions],
     ):
-        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
-        if attention not in ATTENTION:
-            raise InputError(f'TimmBackbone: attention={attention!r}, expected one of {", ".join(ATTENTION)}')
+        super().__init__(**run)
+        self.check_choice(ATTENTION, attention=attention)
         if bn_cfg.get('type') not in BATCH_NORMS:
             raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
-        if not 0 <= drop_path_rate < 1:
-            raise InputError(f'TimmBackbone: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
-        self.name, net = _create(arch, drop_path_rate)
-        self.family = f'TimmBackbone {self.name}'
-        self.out_indices = self._resolve_indices(net, out_indices)
+        net = _create(self.arch.name, self.arch.options, self.drop_path_rate)
+        if run.get('out_indices') is None:
+            self.out_indices = self._usual_maps(net)
+        self.check_out_indices(len(net.feature_info), 'feature maps')
         infos = [net.feature_info[i] for i in self.out_indices]
         self.out_channels = tuple(info['num_chs'] for info in infos)
         self.out_strides = tuple(info['reduction'] for info in infos)
@@ -131,26 +124,37 @@ class TimmBackbone(Backbone):
         self.net = self._choose_batch_norm(net, norm_eval, bn_cfg['type'])
         self.net.is_init = True  # timm has done so; mmengine would call what it finds under the name init_weights
         self.norm_eval = norm_eval
-        patch = _pad_patches(self.net, self.name)
+        patch = _pad_patches(self.net, self.arch.name)
         self.size_divisor = size_divisor or patch
-        if with_cp:
+        if self.with_cp:
             self.net.set_grad_checkpointing(True)
-            _keep_statistics_still(self.net)
-        self.convert_state_dict = partial(convert_timm, name=self.name, net=self.net)
-        self.add_out_norms(norm_cfg, self.out_indices)
+            keep_statistics_still(self.net)
+        self.convert_state_dict = partial(convert_timm, name=self.arch.name, net=self.net)
+        self.add_out_norms()
         self.layer_of = _group(self.net, coarse=False)
         self.stage_of = _group(self.net, coarse=True)
 
-    def _resolve_indices(self, net: nn.Module, out_indices: tuple[int, ...] | None) -> tuple[int, ...]:
+    @property
+    def family(self) -> str:
+        return f'TimmBackbone {self.arch.name}'
+
+    @classmethod
+    def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
+        options = dict(name=arch) if isinstance(arch, str) else dict(arch or {})
+        if 'name' not in options:
+            raise InputError(f"TimmBackbone: arch={arch} lacks the key 'name', timm's name of the model")
+        name = options.pop('name')
+        check_timm_name('TimmBackbone', name)
+        return SimpleNamespace(name=name, options={**ANY_SIZE.get(_source(name), {}), **options})
+
+    def _usual_maps(self, net: nn.Module) -> tuple[int, ...]:
         strides = [info['reduction'] for info in net.feature_info]
-        if out_indices is None:
-            out_indices = tuple(strides.index(stride) for stride in (4, 8, 16, 32) if stride in strides)
-            if len(out_indices) < 4:
-                raise InputError(
-                    f'{self.family}: its {len(strides)} maps have the strides '
-                    f'{sorted(set(strides))}; choose out_indices'
-                )
-        return check_out_indices(self.family, out_indices, len(strides), 'feature maps')
+        indices = tuple(strides.index(stride) for stride in STRIDES if stride in strides)
+        if len(indices) < len(STRIDES):
+            raise InputError(
+                f'{self.family}: its {len(strides)} maps have the strides {sorted(set(strides))}; choose out_indices'
+            )
+        return indices
 
     def _choose_attention(self, net: nn.Module, attention: str) -> None:
         layers = [module for module in net.modules() if hasattr(module, 'fused_attn')]
@@ -174,7 +178,7 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W] -> one map [B, C, about H/s, about W/s] per out index."""
-        check_image(self.family, x, smallest=min(self.out_strides))
+        self.check_image(x, smallest=min(self.out_strides))
         size = tuple(x.shape[-2:])
         # Whole patches, and at least one pixel in the coarsest map.
         target = [max(-(-side // self.size_divisor) * self.size_divisor, self.out_strides[-1]) for side in size]
@@ -238,16 +242,10 @@ class TimmBackbone(Backbone):
         return {f'net.{name}' for name, _ in self.net.named_parameters() if name in named}
 
 
-def _create(arch: str | dict, drop_path_rate: float) -> tuple[str, nn.Module]:
-    """timm's name and its model, without weights, able to take any image size where timm has a way."""
-    options = dict(arch) if isinstance(arch, dict) else dict(name=arch)
-    if 'name' not in options:
-        raise InputError(f"TimmBackbone: arch={arch} lacks the key 'name', timm's name of the model")
-    name = options.pop('name')
-    check_timm_name('TimmBackbone', name)
-    options = {**ANY_SIZE.get(_source(name), {}), **options}
+def _create(name: str, options: dict, drop_path_rate: float) -> nn.Module:
+    """timm's model, without weights, able to take any image size where timm has a way."""
     if drop_path_rate:
-        options['drop_path_rate'] = drop_path_rate
+        options = dict(options, drop_path_rate=drop_path_rate)
     try:
         try:
             net = timm.create_model(name, pretrained=False, **options)
@@ -263,7 +261,7 @@ def _create(arch: str | dict, drop_path_rate: float) -> tuple[str, nn.Module]:
     needed = ('forward_intermediates', 'prune_intermediate_layers', 'feature_info')
     if not all(hasattr(net, attribute) for attribute in needed):
         raise InputError(f'TimmBackbone {name}: it gives no feature maps')
-    return name, net
+    return net
 
 
 def _source(name: str) -> str:
@@ -307,21 +305,3 @@ def _is_patchify(module: nn.Module) -> bool:
 def _pad_to_stride(conv: nn.Conv2d, args: tuple[Tensor]) -> Tensor:
     (x,) = args
     return F.pad(x, (0, -x.shape[-1] % conv.stride[1], 0, -x.shape[-2] % conv.stride[0]))
-
-
-def _keep_statistics_still(net: nn.Module) -> None:
-    """The second computation of a block must not move the running statistics of its batch norms once more."""
-    momenta = {}
-
-    def before(norm: _BatchNorm, _) -> None:
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass
-            momenta[norm], norm.momentum = norm.momentum, 0.0
-
-    def after(norm: _BatchNorm, *_) -> None:
-        if norm in momenta:
-            norm.momentum = momenta.pop(norm)
-
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(before)
-            module.register_forward_hook(after)

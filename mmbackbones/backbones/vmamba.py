@@ -14,7 +14,7 @@ from timm.layers import DropPath, Mlp
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from mmbackbones.backbones.staged import StagedBackbone, arch_options
+from mmbackbones.backbones.base import StagedBackbone
 from mmbackbones.checkpoints.adapters.vmamba import convert_vmamba
 from mmbackbones.layers.ss2d import SS2D
 from mmbackbones.layers.stems import conv_downsample, conv_stem, patch_stem
@@ -22,26 +22,15 @@ from mmbackbones.registry import MODELS
 
 V2 = dict(ssm_ratio=2.0, d_state=1, mlp_ratio=4.0, conv_bias=False, gate=False, patches=False)
 V0 = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, conv_bias=True, gate=True, patches=True)
-ARCHS = {
-    'tiny_s1l8': dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0),
-    'tiny_s2l5': dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0),
-    'small_s2l15': dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0),
-    'small_s1l20': dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0),
-    'base_s2l15': dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0),
-    'base_s1l20': dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0),
-    'tiny_v0': dict(dims=96, depths=(2, 2, 9, 2), **V0),
-    'small_v0': dict(dims=96, depths=(2, 2, 27, 2), **V0),
-    'base_v0': dict(dims=128, depths=(2, 2, 27, 2), **V0),
-}
 
 
 class VSSBlock(nn.Module):
     """``x + SS2D(LN(x))``, then ``x + MLP(LN(x))`` if there is an MLP, on maps [B, H, W, C]."""
 
-    def __init__(self, dim: int, drop_path: float, mlp_ratio: float, **ssm):
+    def __init__(self, dim: int, mixer: SS2D, drop_path: float, mlp_ratio: float):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, **ssm)
+        self.op = mixer
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim) if mlp_ratio else None
         self.mlp = Mlp(dim, int(mlp_ratio * dim)) if mlp_ratio else None
@@ -57,49 +46,32 @@ class VSSBlock(nn.Module):
 class VMamba(StagedBackbone):
     """VMamba for detection and segmentation.
 
-    Args:
-        arch (str | dict): one of ``tiny_s1l8``, ``tiny_s2l5``, ``small_s2l15``, ``small_s1l20``, ``base_s2l15``,
-            ``base_s1l20``, ``tiny_v0``, ``small_v0``, ``base_v0``; or a dict of ``dims`` (four, or the first one),
-            ``depths`` and, all with the second version's value as default, ``ssm_ratio`` (inner width over width),
-            ``d_state``, ``mlp_ratio`` (0: no MLP), ``conv_bias``, ``gate``, ``patches`` (4x4 patches and 2x2 merging
-            in place of 3x3 convolutions with stride 2).
-        out_indices (tuple[int, ...]): stages to return, ascending, 0 (stride 4) to 3 (stride 32). Stages past the last
-            one are not built.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): see :class:`Backbone`.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map, ``outnorm{i}``; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
-
-    Raises:
-        InputError: unknown ``arch``, arch key or ``out_indices``, or an image below 4 px.
+    Keys of ``arch`` besides ``dims`` and ``depths``, the second version's values being the defaults: ``ssm_ratio``
+    (inner width over width), ``d_state``, ``mlp_ratio`` (0: no MLP), ``conv_bias``, ``gate``, ``patches`` (4x4 patches
+    and 2x2 merging in place of 3x3 convolutions with stride 2).
     """
 
+    archs = {
+        'tiny_s1l8': dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0),
+        'tiny_s2l5': dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0),
+        'small_s2l15': dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+        'small_s1l20': dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0),
+        'base_s2l15': dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+        'base_s1l20': dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0),
+        'tiny_v0': dict(dims=96, depths=(2, 2, 9, 2), **V0),
+        'small_v0': dict(dims=96, depths=(2, 2, 27, 2), **V0),
+        'base_v0': dict(dims=128, depths=(2, 2, 27, 2), **V0),
+    }
+    arch_defaults = V2
+    default_arch = 'tiny_s1l8'
     convert_state_dict = staticmethod(convert_vmamba)
 
-    def __init__(
-        self,
-        *,
-        arch: str | dict = 'tiny_s1l8',
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        norm_cfg: dict | None = dict(type='LN', eps=1e-5),  # noqa: B006  (read only)
-        init_cfg: dict | list[dict] | None = None,
-    ):
-        options = arch_options('VMamba', arch, ARCHS, defaults=V2)
-        dims, depths, patches = options.pop('dims'), options.pop('depths'), options.pop('patches')
-        super().__init__(
-            stem=patch_stem(dims[0]) if patches else conv_stem(dims[0]),
-            block=lambda stage, index, dim, drop_path: VSSBlock(dim, drop_path, **options),
-            downsample=PatchMerging if patches else conv_downsample,
-            dims=dims,
-            depths=depths,
-            out_indices=out_indices,
-            drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            init_cfg=init_cfg,
-        )
+    def make_stem(self, dim: int) -> nn.Module:
+        return patch_stem(dim) if self.arch.patches else conv_stem(dim)
+
+    def make_block(self, stage: int, index: int, dim: int, drop_path: float) -> VSSBlock:
+        mixer = SS2D(dim, **{key: getattr(self.arch, key) for key in ('ssm_ratio', 'd_state', 'conv_bias', 'gate')})
+        return VSSBlock(dim, mixer, drop_path, self.arch.mlp_ratio)
+
+    def make_downsample(self, dim: int, next_dim: int) -> nn.Module:
+        return PatchMerging(dim, next_dim) if self.arch.patches else conv_downsample(dim, next_dim)

@@ -1,7 +1,6 @@
 """Which model's weights a checkpoint holds, for the error message when they do not fit. Slow, so used there only."""
 
 import functools
-import importlib
 import inspect
 
 import torch
@@ -34,10 +33,10 @@ def identify(weights: dict[str, Tensor]) -> str | None:
             converted = backbone.convert_state_dict(dict(weights))
         except (KeyError, ValueError, RuntimeError, InputError):
             continue
-        for arch in getattr(importlib.import_module(backbone.__module__), 'ARCHS', ()):
+        for arch in backbone.archs:
             try:
                 skipped, shapes = _fingerprint(backbone, arch)
-            except InputError:  # an arch of the module that this class cannot be built with by its name alone
+            except InputError:  # an arch that this class cannot be built with by its name alone
                 continue
             if _shapes(converted, skipped) == shapes:
                 return f'{family} {arch}'

@@ -15,7 +15,6 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import ScanOrder, localmamba_unscan_order, scan_order
 
 NUM_ORDERS = 4
-SCAN_INVERSES = ('official', 'exact')
 
 
 def resolve_directions(family: str, given: str | list[str] | None, num_blocks: int) -> list[tuple[str, ...]]:
@@ -41,17 +40,6 @@ def resolve_directions(family: str, given: str | list[str] | None, num_blocks: i
     return lists
 
 
-def is_exact(family: str, scan_inverse: str) -> bool:
-    """Whether ``scan_inverse`` says ``'exact'`` and not ``'official'``, see :func:`localmamba_unscan_order`.
-
-    Raises:
-        InputError: it says neither.
-    """
-    if scan_inverse not in SCAN_INVERSES:
-        raise InputError(f'{family}: scan_inverse={scan_inverse!r}, expected one of {", ".join(SCAN_INVERSES)}')
-    return scan_inverse == 'exact'
-
-
 @lru_cache(maxsize=256)
 def local_orders(
     direction: str, grid: tuple[int, int], device: torch.device, exact: bool, middle_token: bool = False
@@ -62,7 +50,7 @@ def local_orders(
         direction (str): name of the order; its ``_flip`` only tells where a middle token goes.
         grid (tuple[int, int]): rows and columns.
         device (torch.device): of the result.
-        exact (bool): see :func:`is_exact`.
+        exact (bool): see :func:`localmamba_unscan_order`.
         middle_token (bool): tokens are those of the grid with one more in the middle, at ``rows * columns // 2``. It is
             scanned at that position too, in sequences with padding as in others.
     """

@@ -10,6 +10,7 @@ B and C projected from the tokens and its skip weight D; the four directions are
 """
 
 import math
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,26 @@ def build_branch(
         return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
     rank = dt_rank or math.ceil(dim / 16)
     return Branch(ScanMixer(name, dim, d_state, rank))
+
+
+def names_in_turn(option: str, given: str | Sequence[str], blocks: int, known: Collection[str]) -> tuple[str, ...]:
+    """One name of a mixer per block, the given ones taking turns.
+
+    Args:
+        option (str): what the message of an error says was given, such as ``'IsotropicMixerNet: mixers'``.
+        given (str | Sequence[str]): one name for all blocks, or as many as there are blocks at most.
+        blocks (int): number of names to return.
+        known (Collection[str]): the names that exist.
+
+    Raises:
+        InputError: no names, too many, or an unknown one.
+    """
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or not 1 <= len(names) <= blocks:
+        raise InputError(f'{option}: {given!r}, expected a name or 1 to {blocks} names for its {blocks} blocks')
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f'{option}: {unknown[0]!r} unknown; known: {", ".join(known)}')
+    return tuple(names[block % len(names)] for block in range(blocks))
 
 
 def branch_parameters(name: str, dim: int, **options) -> int:

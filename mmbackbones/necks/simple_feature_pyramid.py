@@ -9,6 +9,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 
 MODELS.register_module(name='LN2d', module=LayerNorm2d)
+LN2D = dict(type='mmbackbones.LN2d', eps=1e-6)
 
 
 @MODELS.register_module()
@@ -40,7 +41,7 @@ class SimpleFeaturePyramid(BaseModule):
         out_channels: int = 256,
         scales: tuple[float, ...] = (4, 2, 1, 0.5),
         num_outs: int = 5,
-        norm_cfg: dict | None = dict(type='mmbackbones.LN2d', eps=1e-6),  # noqa: B006  (read only)
+        norm_cfg: dict | None = LN2D,
         init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg)

@@ -4,7 +4,6 @@ import importlib
 import json
 from typing import NamedTuple
 
-import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
@@ -14,11 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmbackbones.analysis.complexity.count import count_module
-from mmbackbones.backbones.base import Backbone
-from mmbackbones.backbones.staged import StagedBackbone
+from mmbackbones.backbones.base import Backbone, StagedBackbone
 from mmbackbones.checkpoints.layout import of_backbone
-from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import selective_scan_backend
 from tests.conftest import ROOT, golden
 
 TOLERANCE = dict(atol=5e-5, rtol=1e-4)
@@ -45,20 +41,25 @@ def load_keys(name: str) -> dict:
     return json.loads(golden(f'keys_{name}.json').read_text())
 
 
-def scan_backend(request, monkeypatch) -> None:
-    """Body of a fixture with the parameters ``chunked`` and ``native``."""
-    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', request.param)
-    try:
-        selective_scan_backend('cpu')
-    except InputError as error:
-        pytest.skip(str(error))
-
-
 def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
     """Load a classifier; only what the backbone names may be missing or left over."""
     report = model.load_state_dict(model.convert_state_dict(of_backbone(weights)), strict=False)
     assert all(key.startswith(model.fresh_keys) for key in report.missing_keys), report.missing_keys
     assert all(key.startswith(model.unused_keys) for key in report.unexpected_keys), report.unexpected_keys
+
+
+def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str) -> None:
+    """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for."""
+    published = load_keys(golden_keys)
+    with torch.device('meta'):
+        model = family(arch=arch, norm_cfg=None)
+        weights = {key: torch.empty(shape) for key, shape in published['keys']}
+    shapes = {key: value.shape for key, value in model.convert_state_dict(weights).items()}
+    assert len(shapes) == len(weights)
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
+    head = sum(value.numel() for key, value in weights.items() if key.startswith('classifier.'))
+    assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
 
 
 @torch.no_grad()

@@ -5,21 +5,17 @@ import torch
 from torch import nn
 
 from mmbackbones.backbones import EfficientVMamba
-from mmbackbones.backbones.efficientvmamba import ARCHS, SkipSS2D
-from mmbackbones.checkpoints.adapters.efficientvmamba import convert_efficientvmamba
+from mmbackbones.backbones.efficientvmamba import SkipSS2D
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import (
     build_whole,
+    check_published_keys,
     compare,
     load_case,
-    load_keys,
-    load_weights,
-    scan_backend,
     whole_macs,
 )
 
 SMALL = dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), d_state=4)
-backend = pytest.fixture(params=['chunked', 'native'])(scan_backend)
 
 
 def build_like(options):
@@ -42,18 +38,9 @@ def test_golden_rejects_other_weights(key, order):
         compare(build_like(case.options), case)
 
 
-@pytest.mark.parametrize('name', ARCHS)
+@pytest.mark.parametrize('name', EfficientVMamba.archs)
 def test_published_keys(name):
-    published = load_keys(f'efficientvmamba_{name}')
-    with torch.device('meta'):
-        model = EfficientVMamba(arch=name, norm_cfg=None)
-        weights = {key: torch.empty(shape) for key, shape in published['keys']}
-    shapes = {key: value.shape for key, value in convert_efficientvmamba(weights).items()}
-    assert len(shapes) == len(weights)
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
-    head = sum(value.numel() for key, value in weights.items() if key.startswith('classifier.'))
-    assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
+    check_published_keys(EfficientVMamba, name, f'efficientvmamba_{name}')
 
 
 def test_published_sizes_and_macs():
@@ -62,17 +49,6 @@ def test_published_sizes_and_macs():
         parameters = build_whole(task, EfficientVMamba, 'base').parameters()
         assert round(sum(p.numel() for p in parameters) / 1e6) == millions
     assert tuple(map(round, whole_macs(EfficientVMamba(arch='base')))) == (252, 930)
-
-
-def test_our_own_names_pass_through():
-    weights = EfficientVMamba(arch=SMALL).state_dict()
-    assert convert_efficientvmamba(weights).keys() == weights.keys()
-
-
-def test_stages_past_the_last_map_are_not_built():
-    whole, part = EfficientVMamba(arch=SMALL), EfficientVMamba(arch=SMALL, out_indices=(1,))
-    load_weights(part, {key: value for key, value in whole.state_dict().items() if not key.startswith('outnorm')})
-    assert part.out_channels == (16,) and len(part.layers) == 2
 
 
 def test_a_group_sees_only_itself():
@@ -114,18 +90,6 @@ def test_autocast_survives_large_activations(dtype):
     assert all(out.isfinite().all() for out in outs)
     sum(out.float().square().mean() for out in outs).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_checkpointing_moves_the_statistics_once():
-    buffers = []
-    for with_cp in (False, True):
-        torch.manual_seed(0)
-        model = EfficientVMamba(arch=SMALL, with_cp=with_cp).train()
-        sum(out.sum() for out in model(torch.randn(2, 3, 64, 64))).backward()
-        buffers.append({name: value for name, value in model.named_buffers() if 'running' in name})
-    assert len(buffers[0]) == 22
-    for name, value in buffers[0].items():
-        torch.testing.assert_close(value, buffers[1][name], msg=lambda m, n=name: f'{n}: {m}')
 
 
 def test_bad_arch():

@@ -195,10 +195,10 @@ def test_interleaving():
         (dict(mixers=None), 'mixers=None, expected one name or 4 entries'),
         (
             dict(mixers=('none', 'none', ('ssm',) * 4, 'none')),
-            'mixers of stage 3 are .*, expected a name or 1 to 3 names',
+            'mixers of stage 3: .*, expected a name or 1 to 3 names',
         ),
-        (dict(mixers=('none', (), 'none', 'none')), r'mixers of stage 2 are \(\), expected a name or 1 to 1 names'),
-        (dict(mixers=('none', 3, 'none', 'none')), 'mixers of stage 2 are 3, expected a name'),
+        (dict(mixers=('none', (), 'none', 'none')), r'mixers of stage 2: \(\), expected a name or 1 to 1 names'),
+        (dict(mixers=('none', 3, 'none', 'none')), 'mixers of stage 2: 3, expected a name'),
         (dict(mixers=('none', 'none', 'none', 'mamba')), "mixers of stage 4: 'mamba' unknown; known: ssm, .*identity"),
         (dict(mixers=('none', 'none', 'none', [['ssm']])), r"mixers of stage 4: \['ssm'\] unknown"),
         (dict(mixers='pointwise'), "'pointwise' unknown; known: .*pointwise:ss2d"),

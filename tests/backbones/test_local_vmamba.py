@@ -7,23 +7,20 @@ import pytest
 import torch
 
 from mmbackbones.backbones import LocalVMamba
-from mmbackbones.backbones.local_vmamba import ARCHS
-from mmbackbones.checkpoints.adapters.local_vmamba import convert_local_vmamba
 from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import scan_order
 from tests.backbones.staged_cases import (
     build_whole,
+    check_published_keys,
     compare,
     load_case,
     load_keys,
-    load_weights,
-    scan_backend,
     whole_macs,
 )
 
+ARCHS = LocalVMamba.archs
 SMALL = dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), d_state=4, directions='h v_flip w2 w7_flip')
 CASES = ['square', 'nonsquare', 'odd_size', 'eps']
-backend = pytest.fixture(params=['chunked', 'native'])(scan_backend)
 
 
 def build_like(options, scan_inverse):
@@ -59,16 +56,8 @@ def test_the_inverses_differ_where_maps_are_not_square():
 
 @pytest.mark.parametrize('name', ARCHS)
 def test_published_keys_and_directions(name):
-    published = load_keys(f'localvmamba_{name}')
-    assert [names.split() for names in ARCHS[name]['directions']] == published['directions']
-    with torch.device('meta'):
-        model = LocalVMamba(arch=name, norm_cfg=None)
-        weights = {key: torch.empty(shape) for key, shape in published['keys']}
-    shapes = {key: value.shape for key, value in convert_local_vmamba(weights).items()}
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
-    head = sum(value.numel() for key, value in weights.items() if key.startswith('classifier.'))
-    assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
+    assert [names.split() for names in ARCHS[name]['directions']] == load_keys(f'localvmamba_{name}')['directions']
+    check_published_keys(LocalVMamba, name, f'localvmamba_{name}')
 
 
 @pytest.mark.parametrize('name, detector, segmentor', [('tiny', 45, 57), ('small', 69, 81)])
@@ -103,12 +92,6 @@ def test_published_macs(name, detector, segmentor):
     macs = whole_macs(unpadded)
     assert round(macs[0] + padding_macs(name, 800, 1280)) == detector
     assert round(macs[1] + padding_macs(name, 512, 2048)) == segmentor
-
-
-def test_stages_past_the_last_map_are_not_built():
-    whole, part = LocalVMamba(arch=SMALL), LocalVMamba(arch=SMALL, out_indices=(1,))
-    load_weights(part, {key: value for key, value in whole.state_dict().items() if not key.startswith('outnorm')})
-    assert part.out_channels == (16,) and len(part.layers) == 2
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])

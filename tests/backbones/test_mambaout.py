@@ -147,23 +147,6 @@ def test_frozen_stages(frozen):
     assert all((parameter.grad is None) == (name in expected) for name, parameter in model.named_parameters())
 
 
-def test_checkpointing_gives_the_same_gradients():
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for with_cp in (False, True):
-        torch.manual_seed(0)
-        model = MambaOut(arch=SMALL, drop_path_rate=0.3, with_cp=with_cp)
-        runs = []
-        model.stages[2].blocks[0].register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
-        torch.manual_seed(1)
-        sum(out.square().mean() for out in model(x)).backward()
-        assert len(runs) == 1 + with_cp  # run again in the backward pass
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
-    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients[0].values())
-    for name, grad in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], grad, msg=lambda m: f'{name}: {m}')  # noqa: B023
-
-
 def test_drop_path_grows_linearly_over_all_blocks():
     model = MambaOut(arch=SMALL, drop_path_rate=0.6)
     rates = [
@@ -191,10 +174,6 @@ def test_layer_depth():
         (dict(arch='huge'), "unknown arch 'huge'; known: .*femto.*or a dict"),
         (dict(arch=dict(widths=(1, 2))), 'widths'),
         (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\), expected ascending stages out of 0\.\.3'),
-        (dict(out_indices=(2, 1)), 'expected ascending'),
-        (dict(out_indices=(1, 1)), 'expected ascending'),
-        (dict(out_indices=()), 'expected ascending'),
-        (dict(out_indices=(-1,)), 'expected ascending'),
         (dict(frozen_stages=5), 'frozen_stages=5, but there are 4 stages'),
     ],
     ids=str,
@@ -202,22 +181,3 @@ def test_layer_depth():
 def test_bad_options(kwargs, message):
     with pytest.raises(InputError, match=f'MambaOut: .*{message}'):
         MambaOut(**{'arch': SMALL, **kwargs})
-
-
-@pytest.mark.parametrize(
-    'x, message',
-    [
-        (torch.zeros(1, 3, 3, 64), 'image 3x64 is smaller than the stem, 4 px'),
-        (torch.zeros(3, 64, 64), r'expected a float image batch \[B, C, H, W\], got .*\[3, 64, 64\]'),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'expected a float image batch'),
-    ],
-    ids=['small', 'no-batch', 'uint8'],
-)
-def test_bad_images(x, message):
-    with pytest.raises(InputError, match=f'MambaOut: {message}'):
-        MambaOut(arch=SMALL)(x)
-
-
-def test_misspelt_option_is_an_error():
-    with pytest.raises(TypeError, match='drop_path'):
-        MambaOut(arch=SMALL, drop_path=0.1)

@@ -1,10 +1,15 @@
 """What every registered backbone must do. A new backbone adds one row to ``ROWS``."""
 
+import inspect
+
 import pytest
 import torch
 
 import mmbackbones.backbones  # noqa: F401  (registers them)
-from mmbackbones.backbones.base import Backbone
+from mmbackbones.backbones.base import Backbone, PlainBackbone, PlainRunOptions, RunOptions
+from mmbackbones.backbones.plainmamba import PlainMamba
+from mmbackbones.backbones.plainmamba_adapter import TrunkOptions
+from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 from mmbackbones.registry import MODELS
 
@@ -63,6 +68,7 @@ ROWS = {
     'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
 }
 
+NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'VMamba'), 1e-5)
 rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
 
 
@@ -131,7 +137,8 @@ def test_every_parameter_learns(config, resized):
 
 @rows
 def test_checkpointing_changes_nothing(config, resized):
-    results = []
+    """Maps, gradients, and the running statistics, which the second computation must not move once more."""
+    results, statistics = [], []
     for with_cp in (False, True):
         backbone = build(config, with_cp=with_cp, drop_path_rate=0.3).train()
         torch.manual_seed(3)
@@ -146,6 +153,7 @@ def test_checkpointing_changes_nothing(config, resized):
             outs = backbone(x)
         loss_of(outs).backward()
         results.append((outs, {'x': x.grad, **{n: p.grad for n, p in backbone.named_parameters()}}, sum(saved)))
+        statistics.append({name: value for name, value in backbone.named_buffers() if 'running' in name})
     (outs, gradients, saved), (cp_outs, cp_gradients, cp_saved) = results
     for one, other in zip(outs, cp_outs):
         torch.testing.assert_close(one, other)
@@ -153,6 +161,8 @@ def test_checkpointing_changes_nothing(config, resized):
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, cp_gradients[name], msg=lambda m, n=name: f'{n}: {m}')
     assert cp_saved < saved
+    for name, value in statistics[0].items():
+        torch.testing.assert_close(value, statistics[1][name], msg=lambda m, n=name: f'{n}: {m}')
 
 
 @rows
@@ -172,6 +182,32 @@ def test_state_dict_at_another_resolution(config, resized):
             assert one.shape == other.shape
             # A table resized twice is not quite the table resized once.
             assert (one - other).abs().mean() < (0.1 if resized else 1e-6) * one.abs().mean()
+
+
+@rows
+def test_what_lies_past_the_last_map_is_not_built(config, resized):
+    """And what is there is the whole net's, its keys named in excess."""
+    if 'out_indices' not in inspect.signature(MODELS.get(config['type'])).parameters:
+        pytest.skip('all maps belong together')
+    whole = build(config).eval()
+    part = build(config, out_indices=whole.out_indices[:1]).eval()
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (part, whole)]
+    assert sizes[0] < sizes[1] or len(whole.out_indices) == 1
+    report = part.load_state_dict(whole.state_dict(), strict=False)
+    assert not report.missing_keys
+    assert all(key.startswith((*part.unused_keys, *part.fresh_keys)) for key in report.unexpected_keys)
+    assert part.out_channels == whole.out_channels[:1] and part.out_strides == whole.out_strides[:1]
+    with torch.no_grad():
+        torch.testing.assert_close(part(image())[0], whole(image())[0])
+
+
+@rows
+def test_our_own_names_pass_through(config, resized):
+    if config['type'] == 'TimmBackbone':
+        pytest.skip("timm's converter takes classifiers alone; the initializer spares our own names")
+    backbone = build(config)
+    weights = backbone.state_dict()
+    assert backbone.convert_state_dict(dict(weights)).keys() == weights.keys()
 
 
 @rows
@@ -198,3 +234,87 @@ def test_layer_depths_ascend(config, resized):
     assert backbone.no_weight_decay() <= names.keys()
     stem = {id(p) for m in backbone.freezable_modules()[0] for p in m.parameters()}
     assert all(backbone.get_layer_depth(name)[0] == 0 for name, p in names.items() if id(p) in stem)
+
+
+@rows
+def test_norm_of_the_maps(config, resized):
+    """Not given: the family's LayerNorm. None: none. A dict: mmcv's."""
+    if 'norm_cfg' in config:
+        pytest.skip('it has norms of its own')
+    plain, batch = build(config), build(config, norm_cfg=dict(type='BN'))
+    for i in plain.out_indices:
+        norm = getattr(plain, f'outnorm{i}')
+        assert isinstance(norm, torch.nn.LayerNorm) and norm.eps == NORM_EPS.get(config['type'], 1e-6)
+        assert isinstance(getattr(batch, f'outnorm{i}'), torch.nn.BatchNorm2d)
+    assert not any(key.startswith('outnorm') for key in build(config, norm_cfg=None).state_dict())
+    with pytest.raises(InputError, match=f"{config['type']}.*: norm_cfg='BN', expected one of LN"):
+        build(config, norm_cfg='BN')
+
+
+@rows
+def test_a_misspelt_option_is_an_error_that_names_the_known_ones(config, resized):
+    """mmengine builds by the class, so that the message reaches a command's last line."""
+    with pytest.raises(TypeError) as caught:
+        build(config, drop_path=0.1)
+    message = str(caught.value)
+    said, _, known = message.partition('; known: ')
+    assert said == f"{config['type']}.__init__() got an unexpected keyword argument 'drop_path'"
+    shared = {'arch', 'drop_path_rate', 'frozen_stages', 'with_cp', 'norm_cfg', 'init_cfg'}
+    assert shared | config.keys() - {'type'} <= set(known.split(', '))
+
+
+@rows
+def test_bad_options(config, resized):
+    bad = [dict(drop_path_rate=1.0), dict(frozen_stages=99)]
+    if 'out_indices' in inspect.signature(MODELS.get(config['type'])).parameters:
+        bad += [dict(out_indices=indices) for indices in ((), (0, 99), (1, 0), (0, 0), (-1,))]
+    for options in bad:
+        (name,) = options
+        with pytest.raises(InputError, match=f'{config["type"]}.*: {name}=') as caught:
+            build(config, **options)
+        assert '\n' not in str(caught.value)
+
+
+@rows
+def test_bad_arch(config, resized):
+    """An unknown name, and an unknown key, which the message names."""
+    cls = MODELS.get(config['type'])
+    with pytest.raises(InputError, match=f'{config["type"]}: .*hugest'):
+        build(config, arch='hugest')
+    with pytest.raises(InputError, match=f'{config["type"]}.*widthh'):
+        build(config, arch=dict(config['arch'], widthh=3))
+    if cls.arch_required:
+        with pytest.raises(InputError, match=f"{cls.__name__}: arch lacks '{cls.arch_required[0]}' and"):
+            build(config, arch={})
+
+
+@rows
+def test_bad_images(config, resized):
+    backbone = build(config)
+    with pytest.raises(InputError, match=f'{config["type"]}.*: image 1x64 is smaller than the stem, '):
+        backbone(image(1, 64))
+    for x in (image()[0], image().to(torch.uint8)):
+        with pytest.raises(InputError, match=f'{config["type"]}.*: expected a float image batch '):
+            backbone(x)
+
+
+@pytest.mark.parametrize(
+    'cls, options, others',
+    [
+        (Backbone, RunOptions, set()),
+        (PlainBackbone, PlainRunOptions, set()),
+        (PlainMamba, TrunkOptions, {'out_indices', 'out_feature', 'norm_cfg'}),
+    ],
+    ids=lambda x: getattr(x, '__name__', ''),
+)
+def test_typed_keywords_are_those_of_the_constructor(cls, options, others):
+    assert options.__required_keys__ == frozenset()
+    assert options.__optional_keys__ == inspect.signature(cls).parameters.keys() - others
+
+
+def test_every_arch_of_every_class_is_a_class_attribute():
+    """So that classes and their archs can be listed; the default is one of them."""
+    for name, cls in MODELS.module_dict.items():
+        if issubclass(cls, Backbone) and cls.archs:
+            assert cls.default_arch in cls.archs, name
+            assert all(cls.resolve_arch(arch) for arch in cls.archs), name

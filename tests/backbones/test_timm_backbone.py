@@ -255,17 +255,6 @@ def test_frozen_norms_stay_still(options):
     assert any(parameter.requires_grad for parameter in backbone.net.parameters()) == ('norm_eval' in options)
 
 
-def test_recomputation_counts_a_batch_once():
-    buffers = []
-    for with_cp in (False, True):
-        backbone = build(RESNET, with_cp=with_cp).train()
-        sum(out.mean() for out in backbone(image())).backward()
-        buffers.append({name: value for name, value in backbone.named_buffers() if 'running' in name})
-    assert buffers[0] and buffers[0]['net.layer3.1.bn2.running_mean'].abs().max() > 0
-    for name, value in buffers[0].items():
-        torch.testing.assert_close(buffers[1][name], value, msg=lambda m, n=name: f'{n}: {m}')
-
-
 def test_synchronised_norms_and_their_reversal():
     """mmengine puts plain norms in their place in a single process."""
     backbone = shake(build(RESNET, bn_cfg=dict(type='SyncBN')))

@@ -5,50 +5,25 @@ but the mixer. The stream is float32 whatever autocast says, and the norm before
 family has another, as in hustvl/Vim, whose parameter names are kept.
 """
 
-import re
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import Backbone, check_image, check_out_indices, recompute, resolve_arch
+from mmbackbones.backbones.base.backbone import Backbone, RunOptions
 from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 
-REQUIRED = ('embed_dims', 'depth')
-OPTIONAL = ('patch_size', 'stride', 'd_state', 'd_conv', 'expand', 'dt_rank')
+MAMBA_OPTIONS = dict(d_state=16, d_conv=4, expand=2, dt_rank=None)  # of MambaMixer
 FEATURES = ('residual', 'mixer')
-UNDECAYED = re.compile(r'A(_\w)?_log|D(_\w)?|direction_Bs|pos_embed|cls_token')
 
 
-def resolve_plain_arch(
-    family: str, arch: str | dict, table: dict[str, dict], optional: tuple[str, ...] = OPTIONAL
-) -> tuple[dict, dict]:
-    """Arguments of :class:`PlainBackbone` and of its mixers.
+class PlainRunOptions(RunOptions, total=False):
+    """The keyword arguments of :class:`PlainBackbone`."""
 
-    ``embed_dims`` and ``depth`` are required; ``patch_size`` is 16 px and ``stride`` the patch size if not given;
-    the rest, ``d_state``, ``d_conv``, ``expand`` and ``dt_rank`` unless the family has others, goes to the mixers.
-
-    Raises:
-        InputError: unknown name, unknown or missing key.
-    """
-    arch = resolve_arch(family, arch, table)
-    for key in arch:
-        if key not in REQUIRED + optional:
-            raise InputError(f'{family}: arch has the unknown key {key!r}; known: {", ".join(REQUIRED + optional)}')
-    for key in REQUIRED:
-        if key not in arch:
-            raise InputError(f'{family}: arch lacks the key {key!r}; required: {", ".join(REQUIRED)}')
-    patch_size = arch.pop('patch_size', 16)
-    trunk = dict(
-        embed_dims=arch.pop('embed_dims'),
-        depth=arch.pop('depth'),
-        patch_size=patch_size,
-        stride=arch.pop('stride', patch_size),
-    )
-    return trunk, arch
+    img_size: int | tuple[int, int]
+    out_feature: str | None
 
 
 class PatchEmbed(nn.Module):
@@ -101,66 +76,53 @@ class MapBlock(Block):
 
 
 class PlainBackbone(Backbone):
-    """Plain backbone: patches, position table, equal blocks, maps of one stride.
+    """Patches, position table, equal blocks, maps of one stride.
+
+    A family makes the blocks, :meth:`make_block`, and its stem, :meth:`make_stem`, where that is not
+    :class:`PatchEmbed`. Its ``arch`` holds ``embed_dims`` (channels of all tokens), ``depth`` (blocks of the whole
+    network) and ``patch_size`` (16 px); families whose patches may overlap have ``stride`` (px, None: the patch size),
+    those of Mamba's mixer its ``d_state`` (16), ``d_conv``, ``expand`` (2) and ``dt_rank`` (None: ceil(C / 16)).
 
     Args:
-        block (Callable[[int, float], Block]): makes a block, given its index and its drop path rate.
-        embed_dims (int): channels of all tokens.
-        depth (int): number of blocks of the whole network.
-        patch_size (int), stride (int): pixels.
         img_size (int | tuple[int, int]): image size (height, width) that the position table is made for. Other sizes
             resize it in each forward.
-        out_indices (tuple[int, ...]): blocks to return, ascending. Blocks past the last one are not built.
-        out_feature (str): ``'residual'`` returns the residual stream after a block, ``'mixer'`` the mixer's output
-            alone.
-        with_cls_token (bool): put a class token into the middle of the sequence; it is not part of the maps.
-        rope (bool): rotate the residual stream before each block, see :class:`Vim`.
-        pad_patches (bool): see :class:`PatchEmbed`.
-        drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
-        frozen_stages (int): 0 freezes patches, position table and class token, n also the first n blocks.
-        with_cp (bool): recompute the blocks in the backward pass to save memory.
-        norm_cfg (dict | None): norm on each returned map; None returns the raw maps.
-        init_cfg (dict | list[dict] | None): see :class:`Backbone`.
-        patch_embed (nn.Module | None): [B, 3, H, W] -> [B, C, h, w], None: :class:`PatchEmbed`.
+        out_feature (str | None): ``'residual'`` returns the residual stream after a block, ``'mixer'`` the mixer's
+            output alone. None: ``default_out_feature``.
 
-    Raises:
-        InputError: unknown option or combination, ``out_indices`` beyond the blocks, or an image below one patch.
+    The other arguments are those of :class:`Backbone`; ``frozen_stages=0`` freezes patches, position table and class
+    token.
+
+    Attributes:
+        with_cls_token (bool): a class token stands in the middle of the sequence; it is not part of the maps.
+        rope (bool): the residual stream is rotated before each block, see :class:`Vim`.
+        pad_patches (bool): see :class:`PatchEmbed`.
     """
 
-    unused_keys = ('head.', 'norm_f.')
+    arch_required = ('embed_dims', 'depth')
+    arch_defaults = dict(patch_size=16, stride=None, **MAMBA_OPTIONS)
+    default_arch = 'tiny'
+    default_out_indices = (5, 11, 17, 23)
+    default_out_feature = 'residual'
+    with_cls_token = False
+    rope = False
+    pad_patches = True
+    unused_keys: tuple[str, ...] = ('head.', 'norm_f.')
 
     def __init__(
         self,
         *,
-        block: Callable[[int, float], Block],
-        embed_dims: int,
-        depth: int,
-        patch_size: int,
-        stride: int,
-        img_size: int | tuple[int, int],
-        out_indices: tuple[int, ...],
-        out_feature: str,
-        with_cls_token: bool,
-        rope: bool,
-        pad_patches: bool,
-        drop_path_rate: float,
-        frozen_stages: int,
-        with_cp: bool,
-        norm_cfg: dict | None,
-        init_cfg: dict | list[dict] | None,
-        patch_embed: nn.Module | None = None,
+        img_size: int | tuple[int, int] = 224,
+        out_feature: str | None = None,
+        **run: Unpack[RunOptions],
     ):
-        super().__init__(frozen_stages=frozen_stages, init_cfg=init_cfg)
-        self.family = type(self).__name__
-        self.out_indices = check_out_indices(self.family, out_indices, depth, 'blocks')
-        if not 0 <= drop_path_rate < 1:
-            raise InputError(f'{self.family}: drop_path_rate={drop_path_rate}, expected 0 or more and below 1')
-        if out_feature not in FEATURES:
-            raise InputError(f'{self.family}: out_feature={out_feature!r}, expected one of {", ".join(FEATURES)}')
-        if rope and with_cls_token:
+        super().__init__(**run)
+        dim, depth, patch_size = self.arch.embed_dims, self.arch.depth, self.arch.patch_size
+        self.depth, self.stride = depth, getattr(self.arch, 'stride', None) or patch_size
+        self.check_out_indices(depth, 'blocks')
+        self.out_feature = self.default_out_feature if out_feature is None else out_feature
+        self.check_choice(FEATURES, out_feature=self.out_feature)
+        if self.rope and self.with_cls_token:
             raise InputError(f'{self.family}: rope=True has no place for a class token; set with_cls_token=False')
-        self.depth, self.out_feature, self.rope, self.with_cp = depth, out_feature, rope, with_cp
-        self.with_cls_token = with_cls_token
         built = self.out_indices[-1] + 1
         self.unused_keys = (*self.unused_keys, *(f'layers.{i}.' for i in range(built, depth)))
 
@@ -168,27 +130,42 @@ class PlainBackbone(Backbone):
         if min(height, width) < patch_size:
             raise InputError(f'{self.family}: img_size={img_size}, expected at least one patch, {patch_size} px')
         # The authors' count, without overhang, so that their tables fit whatever pad_patches says.
-        self.grid = (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
-        self.patch_embed = patch_embed or PatchEmbed(embed_dims, patch_size, stride, pad_patches)
-        self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + with_cls_token, embed_dims))
+        self.grid = (height - patch_size) // self.stride + 1, (width - patch_size) // self.stride + 1
+        self.patch_embed = self.make_stem()
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + self.with_cls_token, dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         # The table's shape alone would not tell 2 x 8 from 4 x 4.
         self.register_buffer('pos_grid', torch.tensor(self.grid))
-        if with_cls_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dims))
+        if self.with_cls_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-        self.layers = nn.ModuleList(block(i, drop_path_rate * i / max(depth - 1, 1)) for i in range(built))
+        self.layers = nn.ModuleList(
+            self.make_block(i, dim, self.drop_path_rate * i / max(depth - 1, 1)) for i in range(built)
+        )
         for layer in self.layers:
             with torch.no_grad():
                 layer.mixer.out_proj.weight /= depth**0.5  # GPT-2's scaling, as in the authors' code
-        self.out_channels = (embed_dims,) * len(self.out_indices)
-        self.out_strides = (stride,) * len(self.out_indices)
-        self.add_out_norms(norm_cfg, self.out_indices)
+        self.out_channels = (dim,) * len(self.out_indices)
+        self.out_strides = (self.stride,) * len(self.out_indices)
+        self.add_out_norms()
+
+    def make_stem(self) -> nn.Module:
+        """[B, 3, H, W] -> [B, C, h, w]; its attribute ``patch_size`` is the smallest image's side."""
+        return PatchEmbed(self.arch.embed_dims, self.arch.patch_size, self.stride, self.pad_patches)
+
+    def make_block(self, index: int, dim: int, drop_path: float) -> Block:
+        """A block of tokens [B, L, dim]; its ``mixer`` ends with a linear layer ``out_proj``."""
+        raise NotImplementedError
+
+    @property
+    def mamba_options(self) -> dict:
+        """What ``arch`` says of Mamba's mixers."""
+        return {key: getattr(self.arch, key) for key in MAMBA_OPTIONS}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Image [B, 3, H, W], any size from one patch -> one map [B, C, ceil(H/s), ceil(W/s)] per out index."""
-        check_image(self.family, x, smallest=self.patch_embed.patch_size)
+        self.check_image(x, smallest=self.patch_embed.patch_size)
         x = self.patch_embed(x)
         grid = tuple(x.shape[-2:])
         x = self._add_position(x.flatten(2).transpose(1, 2), grid)  # [B, C, h, w] -> [B, L, C]
@@ -197,10 +174,7 @@ class PlainBackbone(Backbone):
             x = apply_rot_embed(x, *turn)
         outs = []
         for i, layer in enumerate(self.layers):
-            if self.with_cp and torch.is_grad_enabled():
-                x, mixed = recompute(layer, x, grid)
-            else:
-                x, mixed = layer(x, grid)
+            x, mixed = self.checkpointed(layer, x, grid)
             if self.rope and i + 1 < self.depth:
                 x = apply_rot_embed(x, *turn)
             if i in self.out_indices:
@@ -257,9 +231,6 @@ class PlainBackbone(Backbone):
         if name.startswith('layers.'):
             return 1 + int(name.split('.')[1]), num_layers
         return (0 if name.startswith(('patch_embed.', 'pos_embed', 'cls_token')) else num_layers - 1), num_layers
-
-    def no_weight_decay(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if UNDECAYED.fullmatch(name.rpartition('.')[2])}
 
 
 def _middle(grid: tuple[int, int]) -> int:
