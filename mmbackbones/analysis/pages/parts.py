@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
 from mmbackbones.analysis.long_range.report import curves, markdown
@@ -69,12 +70,11 @@ def complexity(root: Path) -> str:
     """Every config but the quickstart's."""
     rows = read(root, 'complexity.csv')
     texts = ('config', 'task', 'recipe', 'published_row', 'remark', 'why_apart', 'source')
-    typed = [
-        {name: row[name] or None if name in texts else float(row[name]) if row[name] else None for name in COLUMNS}
-        for row in rows
-    ]
-    for row in typed:
-        row |= {name: int(row[name]) for name in ('height', 'width')}
+    typed: list[dict[str, object]] = []
+    for row in rows:
+        numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS if name not in texts}
+        words = {name: row[name] or None for name in texts}
+        typed.append({**numbers, **words, 'height': int(row['height']), 'width': int(row['width'])})
     return f'{len(rows)} configs. {_counted(rows)}\n\n{to_markdown(typed)}'
 
 
@@ -152,7 +152,7 @@ def long_range(root: Path, name: str) -> str:
     records: list[dict] = []
     rows = read(root, name)
     for run, group in groupby(rows, lambda row: (row['mixer'], row['seed'], row['shuffled'])):
-        bins = [
+        bins: list[dict[str, Any]] = [
             dict(first=row['first'], last=row['last'], correct=int(row['correct']), total=int(row['total']))
             | dict(low=float(row['low']), high=float(row['high']))
             for row in group
