@@ -7,7 +7,7 @@ import sys
 COMMANDS = {
     'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
     'test': ('mmbackbones.engine.cli:test', 'test a checkpoint'),
-    'suite': ('mmbackbones.launch.suite:main', 'train and test every config and seed of a suite file'),
+    'suite': ('mmbackbones.launch.run_suite:main', 'train and test every config and seed of a suite file'),
     'quickstart': ('mmbackbones.launch.quickstart:main', 'train and test both tasks on generated shapes, on the CPU'),
     'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
     'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     from mmbackbones.engine.cli import run_command
 
+    sys.argv[0] = f'mmbackbones {argv[0]}'  # what argparse calls the command
     module, _, function = COMMANDS[argv[0]][0].partition(':')
     run_command(getattr(importlib.import_module(module), function), argv[1:])
 
