@@ -1,18 +1,35 @@
-"""``python -m mmbackbones train CONFIG``: the commands of ``tools/`` where there is no checkout."""
+"""``python -m mmbackbones COMMAND`` or ``mmbackbones COMMAND``: the commands of ``tools/`` without a checkout."""
 
+import importlib
 import sys
 
-COMMANDS = ('train', 'test')
+# Each by the function that does it and what it is for.
+COMMANDS = {
+    'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
+    'test': ('mmbackbones.engine.cli:test', 'test a checkpoint'),
+    'suite': ('mmbackbones.launch.run_suite:main', 'train and test every config and seed of a suite file'),
+    'quickstart': ('mmbackbones.launch.quickstart:main', 'train and test both tasks on generated shapes, on the CPU'),
+    'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
+    'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
+}
+USAGE = 'usage: python -m mmbackbones COMMAND …\n\ncommands, each with its own --help:\n' + '\n'.join(
+    f'  {name:17} {purpose}' for name, (_, purpose) in COMMANDS.items()
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ('-h', '--help'):
+        print(USAGE)
+        return
     if not argv or argv[0] not in COMMANDS:
-        print(f'usage: python -m mmbackbones {{{",".join(COMMANDS)}}} …', file=sys.stderr)
+        print(USAGE, file=sys.stderr)
         sys.exit(2)
-    from mmbackbones.engine import cli
+    from mmbackbones.engine.cli import run_command
 
-    cli.run_command(getattr(cli, argv[0]), argv[1:])
+    sys.argv[0] = f'mmbackbones {argv[0]}'  # what argparse calls the command
+    module, _, function = COMMANDS[argv[0]][0].partition(':')
+    run_command(getattr(importlib.import_module(module), function), argv[1:])
 
 
 if __name__ == '__main__':

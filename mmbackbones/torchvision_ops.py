@@ -41,7 +41,7 @@ def declare_if_missing() -> bool:
     if _library is not None:
         return True
     spec = importlib.util.find_spec('torchvision')
-    if spec is None or hasattr(torch.ops.torchvision, 'nms'):
+    if spec is None or spec.origin is None or hasattr(torch.ops.torchvision, 'nms'):
         return False
     if _compiled_part_loads(Path(spec.origin).parent):
         return False

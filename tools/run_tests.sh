@@ -3,11 +3,11 @@
 #
 #   bash tools/run_tests.sh [--fast | --full] [pytest arguments]
 #
-# Set-up, ruff, unit tests, end-to-end tests, then the quickstart with its gate. --fast stops after the unit tests;
+# Set-up, static checks, unit tests, end-to-end tests, then the quickstart with its gate. --fast stops after the unit tests;
 # --full adds the tests that are too costly for CI and leaves the figures of trainings in work_dirs/figures. Pytest
 # arguments (-k scan, tests/ops) go to every pytest run, and a selection that is empty is then no fault. A failed phase
 # does not stop the next one. Exit code 0: all passed.
-# Last line: 'N passed, N failed', where ruff and the quickstart count as one each.
+# Last line: 'N passed, N failed', where each static check and the quickstart count as one.
 set -uo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -58,6 +58,8 @@ lint() {
     return "$code"
 }
 
+lint_imports() { "$PYTHON" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo; }
+
 tests() {  # NAME MARKERS ARGUMENTS...: a phase that counts as the tests it ran
     local name=$1 closing failed code=0
     shift
@@ -97,6 +99,9 @@ trap 'rm -f "$OUTPUT"' EXIT
 phase 'set-up' bash tools/setup_env.sh || exit
 PYTHON=$(bash tools/setup_env.sh --print-python 2>/dev/null)
 check 'ruff' lint
+check 'types' "$PYTHON" -m mypy
+check 'import floors' lint_imports
+check 'generated tables' "$PYTHON" tools/make_tables.py --check
 if command -v chromedriver >/dev/null || apt_has_browser; then
     phase 'browser' browser || FAILED=$((FAILED + 1))
     export MMBACKBONES_REQUIRE_BROWSER=1

@@ -47,7 +47,8 @@ inputs += sorted(p for p in root.glob('mmbackbones/**/*') if p.suffix in {'.c', 
 digest = hashlib.sha256(sys.version.encode())
 for path in inputs:
     digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b'')
-for name in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'pycocotools', 'pytest', 'ruff'):
+for name in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'pycocotools', 'pytest', 'ruff', 'mypy',
+             'importlinter', 'build'):
     if importlib.util.find_spec(name) is None:
         sys.exit(1)
 for path in sorted(root.glob('mmbackbones/**/*.so')):     # the C++ scan is optional, but may not get lost

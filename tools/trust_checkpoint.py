@@ -6,9 +6,8 @@ The digest says which file is trusted, not which name. It is the author's, or wh
 origin you know. TARGET holds tensors, numbers and texts alone, and loads everywhere.
 """
 
-import sys
-
 from mmbackbones.checkpoints.trust import main
+from mmbackbones.engine.cli import run_command
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

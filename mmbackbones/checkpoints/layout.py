@@ -41,7 +41,7 @@ def weights_of(content: dict, name: str) -> OrderedDict[str, Tensor]:
         weights = under_prefix(weights, 'module.')
         versions = versions and {key.removeprefix('module.'): value for key, value in versions.items()}
     if versions:
-        weights._metadata = versions
+        weights._metadata = versions  # type: ignore[union-attr]  # where torch keeps them
     return weights
 
 

@@ -57,7 +57,7 @@ def _plain_dict(value: dict, place: str) -> tuple[dict, list[str]]:
         elif there not in below:
             result[key] = copy
     if isinstance(value, OrderedDict) and hasattr(value, '_metadata'):  # versions of the modules of a state dict
-        result._metadata = _plain_dict(value._metadata, place)[0]
+        result._metadata = _plain_dict(value._metadata, place)[0]  # type: ignore[attr-defined]
     return result, dropped
 
 

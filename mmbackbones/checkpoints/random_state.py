@@ -1,6 +1,7 @@
 """The random states of a process: Python's, NumPy's, torch's and the current CUDA device's, as plain numbers."""
 
 import random
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mmbackbones.errors import InputError
 def get_random_state() -> dict:
     """Take the states; see :func:`set_random_state`."""
     _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
+    _, keys, position, has_gauss, cached = cast(tuple, np.random.get_state())
     state = dict(
         python=torch.tensor(words),
         python_gauss=gauss,

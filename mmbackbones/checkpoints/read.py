@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 from mmbackbones.checkpoints.atomic import require_whole
 from mmbackbones.errors import InputError
 
-MapLocation = str | torch.device | dict | Callable | None
+MapLocation: TypeAlias = str | torch.device | dict | Callable | None
 TRUST = (
     '; if you trust its author, tools/trust_checkpoint.py runs that code once, on your word, and keeps the plain '
     'tensors'
@@ -45,6 +45,9 @@ class Checkpoint(NamedTuple):
 
 class Inert:
     """An object of foreign code in a checkpoint: what it was called with and its state, kept as data, never run."""
+
+    args: tuple
+    state: object
 
     def __new__(cls, *args):
         self = super().__new__(cls)
@@ -84,7 +87,8 @@ def read_checkpoint(
     if map_location is None and not torch.cuda.is_available():
         map_location = 'cpu'
     safe_format = path.suffix == '.safetensors' or head[8:] == b'{'
-    left_out, tensors = [], []
+    left_out: list[str] = []
+    tensors: list[str] = []
     try:
         saved = _read_safetensors(path, map_location) if safe_format else _read_torch(path, map_location)
         content = _without_inert(saved, '', left_out, tensors)
@@ -104,7 +108,7 @@ def read_checkpoint(
     return Checkpoint(content, left_out)
 
 
-def _without_inert(value: object, place: str, left_out: list[str], tensors: list[str]) -> object:
+def _without_inert(value: Any, place: str, left_out: list[str], tensors: list[str]) -> Any:
     """Copy nested containers without the :class:`Inert` objects in them; note the places of these and of tensors."""
 
     def keep(items):

@@ -14,12 +14,14 @@ Each class has its own range of hues, so that a network of 0.2 M parameters lear
 An outline of one pixel around every object is unlabelled. One image in 25 holds a crowd, one in 50 no object.
 """
 
+import argparse
 import colorsys
 import hashlib
 import io
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +238,19 @@ def _encode(array: np.ndarray, **options) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``tools/make_shapes.py OUT_DIR``."""
+    parser = argparse.ArgumentParser(
+        description='Write the generated miniature data: OUT_DIR/coco and OUT_DIR/ade20k. A second call verifies them.'
+    )
+    parser.add_argument('out_dir', help='folder to create')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args(argv)
+    start = time.perf_counter()
+    try:
+        out_dir = write_shapes(args.out_dir, seed=args.seed)
+    except OSError as error:
+        raise InputError(f'{args.out_dir}: cannot be written: {error}') from error
+    print(f'{out_dir}/coco and {out_dir}/ade20k are complete ({time.perf_counter() - start:.1f} s)')

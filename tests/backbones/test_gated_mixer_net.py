@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from safetensors import safe_open
 from timm.models.mambaout import GatedConvBlock
 from torch import nn
 
@@ -14,7 +13,7 @@ from mmbackbones.analysis.complexity.count import PUBLISHED_RULE, SCAN_RULES, co
 from mmbackbones.backbones import GatedMixerNet, MambaOut
 from mmbackbones.backbones.gated_mixer_net import MIXERS, MixedConv, mixer_cost, resolve_mixers
 from mmbackbones.errors import InputError
-from tests.conftest import golden
+from tests.conftest import golden_tensors
 
 ARMS = [name for name in MIXERS if name not in ('none', 'identity') and not name.startswith('pointwise')] + [
     'pointwise:ss2d',
@@ -28,9 +27,8 @@ LAST_TWO = ('none', 'none')
 @pytest.fixture(scope='module')
 def official(tmp_path_factory):
     """A classifier of the authors' code in their layout: file, architecture, image."""
-    with safe_open(golden('mambaout_small_nonsquare.safetensors'), 'pt') as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        kwargs = json.loads(file.metadata()['kwargs'])
+    tensors, metadata = golden_tensors('mambaout_small_nonsquare.safetensors')
+    kwargs = json.loads(metadata['kwargs'])
     path = tmp_path_factory.mktemp('weights') / 'official.pth'
     weights = {key.removeprefix('state_dict.'): x for key, x in tensors.items() if key.startswith('state_dict.')}
     torch.save(weights, path)
@@ -79,7 +77,7 @@ def test_gradients_start_as_mambaouts_too(official):
         sum(out.square().mean() for out in model(official[2])).backward()
     gradients = dict(mixed.named_parameters())
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(gradients[name].grad, parameter.grad, msg=lambda m: f'{name}: {m}')  # noqa: B023
+        torch.testing.assert_close(gradients[name].grad, parameter.grad, msg=f'{name}: '.__add__)
     own = {name: p.grad for name, p in gradients.items() if name not in dict(plain.named_parameters())}
     assert own and all((grad.abs().max() > 0) == name.endswith('.gate') for name, grad in own.items())
 

@@ -5,14 +5,13 @@ import json
 import pytest
 import timm
 import torch
-from safetensors import safe_open
 from timm.layers import DropPath
 from torch.nn.functional import layer_norm
 
 from mmbackbones.backbones import MambaOut
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
-from tests.conftest import golden
+from tests.conftest import golden, golden_tensors
 
 CASES = ['mambaout_small_nonsquare', 'mambaout_odd_size', 'mambaout_eps']
 NAMES = ['femto', 'kobe', 'tiny', 'small', 'base']
@@ -22,9 +21,8 @@ SMALL = dict(depths=(1, 2, 3, 1), dims=(16, 24, 32, 40))
 
 def read_case(name):
     """Tensors of a golden case, the official state dict, and the architecture."""
-    with safe_open(golden(f'{name}.safetensors'), 'pt') as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        kwargs = json.loads(file.metadata()['kwargs'])
+    tensors, metadata = golden_tensors(f'{name}.safetensors')
+    kwargs = json.loads(metadata['kwargs'])
     weights = {
         key.removeprefix('state_dict.'): tensors.pop(key) for key in list(tensors) if key.startswith('state_dict.')
     }
@@ -49,8 +47,8 @@ def test_golden(name, tmp_path):
         feats = model(tensors['x'])
     assert len(feats) == len(down) == 4
     for i in range(4):
-        torch.testing.assert_close(down[i], tensors[f'down.{i}'], **TOLERANCE, msg=lambda m: f'down.{i}: {m}')  # noqa: B023
-        torch.testing.assert_close(feats[i], tensors[f'feat.{i}'], **TOLERANCE, msg=lambda m: f'feat.{i}: {m}')  # noqa: B023
+        torch.testing.assert_close(down[i], tensors[f'down.{i}'], **TOLERANCE, msg=f'down.{i}: '.__add__)
+        torch.testing.assert_close(feats[i], tensors[f'feat.{i}'], **TOLERANCE, msg=f'feat.{i}: '.__add__)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -5,13 +5,14 @@ import inspect
 import pytest
 import torch
 
-import mmbackbones.backbones  # noqa: F401  (registers them)
 from mmbackbones.backbones.base import Backbone, PlainBackbone, PlainRunOptions, RunOptions
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import TrunkOptions
 from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 from mmbackbones.registry import MODELS
+
+MODELS.import_from_location()
 
 PLAIN = dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2))
 LOCAL = dict(PLAIN, arch=dict(PLAIN['arch'], directions='h v_flip w2 w7_flip'))

@@ -8,6 +8,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from mmbackbones.checkpoints.atomic import sha256_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.trust import main
+from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 from tests.checkpoints.crafted import Call
 
@@ -15,7 +16,11 @@ pytestmark = pytest.mark.promise('trust')
 
 
 def trust(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
+    code = 0
+    try:
+        run_command(main, [str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 

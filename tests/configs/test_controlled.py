@@ -124,8 +124,6 @@ def segmentor(name):
     adapt_to_device(cfg, 'none')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        import mmseg.models  # noqa: F401  (registers them)
-
         return MODELS.build(cfg.model).eval()
 
 

@@ -4,6 +4,7 @@ import json
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmbackbones.ops.selective_scan import reference, selective_scan
@@ -47,8 +48,7 @@ def random_inputs(
 def golden_cases(path) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], bool]]:
     """Inputs, expected tensors and delta_softplus of each golden case."""
     with safe_open(path, 'pt') as file:
-        settings = json.loads(file.metadata()['cases'])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        settings, tensors = json.loads(file.metadata()['cases']), load_file(path)
     cases = {}
     for setting in settings:
         case = {name.split('.')[1]: x for name, x in tensors.items() if name.startswith(setting['case'] + '.')}

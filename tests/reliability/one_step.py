@@ -11,7 +11,6 @@ import torch.distributed
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 
-import mmbackbones.backbones  # noqa: F401
 from mmbackbones.registry import MODELS
 
 IMAGES = 8

@@ -20,6 +20,7 @@ MODULES = {
     'onedl-mmdetection': 'mmdet',
     'onedl-mmsegmentation': 'mmseg',
     'pytest-xdist': 'xdist',
+    'import-linter': 'importlinter',
     'opencv-python-headless': 'cv2',
 }
 TORCH = """

@@ -12,6 +12,9 @@ INTERPRETER = """
 echo "$*" >> calls.txt
 case "$*" in
     *ruff*) exit {ruff} ;;
+    *mypy*) exit {mypy} ;;
+    *importlinter*) exit {imports} ;;
+    *make_tables*) exit {tables} ;;
     *'not slow and not full'*) echo '{unit}'; exit {unit_code} ;;
     *'slow and not full'*) echo '{slow}'; exit {slow_code} ;;
     *) echo '=== 1 passed in 9.00s ===' ;;
@@ -19,6 +22,9 @@ esac
 """
 PASSING = {
     'ruff': 0,
+    'mypy': 0,
+    'imports': 0,
+    'tables': 0,
     'unit': '=== 7 passed, 2 skipped in 3.10s ===',
     'unit_code': 0,
     'slow': '=== 3 passed in 60.00s (0:01:00) ===',
@@ -56,8 +62,8 @@ def last_line(done: subprocess.CompletedProcess) -> str:
 def test_all_phases_pass(run):
     done, calls = run()
     assert done.returncode == 0, done.stderr
-    assert last_line(done) == '12 passed, 0 failed'  # 7 + 3, ruff, quickstart
-    assert len(calls.splitlines()) == 5
+    assert last_line(done) == '15 passed, 0 failed'  # 7 + 3, four static checks, quickstart
+    assert len(calls.splitlines()) == 8
     assert '-m full' not in calls
 
 
@@ -65,19 +71,31 @@ def test_all_phases_pass(run):
     ('results', 'failed'),
     [
         ({'ruff': 1}, 1),
+        ({'mypy': 1}, 1),
+        ({'imports': 1}, 1),
+        ({'tables': 1}, 1),
         ({'unit': '=== 2 failed, 5 passed, 1 error in 3.10s ===', 'unit_code': 1}, 3),
         ({'unit': 'INTERNALERROR', 'unit_code': 3}, 1),
         ({'slow': '=== no tests ran in 0.10s ===', 'slow_code': 5}, 1),
         ({'quickstart': 1}, 1),
     ],
-    ids=['ruff', 'unit tests', 'pytest itself', 'no end-to-end test left', 'quickstart'],
+    ids=[
+        'ruff',
+        'types',
+        'import floors',
+        'generated tables',
+        'unit tests',
+        'pytest itself',
+        'no end-to-end test left',
+        'quickstart',
+    ],
 )
 def test_a_failure_stops_nothing_and_is_told(run, results, failed):
     done, calls = run(**results)
     assert done.returncode == 1
     assert last_line(done).endswith(f', {failed} failed')
     assert done.stdout.count('FAILED') == 1
-    assert len(calls.splitlines()) == 5
+    assert len(calls.splitlines()) == 8
 
 
 def test_nothing_runs_without_an_environment(run):
@@ -89,7 +107,7 @@ def test_nothing_runs_without_an_environment(run):
 def test_fast_ends_after_the_unit_tests(run):
     done, calls = run('--fast')
     assert done.returncode == 0
-    assert 'quickstart' not in calls and len(calls.splitlines()) == 3
+    assert 'quickstart' not in calls and len(calls.splitlines()) == 6
 
 
 def test_full_adds_the_costly_tests(run):

@@ -385,6 +385,7 @@ def test_every_dependency_is_pinned_within_its_range():
         assert wanted.specifier.contains(pin.version), f'{wanted} excludes the tested {pin}'
 
 
-def test_hooks_use_the_tested_ruff():
+@pytest.mark.parametrize('name', ['ruff', 'mypy', 'import-linter', 'numpy'])
+def test_hooks_use_the_tested_versions(name):
     hooks = (ROOT / '.pre-commit-config.yaml').read_text()
-    assert f'ruff{pins()["ruff"].specifier}' in hooks
+    assert f'{name}{pins()[name].specifier}' in hooks

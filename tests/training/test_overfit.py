@@ -48,8 +48,6 @@ def build(cfg: Config) -> torch.nn.Module:
     adapt_to_device(cfg, 'none')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        import mmseg.models  # noqa: F401  (registers them)
-
         return MODELS.build(cfg.model)
 
 
@@ -61,8 +59,6 @@ def two_images(tmp_path_factory) -> dict:
     dataset.data_root = f'{write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=1)}/ade20k'
     dataset.pipeline = [step for step in dataset.pipeline if not step.type.startswith('Random')]
     with DefaultScope.overwrite_default_scope('mmseg'):
-        import mmseg.datasets  # noqa: F401  (registers them)
-
         dataset = DATASETS.build(dataset)
     items = (cropped(dataset[index]) for index in range(len(dataset)))
     full = [item for item in items if labels_of(item) >= {0, 1, 2, 3}]

@@ -82,14 +82,3 @@ def test_what_is_not_there():
         published_row('detection', 'Mamba', 'Giant')
     with pytest.raises(InputError, match="task 'sorting': expected one of detection"):
         published_rows('sorting')
-
-
-def test_the_tables_are_installed():
-    tomllib = pytest.importorskip('tomllib', reason='Python 3.10 reads no TOML')
-    declared = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
-    assert declared['mmbackbones.zoo.published'] == ['*.csv']
-    assert {path.name for path in published.FOLDER.glob('*.csv')} == {
-        *published.TABLES.values(),
-        'checkpoints.csv',
-        'configs.csv',
-    }

@@ -101,8 +101,6 @@ def backbone_config(case: Case, cfg: Config) -> dict:
 
 def build(case: Case) -> tuple[nn.Module, str]:
     """Backbone or model with random weights, on its device and in its mode, and the task."""
-    import mmbackbones.backbones  # noqa: F401  (registers them)
-
     cfg = load_config(case.config)
     task = task_of(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))

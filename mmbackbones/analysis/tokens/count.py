@@ -148,8 +148,6 @@ def stages_of(cfg: Config) -> list[tuple[int, int]]:
     Raises:
         InputError: the backbone does not say.
     """
-    import mmbackbones.backbones  # noqa: F401  (registers them)
-
     backbone = build_without_values({**cfg.model.backbone, 'init_cfg': None})
     if not hasattr(backbone, 'out_strides') or not hasattr(backbone, 'out_channels'):
         raise InputError(

@@ -1,0 +1,201 @@
+"""Each generated part as a function of the project's folder and of the words behind its name; all return Markdown."""
+
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
+from mmbackbones.analysis.long_range.report import curves, markdown
+from mmbackbones.zoo.published import Match, match, network_and_task
+
+Rows = list[dict[str, str]]
+
+
+def read(root: Path, name: str) -> Rows:
+    """A committed table; its rows by column."""
+    with (root / 'benchmarks' / name).open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return ''.join('| ' + ' | '.join(row) + ' |\n' for row in (head, ['---'] * len(head), *rows))
+
+
+def distinct(rows: Rows, column: str) -> str:
+    return ', '.join(sorted({row[column] for row in rows}))
+
+
+def results(root: Path) -> str:
+    """The README's table: what docs/results.csv lists, counted in complexity.csv, scored in the published tables."""
+    counts = {
+        network_and_task(row['config']): row
+        for row in read(root, 'complexity.csv')
+        if row['recipe'] == 'common' and '_fcn-1x1_' not in row['config']
+    }
+    with (root / 'docs' / 'results.csv').open(newline='', encoding='utf-8') as file:
+        shown = list(csv.DictReader(file))
+    rows = []
+    for line in shown:
+        cells = []
+        for task, scores in (('detection', ('AP_box', 'AP_mask')), ('segmentation', ('mIoU_ss', 'mIoU_ms'))):
+            row = counts[line['network'], task]
+            cells += [_cost(row), _scores(match(row['config']), scores), '']
+        rows.append([line['name'], line['token mixer'], *cells])
+    head = ['backbone', 'token mixer']
+    head += ['Mask R-CNN 1x: params / MACs', 'box / mask AP, published', 'ours']
+    head += ['UperNet 160k: params / MACs', 'mIoU single / multi-scale, published', 'ours']
+    return f'{_counted(list(counts.values()))}\n\n{table(head, rows)}'
+
+
+def _cost(row: dict[str, str]) -> str:
+    return f'{float(row["params_M"]):.1f} M / {float(row["macs_G"]):.0f} G'
+
+
+def _scores(found: Match, names: Sequence[str]) -> str:
+    """Published scores, where the published network is the one of our config."""
+    if found.row is None or found.remark or not found.row.metrics:
+        return ''
+    return ' / '.join(f'{found.row.metrics[name]:.1f}' if name in found.row.metrics else '-' for name in names)
+
+
+def _counted(rows: Rows) -> str:
+    torch, timm, date, commit = (distinct(rows, name) for name in ('torch', 'timm', 'date', 'commit'))
+    return f'Counted with torch {torch} and timm {timm}, {date}, commit {commit}.'
+
+
+def complexity(root: Path) -> str:
+    """Every config but the quickstart's."""
+    rows = read(root, 'complexity.csv')
+    texts = ('config', 'task', 'recipe', 'published_row', 'remark', 'why_apart', 'source')
+    typed: list[dict[str, object]] = []
+    for row in rows:
+        numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS if name not in texts}
+        words = {name: row[name] or None for name in texts}
+        typed.append({**numbers, **words, 'height': int(row['height']), 'width': int(row['width'])})
+    return f'{len(rows)} configs. {_counted(rows)}\n\n{to_markdown(typed)}'
+
+
+def scan(root: Path, name: str, *cases: str) -> str:
+    """A benchmark of the scan: the default backend in ns per element, the others in multiples of it."""
+    rows = [row for row in read(root, name) if not cases or row['case'].startswith(cases)]
+    default, others, _ = _methods(rows)
+    lines = []
+    for (case, shape, passes), group in groupby(rows, lambda row: (row['case'], row['shape'], row['pass'])):
+        by_method = {row['method']: row for row in group}
+        first = by_method[default]
+        lines.append(
+            [f'{case} {shape}', passes, f'{float(first["ns_per_element"]):.2f} ns, {float(first["peak_mb"]):.0f} MB']
+            + [_times(by_method.get(method)) for method in others]
+        )
+    return f'{table(["case (B, D, L, N, groups)", "pass", default, *others], lines)}\n{_conditions(rows, name)}'
+
+
+def _times(row: dict[str, str] | None) -> str:
+    if row is None or not row['times_default']:
+        return '-'
+    return f'x{float(format(float(row["times_default"]), ".3g")):g}'  # 1760, not 1.76e+03
+
+
+def _methods(rows: Rows) -> tuple[str, list[str], list[str]]:
+    """The default backend, what is compared with it, and its bounds."""
+    (default,) = {row['method'] for row in rows if row['times_default'] == '1'}
+    bounds = list(dict.fromkeys(row['method'] for row in rows if ' reaches ' in row['note']))
+    known = dict.fromkeys(row['method'] for row in rows)
+    return default, [method for method in known if method not in (default, *bounds)], bounds
+
+
+def bounds(root: Path, name: str, *cases: str) -> str:
+    """How near the forward pass of the default backend comes to its bounds."""
+    rows = [row for row in read(root, name) if row['case'].startswith(cases) and row['pass'] == 'forward']
+    default, _, names = _methods(rows)
+    lines = []
+    for case, group in groupby(rows, lambda row: row['case']):
+        ns = {row['method']: float(row['ns_per_element'] or 'nan') for row in group}
+        cells = [cell for bound in names for cell in (f'{ns[bound]:.2f} ns', f'{100 * ns[bound] / ns[default]:.0f} %')]
+        lines.append([case, f'{ns[default]:.2f} ns', *cells])
+    return table(['case', default, *(cell for bound in names for cell in (bound, 'share'))], lines)
+
+
+def speed(root: Path, name: str, varied: str) -> str:
+    """Time and memory of one model against one column."""
+    rows = read(root, name)
+    more = ['tokens'] if varied == 'size' else []
+    lines = [
+        [row[varied], *(row[column] for column in more), f'{float(row["median_ms"]) / 1e3:.2f}']
+        + [f'{float(row["peak_mb"]):.0f} MB', row['peak_bytes_per_token']]
+        for row in rows
+    ]
+    head = [varied, *more, 'seconds', 'peak above model and image', 'bytes per token']
+    return f'{table(head, lines)}\n{_conditions(rows, name)}'
+
+
+def _conditions(rows: Rows, name: str) -> str:
+    columns = ('device', 'dtype', 'versions', 'clock', 'date')
+    return f'{", ".join(distinct(rows, column) for column in columns)}, commit {distinct(rows, "commit")}; `{name}`.'
+
+
+def miniatures(root: Path) -> str:
+    """What quickstart-size models reach on the generated shapes."""
+    rows = read(root, 'miniature_training.csv')
+    scores = ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained')
+    lines = [[row['backbone'], f'`{row["config"].split("_1xb")[0]}`', *(row[name] for name in scores)] for row in rows]
+    head = ['backbone', 'config', 'box AP50', 'box AP', 'mask AP', 'mIoU', 'untrained (AP50 or mIoU)']
+    device, torch, date = (distinct(rows, name) for name in ('device', 'torch', 'date'))
+    return f'{table(head, lines)}\n{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
+
+
+def long_range(root: Path, name: str) -> str:
+    """Accuracy against distance, one row per mixer, with its measured chance."""
+    records: list[dict] = []
+    rows = read(root, name)
+    for run, group in groupby(rows, lambda row: (row['mixer'], row['seed'], row['shuffled'])):
+        bins: list[dict[str, Any]] = [
+            dict(first=row['first'], last=row['last'], correct=int(row['correct']), total=int(row['total']))
+            | dict(low=float(row['low']), high=float(row['high']))
+            for row in group
+        ]
+        settings = dict(mixer=run[0], seed=run[1], shuffled=run[2] == 'True')
+        settings |= dict(cue_side=rows[0]['cue_side'], distractors=int(rows[0]['distractors']))
+        metrics = {f'{each["first"]}-{each["last"]}': each['correct'] / each['total'] for each in bins}
+        records.append(dict(settings=settings, metrics=metrics, result=dict(bins=bins)))
+    return f'{markdown(curves(records))}\n{_runs(rows, name)}'
+
+
+def far_ends(root: Path, name: str) -> str:
+    """Accuracy of trained arms with one dial of the task at its far end."""
+    rows = read(root, name)
+    dials = ('cue_side', 'distractors', 'noise')
+    usual = {dial: statistics.mode(row[dial] for row in rows) for dial in dials}
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        turned = [f'`--{dial.replace("_", "-")} {row[dial]}`' for dial in dials if row[dial] != usual[dial]]
+        bins = lines.setdefault((', '.join(turned) or 'none', row['mixer']), {})
+        bins[f'{row["first"]}-{row["last"]}'] = f'{100 * int(row["correct"]) / int(row["total"]):.1f}'
+    heads = list(next(iter(lines.values())))
+    ordered = sorted(lines.items(), key=lambda line: line[0][0] != 'none')
+    return (
+        table(['dial turned', 'mixer', *heads], [[*key, *bins.values()] for key, bins in ordered])
+        + f'\n{_runs(rows, name)}'
+    )
+
+
+def _runs(rows: Rows, name: str) -> str:
+    device, torch, backend, date, commit = (
+        distinct(rows, column) for column in ('device', 'torch', 'scan_backend', 'date', 'commit')
+    )
+    return f'{device}, torch {torch}, {backend} scan, {date}, commit {commit}; `{name}`.'
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    'results': results,
+    'complexity': complexity,
+    'scan': scan,
+    'scan-bounds': bounds,
+    'speed': speed,
+    'miniatures': miniatures,
+    'long-range': long_range,
+    'far-ends': far_ends,
+}

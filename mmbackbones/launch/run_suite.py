@@ -1,0 +1,60 @@
+"""The command ``suite``: train and test everything in a suite file, and tell what becomes of each run."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmbackbones.errors import InputError
+from mmbackbones.launch.suite import load_suite, run_suite
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Run a suite of trainings; called again, it goes on where it stopped.')
+    parser.add_argument('suite', help='YAML file, such as configs/suites/quickstart.yaml')
+    parser.add_argument('--work-dir', help='folder of its runs (default: work_dirs/suites/<suite name>)')
+    parser.add_argument('--cluster', choices=['local', 'slurm'], default='local')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time on this machine (default: 1)')
+    parser.add_argument('--gpus', type=int, help='processes per run, instead of the number in the file; 0: CPU')
+    parser.add_argument('--dry-run', action='store_true', help='list the runs and their states, and stop')
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise InputError(f'--jobs {args.jobs}: expected at least 1')
+
+    work_dir = args.work_dir or str(Path('work_dirs', 'suites', Path(args.suite).stem))
+    suite = load_suite(args.suite, work_dir, args.gpus)
+    if args.dry_run:
+        table = Table('config', 'seed', 'state')
+        for run in suite.runs:
+            table.add_row(Path(run.config).stem, str(run.seed), run.state())
+        Console(width=120).print(table)
+        return
+
+    started, ended, failed = time.monotonic(), 0, []
+    for run, news in run_suite(suite, work_dir, args.cluster, args.jobs):
+        ended += news != 'started'
+        if news.startswith('failed'):
+            failed.append(run)
+        reached = (
+            ', '.join(
+                f'{name} {value:.4g}'
+                for name, value in run.metrics().items()
+                if name in ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')
+            )
+            if news == 'done'
+            else ''
+        )
+        print(
+            f'[{ended}/{len(suite.runs)}] {run.name}: {news}{": " if reached else ""}{reached}  '
+            f'({time.monotonic() - started:.0f} s)',
+            flush=True,
+        )
+    if failed:
+        sys.exit(
+            f'{len(failed)} of {len(suite.runs)} runs failed: {", ".join(run.name for run in failed)}; '
+            'the others are done. The same command tries them again.'
+        )
+    print(f'{len(suite.runs)} runs done in {work_dir}')
