@@ -6,7 +6,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mmbackbones.engine.runner import Runner
-from mmbackbones.evaluation.outputs import OutputFolder, environment, image_ids, plain, scan_backend, task_of
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import OutputFolder, image_ids, plain, scan_backend, task_of
 from mmbackbones.evaluation.records import RECORDS, append_record
 
 

@@ -5,12 +5,8 @@ A folder holds ``run.json`` (the record) and, for detectors, ``predictions.bbox.
 :class:`mmbackbones.evaluation.metrics.IoUMetric`). No pickle.
 """
 
-import datetime
-import importlib.metadata
 import json
-import platform
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +18,6 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import log_once
 
-PACKAGES = (
-    'torch',
-    'torchvision',
-    'onedl-mmengine',
-    'onedl-mmcv',
-    'onedl-mmdetection',
-    'onedl-mmsegmentation',
-    'timm',
-    'numpy',
-    'mmbackbones',
-)
 RECORD = 'run.json'
 
 
@@ -100,34 +85,6 @@ def scan_backend() -> str | None:
     if not log_once.cache_info().currsize:
         return None
     return selective_scan_backend('cuda' if torch.cuda.is_available() else 'cpu').name
-
-
-def environment() -> dict:
-    """Versions, device and commit that a number belongs to."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU'
-    return dict(
-        versions=versions,
-        python=platform.python_version(),
-        device=device,
-        commit=_commit(),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-    )
-
-
-def _commit() -> str | None:
-    """Commit of this source tree, with ``+`` where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty=+', '--exclude=*']
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def plain(metrics: dict) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metrics import IoUMetric
-from mmbackbones.evaluation.outputs import RECORD, OutputFolder, environment, plain
+from mmbackbones.evaluation.outputs import RECORD, OutputFolder, plain
 
 
 def test_folder_appears_on_commit_only(tmp_path):
@@ -35,12 +35,6 @@ def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
     folder.commit(dict(run=2))
     assert json.loads((tmp_path / 'out' / RECORD).read_text()) == {'run': 2}
     assert [path.name for path in tmp_path.iterdir()] == ['out']
-
-
-def test_environment_names_versions_and_commit():
-    found = environment()
-    assert found['versions']['torch'] == torch.__version__
-    assert found['device'] and found['date'].startswith('20')
 
 
 def sample(stem, prediction, label):

@@ -12,7 +12,7 @@ import numpy as np
 from mmbackbones.engine.cli import run_command
 from mmbackbones.evaluation.average_precision import average_precision, match_detections
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 
 CLASSES, OBJECTS, DETECTIONS = 80, 7.3, 100  # per image: COCO val has 36,781 objects on 5,000 images
 

@@ -13,7 +13,7 @@ from mmbackbones.analysis.complexity.table import all_configs, count_configs, re
 from mmbackbones.engine.cli import run_command
 from mmbackbones.engine.config import Overrides, load_config
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import append_record
 from mmbackbones.zoo.published import match
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import RECORD, environment
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import RECORD
 from mmbackbones.evaluation.records import (
     RECORDS,
     arm_of,

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, holm, interval, mean_over_seeds, p_value
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import IOU_TYPES, SPLITS, Run, Sample, annotation_file, load_run, score
 from mmbackbones.evaluation.records import arm_of, differing_keys, surroundings
 

@@ -10,7 +10,8 @@ from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, Complexi
 from mmbackbones.analysis.complexity.rules import explain, remark_on
 from mmbackbones.engine.config import config_hash, load_config
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import environment, task_of
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.zoo.published import Match, match
 
 NOT_COUNTED = ('_base_',)  # folders of parts, which are no models

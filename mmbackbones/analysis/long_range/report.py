@@ -17,7 +17,7 @@ from scipy import stats
 
 from mmbackbones.analysis.long_range.train import Arm, run_arm
 from mmbackbones.datasets.long_range import COLOURS
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import append_record, read_records
 from mmbackbones.ops.selective_scan import selective_scan_backend
 

@@ -13,7 +13,7 @@ from mmbackbones.analysis.report.material import Material, gather
 from mmbackbones.analysis.report.page import Figure, Picture, Section, Table, write_page
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, interval
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import Run, Sample, annotation_file, score
 from mmbackbones.zoo.published import match
 

@@ -10,7 +10,8 @@ from mmbackbones.analysis.speed import scan as scan_benchmark
 from mmbackbones.analysis.speed.networks import by_arm, growth
 from mmbackbones.analysis.speed.worker import DTYPES, Case, Row
 from mmbackbones.engine.config import config_hash, load_config
-from mmbackbones.evaluation.outputs import environment, task_of
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import task_of
 
 COLUMNS = (
     'config',

@@ -22,7 +22,8 @@ from mmbackbones.analysis.tokens.count import (
     stages_of,
 )
 from mmbackbones.engine.config import config_hash
-from mmbackbones.evaluation.outputs import environment, task_of
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import task_of
 
 QUANTILES = {'min': 0.0, 'p5': 0.05, 'median': 0.5, 'p95': 0.95, 'max': 1.0}
 COLUMNS = (

@@ -22,7 +22,8 @@ from mmbackbones.analysis.compare.paired import plain_floats
 from mmbackbones.engine.config import Overrides, config_hash, load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
-from mmbackbones.evaluation.outputs import RECORD, environment, task_of
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import RECORD, task_of
 from mmbackbones.evaluation.predictions import IOU_TYPES, Run, Sample, annotation_file, load_run, score, tokens_of
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,7 +6,7 @@ import pytest
 
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.engine.config import load_config
-from mmbackbones.evaluation.outputs import environment
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import RECORDS, REQUIRED, append_record, settings_of
 from tests.conftest import ROOT
 
