@@ -9,7 +9,7 @@ import ctypes
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +34,7 @@ class Cost:
 
 
 def measure_in_turns(
-    calls: dict[str, Callable[[], object]], rounds: int, device: str, sample_seconds: float = SAMPLE_SECONDS
+    calls: Mapping[str, Callable[[], object]], rounds: int, device: str, sample_seconds: float | None = None
 ) -> dict[str, Cost]:
     """Measure functions side by side.
 
@@ -42,8 +42,9 @@ def measure_in_turns(
         calls: by name.
         rounds: timed rounds; in each every function runs for about ``sample_seconds``.
         device: ``'cpu'`` or ``'cuda'``.
-        sample_seconds: of one function in one round.
+        sample_seconds: of one function in one round; by default ``SAMPLE_SECONDS``.
     """
+    sample_seconds = SAMPLE_SECONDS if sample_seconds is None else sample_seconds
     costs, repeats = {}, {}
     for name, function in calls.items():
         costs[name] = Cost(peak=peak_memory(function, device))

@@ -1,67 +1,22 @@
 """Time the selective scan beside its peers: tools/analysis/benchmark_scan.py [--cases n16-1024 ...] [--csv FILE]."""
 
-import argparse
 import sys
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from mmbackbones.analysis.speed.scan import CASES, METHODS, PARITY, benchmark, environment, write_csv
+from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
+from mmbackbones.analysis.speed.scan import CASES, METHODS, benchmark
 from mmbackbones.engine.cli import run_command
-
-DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in PARITY}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description='Interleaved medians with their spread, after a parity check without which no ratio is given. '
-        'Exit status: 0, 1 if parity fails, 2 for bad usage.'
-    )
-    parser.add_argument('--cases', nargs='+', choices=CASES, default=list(CASES), metavar='CASE', help=', '.join(CASES))
-    parser.add_argument(
-        '--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD', help=', '.join(METHODS)
-    )
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser = benchmark_parser('The selective scan beside its peers.', CASES, METHODS)
     parser.add_argument('--limit', type=float, default=10, help='leave out methods slower than this, in seconds a call')
     parser.add_argument('--limit-gb', type=float, default=4, help='leave out methods that need more memory than this')
-    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions into this file')
     args = parser.parse_args(argv)
 
-    torch.set_num_threads(args.threads)
-    conditions = environment(args.device, DTYPES[args.dtype])
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    console.print(', '.join(conditions.values()), soft_wrap=True)
-    rows = []
-    for case in args.cases:
-        table = Table('pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x default', 'peak MB', 'note')
-        for row in benchmark(
-            case, args.methods, args.device, DTYPES[args.dtype], args.rounds, args.limit, args.limit_gb
-        ):
-            rows.append(row)
-            times = [''] * 3
-            if row.seconds:
-                times = [
-                    f'{1e3 * row.median:.2f}',
-                    f'{1e3 * min(row.seconds):.2f}-{1e3 * max(row.seconds):.2f}',
-                    f'{1e9 * row.median / row.elements:.2f}',
-                ]
-            table.add_row(
-                row.direction,
-                row.method,
-                *times,
-                '' if row.ratio is None else f'{row.ratio:.3g}',
-                '' if row.peak is None else f'{row.peak / 1e6:.0f}',
-                row.note,
-            )
-        console.print(f'{case} {rows[-1].shape}')
-        console.print(table)
-        if args.csv:
-            write_csv(rows, args.csv, conditions)
-    if any(row.note.startswith('PARITY') for row in rows):
+    def measure(case, dtype):
+        return benchmark(case, args.methods, args.device, dtype, args.rounds, args.limit, args.limit_gb)
+
+    if not run_benchmark(args, measure):
         sys.exit(1)
 
 

@@ -1,35 +1,19 @@
 """Time and memory against resolution: tools/analysis/speed.py CONFIG… [--sizes 224 … 2048] [--csv FILE]."""
 
 import argparse
-import sys
-from pathlib import Path
+from dataclasses import replace
 
-from rich.console import Console
-from rich.table import Table
-
-from mmbackbones.analysis.speed.networks import ATTENTION, PARTS, PRESETS, STEPS, arms, check, measure
-from mmbackbones.analysis.speed.report import conditions, growth_sentences, numbers, record_of, write_csv
-from mmbackbones.analysis.speed.worker import DTYPES, Case
+from mmbackbones.analysis.speed.networks import PARTS, PRESETS, STEPS, arms, check, measure
+from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, record_of, table_of, write_timings
+from mmbackbones.analysis.speed.worker import ATTENTION, DTYPES, NetworkCase
+from mmbackbones.analysis.tables import show
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS
+from mmbackbones.paths import find_config
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-SHOWN = {
-    'size': 'size',
-    'tokens': 'tokens',
-    'backend': 'scan',
-    'attention': 'attention',
-    'median_ms': 'median ms',
-    'images_per_s': 'images/s',
-    'times_first': 'x first',
-    'scan_share': 'of it scan',
-    'peak_mb': 'peak MB',
-    'process_peak_mb': 'process MB',
-    'peak_bytes_per_token': 'bytes/token',
-    'note': 'note',
-}
+OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}  # names of 0.1, still taken
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -67,9 +51,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--attention',
         nargs='+',
-        choices=ATTENTION,
+        type=lambda name: OLD_ATTENTION.get(name, name),
+        choices=tuple(ATTENTION),
         default=[],
-        help='where the backbone lets one choose (default: as its config says)',
+        help='sdpa, or eager: its matrix written out; where the backbone lets one choose (default: as its config says)',
     )
     parser.add_argument('--precision', choices=DTYPES, help='bf16, fp16: by autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')
@@ -89,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError('expected configs or --preset')
     if args.preset:
         preset = PRESETS[args.preset]
-        args.configs = [str(CONFIGS / config) for config in preset.configs]
+        args.configs = [str(find_config(name)) for name in preset.configs]
         args.sizes = args.sizes or list(preset.sizes)
         args.attention = args.attention or list(preset.attention)
         args.batch = preset.batch[args.device] if args.batch is None else args.batch
@@ -103,7 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    base = Case(
+    base = NetworkCase(
         args.configs[0],
         0,
         batch=args.batch,
@@ -115,33 +100,20 @@ def main(argv: list[str] | None = None) -> None:
     )
     check(base, args.sizes, args.rounds)
     cases = [case for config in args.configs for case in arms(config, base, args.backends, args.attention)]
-    about, rows = conditions(base), []
+    about, timings = conditions_of(base), []
     print(', '.join(about.values()))
     for part in args.parts:
         for step in args.steps:
-            table = Table('config', *SHOWN.values(), title=f'{part}, {step}, batch {args.batch}, {args.precision}')
-            group = [Case(**{**vars(case), 'part': part, 'step': step}) for case in cases]
-            for row in measure(group, args.sizes, args.rounds):
-                rows.append(row)
-                append_record(args.record, record_of(row, about))
-                values = numbers(row)
-                table.add_row(
-                    values['config'].split('_8xb')[0],
-                    *(
-                        f'{x:.3g}'
-                        if isinstance(x, float) and abs(x) < 100
-                        else f'{x:.0f}'
-                        if isinstance(x, float)
-                        else ''
-                        if x is None
-                        else str(x)
-                        for x in map(values.get, SHOWN)
-                    ),
-                )
+            group = [replace(case, part=part, step=step) for case in cases]
+            found = []
+            for timing in measure(group, args.sizes, args.rounds):
+                found.append(timing)
+                append_record(args.record, record_of(timing, about))
                 if args.csv:
-                    write_csv(rows, args.csv, about)
-            Console(width=None if sys.stdout.isatty() else 170).print(table)
-    print(*growth_sentences(rows), sep='\n')
+                    write_timings(args.csv, timings + found, about)
+            timings += found
+            show(table_of(found, f'{part}, {step}, batch {args.batch}, {args.precision}'), width=170)
+    print(*growth_sentences(timings), sep='\n')
 
 
 if __name__ == '__main__':

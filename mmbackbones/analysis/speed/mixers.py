@@ -9,20 +9,16 @@ import copy
 import dataclasses
 import functools
 import importlib.util
-import math
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.analysis.speed import scan as scan_benchmark
-from mmbackbones.analysis.speed.scan import Row, peak_memory, seconds_of
+from mmbackbones.analysis.speed.methods import DIRECTIONS, MethodTiming, measure_methods
 from mmbackbones.errors import InputError
 from mmbackbones.layers import mamba, ss2d
 from mmbackbones.layers.mamba import MambaMixer
@@ -35,11 +31,10 @@ METHODS = ('fused', 'plain', 'copies', 'official')
 # Relative to the largest magnitude in float64, the products in the tokens' precision included.
 PARITY = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 PARITY_SIZE = 9, 13
-SAMPLE_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class MixerCase:
     """A mixer of ``dim`` channels on maps of a size: Vim's, with a class token, or VMamba's of a stage."""
 
     family: str
@@ -61,8 +56,8 @@ class Case:
         return torch.randn(1, height, width, self.dim, generator=generator)
 
 
-CASES = {f'vim-t-{size}': Case('vim', 192, (size // 16, size // 16)) for size in (224, 512, 1248)}
-CASES |= {f'vmamba-t-stage{i + 1}': Case('vmamba', 96 << i, (200 >> i, 320 >> i)) for i in range(4)}
+CASES = {f'vim-t-{size}': MixerCase('vim', 192, (size // 16, size // 16)) for size in (224, 512, 1248)}
+CASES |= {f'vmamba-t-stage{i + 1}': MixerCase('vmamba', 96 << i, (200 >> i, 320 >> i)) for i in range(4)}
 
 
 def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
@@ -126,7 +121,7 @@ def unavailable(method: str, device: str) -> str | None:
     return None
 
 
-def call(method: str, case: Case, layer: nn.Module, x: Tensor, dtype: torch.dtype, backward: bool) -> list[Tensor]:
+def call(method: str, case: MixerCase, layer: nn.Module, x: Tensor, dtype: torch.dtype, backward: bool) -> list[Tensor]:
     """Output, and with ``backward`` the gradients of the input and all parameters, for a gradient of ones."""
     parameters = list(layer.parameters())
     with ExitStack() as stack:
@@ -148,7 +143,7 @@ def call(method: str, case: Case, layer: nn.Module, x: Tensor, dtype: torch.dtyp
         return [y.detach(), *torch.autograd.grad(y, [x, *parameters], torch.ones_like(y))]
 
 
-def parity(method: str, case: Case, device: str, dtype: torch.dtype) -> float:
+def parity(method: str, case: MixerCase, device: str, dtype: torch.dtype) -> float:
     """Largest error over output and gradients on a small map, each relative to its largest magnitude in float64."""
     layer, x = case.layer(), case.tokens(PARITY_SIZE)
     with mock.patch.dict(os.environ, {ENVIRONMENT: 'chunked'}):
@@ -158,55 +153,26 @@ def parity(method: str, case: Case, device: str, dtype: torch.dtype) -> float:
     return max(float((a.cpu().double() - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected))
 
 
-def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int) -> Iterator[Row]:
-    """Time methods on a case, forward and forward+backward, one round after the other so that all share the conditions.
+def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int) -> Iterator[MethodTiming]:
+    """Time methods on a case, forward and forward+backward.
 
-    Ratios are times over that of ``fused``, of ``plain`` where nothing is fused. If a method fails the parity check, it
-    gets none, and if that is the one all are compared with, no method gets one.
+    Ratios are over the time of ``fused``, or over that of ``plain`` where nothing is fused.
     """
     case = CASES[name]
     layer, x = case.layer().to(device), case.tokens().to(device)
     elements = x.numel() * (2 if case.family == 'vim' else 1)  # (B, D, L) of a scan
     notes = {method: unavailable(method, device) or '' for method in methods}
-    parities = {method: parity(method, case, device, dtype) for method in methods if not notes[method]}
-    for direction in ('forward', 'forward+backward'):
-        rows = [
-            Row(
-                name,
-                str(tuple(x.shape)).replace(' ', ''),
-                direction,
-                method,
-                elements,
-                parity=parities.get(method),
-                note=notes[method],
-            )
+    running = [method for method in methods if not notes[method]]
+    parities = {method: parity(method, case, device, dtype) for method in running}
+    shape = str(tuple(x.shape)).replace(' ', '')
+    for direction in DIRECTIONS:
+        timings = [
+            MethodTiming(name, shape, direction, method, elements, parity=parities.get(method), note=notes[method])
             for method in methods
         ]
-        running = {row.method: row for row in rows if not row.note}
         calls = {
             method: functools.partial(call, method, case, layer, x, dtype, direction != 'forward') for method in running
         }
-        repeats = {}
-        for method, function in calls.items():
-            running[method].peak = peak_memory(function, device)
-            repeats[method] = max(1, math.ceil(SAMPLE_SECONDS / seconds_of(function, 1, device)))
-        for _ in range(rounds):
-            for method, function in calls.items():
-                running[method].seconds.append(seconds_of(function, repeats[method], device))
-        base = next((running[method] for method in ('fused', 'plain') if method in running), None)
-        for row in running.values():
-            if row.parity > PARITY[dtype] or math.isnan(row.parity):
-                row.note = f'PARITY FAILS: {row.parity:.1e}'
-            elif base is not None and base.parity <= PARITY[dtype]:
-                row.ratio = row.median / base.median
-        yield from rows
-
-
-def environment(device: str, dtype: torch.dtype) -> dict[str, str]:
-    """What a row of the CSV says about where it was measured; the commit is the checkout's, marked if it is changed."""
-    commit, changed = (
-        subprocess.run(['git', '-C', str(Path(__file__).parents[3]), *command], capture_output=True, text=True).stdout
-        for command in (['log', '-1', '--format=%h'], ['status', '--porcelain', '-uno'])
-    )
-    commit = (commit.strip() or 'unknown') + (' with changes' if changed else '')
-    return scan_benchmark.environment(device, dtype) | dict(commit=commit)
+        base = next((method for method in ('fused', 'plain') if method in running), None)
+        measure_methods(timings, calls, rounds, device, base, PARITY[dtype])
+        yield from timings

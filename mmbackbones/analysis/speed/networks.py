@@ -18,18 +18,28 @@ from mmengine.registry import MODELS, init_default_scope
 from scipy.stats import linregress
 
 from mmbackbones.analysis.complexity.count import build_without_values, count_module
-from mmbackbones.analysis.speed.worker import DTYPES, OUT_OF_MEMORY, WARM_UP, Case, Row, backbone_config, serve
+from mmbackbones.analysis.speed.worker import (
+    ATTENTION,
+    DTYPES,
+    OUT_OF_MEMORY,
+    WARM_UP,
+    NetworkCase,
+    NetworkTiming,
+    backbone_config,
+    serve,
+)
+from mmbackbones.analysis.timing import in_turns
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
-PARTS, STEPS, ATTENTION = ('backbone', 'model'), ('inference', 'training'), ('fused', 'materialised')
+PARTS, STEPS = ('backbone', 'model'), ('inference', 'training')
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A published set-up: configs relative to ``configs/``, and what the source says."""
+    """A published set-up: configs by name (:func:`mmbackbones.paths.find_config`), and what the source says."""
 
     configs: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -43,7 +53,7 @@ PRESETS = {
     'vim-1248': Preset(
         configs=('vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py', 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py'),
         sizes=(224, 512, 640, 736, 1024, 1248, 2048),
-        attention=ATTENTION,
+        attention=tuple(ATTENTION),
         batch={'cuda': 32, 'cpu': 1},
         precision={'cuda': 'fp16', 'cpu': 'fp32'},
         claim='Vim (arXiv 2401.09417, abstract): 2.8 times as fast as DeiT and 86.8 % less GPU memory in batch '
@@ -60,7 +70,9 @@ class Growth(NamedTuple):
     error: float
 
 
-def arms(config: str, case: Case, backends: Sequence[str] = (), attention: Sequence[str] = ()) -> list[Case]:
+def arms(
+    config: str, case: NetworkCase, backends: Sequence[str] = (), attention: Sequence[str] = ()
+) -> list[NetworkCase]:
     """A case for each scan backend and kind of attention that make a difference to a config's backbone.
 
     Args:
@@ -84,19 +96,20 @@ def arms(config: str, case: Case, backends: Sequence[str] = (), attention: Seque
     return [replace(case, backend=backend, attention=kind) for backend in chosen for kind in kinds]
 
 
-def _attention_kinds(case: Case, cfg, asked: Sequence[str]) -> list[str | None]:
+def _attention_kinds(case: NetworkCase, cfg, asked: Sequence[str]) -> list[str | None]:
     """The kinds asked for, or the config's own, where the backbone has attention of both kinds; else None alone."""
     kind = MODELS.get(cfg.model.backbone.type)
     if kind is None or 'attention' not in inspect.signature(kind.__init__).parameters:
         return [None]
     try:
-        build_without_values(backbone_config(replace(case, attention='materialised'), cfg))
+        build_without_values(backbone_config(replace(case, attention='eager'), cfg))
     except InputError:  # a backbone that says that it has none
         return [None]
-    return list(asked) or [cfg.model.backbone.get('attention', ATTENTION[0])]
+    own = cfg.model.backbone.get('attention', 'fused')
+    return list(asked) or [kind for kind, name in ATTENTION.items() if name == own]
 
 
-def check(case: Case, sizes: Sequence[int], rounds: int) -> None:
+def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -121,7 +134,7 @@ def check(case: Case, sizes: Sequence[int], rounds: int) -> None:
             raise InputError(f'{name} {value!r}: expected one of {", ".join(known)}')
 
 
-def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Iterator[Row]:
+def measure(cases: Sequence[NetworkCase], sizes: Sequence[int], rounds: int = 3) -> Iterator[NetworkTiming]:
     """Measure arms at each size, in turns.
 
     Args:
@@ -130,7 +143,7 @@ def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Ite
         rounds: timed steps, or on CUDA series of them, per arm and size, after an untimed one in which memory is read.
 
     Yields:
-        Row: all arms of a size, then the next size.
+        NetworkTiming: all arms of a size, then the next size.
 
     Raises:
         InputError: see :func:`check`; no cases; a part that cannot run so.
@@ -150,10 +163,9 @@ def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Ite
         workers = [_Worker(replace(case, size=size)) for case in cases]
         try:
             rows = [worker.row() for worker in workers]
-            for _ in range(rounds):
-                for worker, row in zip(workers, rows):
-                    if not row.note:
-                        worker.time(row)
+            for worker, row in in_turns(list(zip(workers, rows)), rounds):
+                if not row.note:
+                    worker.time(row)
         finally:
             for worker in workers:
                 worker.end()
@@ -165,7 +177,7 @@ def measure(cases: Sequence[Case], sizes: Sequence[int], rounds: int = 3) -> Ite
 class _Worker:
     """A process that measures one case and waits for its turn before every step."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: NetworkCase):
         self.case = case
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
@@ -173,12 +185,12 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def row(self) -> Row:
+    def row(self) -> NetworkTiming:
         """The row with its memory."""
         answer = self._answer()
-        return answer if isinstance(answer, Row) else Row(self.case, note=str(answer))
+        return answer if isinstance(answer, NetworkTiming) else NetworkTiming(self.case, note=str(answer))
 
-    def time(self, row: Row) -> None:
+    def time(self, row: NetworkTiming) -> None:
         """Add a time to the row."""
         answer = self._answer()
         if isinstance(answer, float):
@@ -186,14 +198,14 @@ class _Worker:
         else:
             row.note, row.seconds = answer.note, []
 
-    def _answer(self) -> Row | float:
+    def _answer(self) -> NetworkTiming | float:
         try:
             self.pipe.send(None)
             answer = self.pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join()
             if self.process.exitcode == -signal.SIGKILL:  # as Linux does when a machine has no memory left
-                return Row(self.case, note=f'{OUT_OF_MEMORY} (killed)')
+                return NetworkTiming(self.case, note=f'{OUT_OF_MEMORY} (killed)')
             raise RuntimeError(
                 f'the process that measured {self.case} ended with status {self.process.exitcode}'
             ) from None
@@ -206,7 +218,7 @@ class _Worker:
         self.process.join()
 
 
-def growth(rows: Sequence[Row], cost: str = 'median') -> Growth | None:
+def growth(rows: Sequence[NetworkTiming], cost: str = 'median') -> Growth | None:
     """How time (``'median'``) or memory (``'peak'``) of one arm grows with its tokens; None below three sizes."""
     points = [(row.tokens, getattr(row, cost)) for row in rows if row.tokens and getattr(row, cost)]
     if len({tokens for tokens, _ in points}) < 3:
@@ -215,7 +227,7 @@ def growth(rows: Sequence[Row], cost: str = 'median') -> Growth | None:
     return Growth(float(fit.slope), float(fit.stderr))
 
 
-def by_arm(rows: Sequence[Row]) -> dict[Case, list[Row]]:
+def by_arm(rows: Sequence[NetworkTiming]) -> dict[NetworkCase, list[NetworkTiming]]:
     """Rows of each arm over its sizes; keys have size 0."""
     groups = {}
     for row in rows:

@@ -1,14 +1,15 @@
 """Speed rows as CSV, as records and in words."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.table import Table
 
-from mmbackbones.analysis.speed import scan as scan_benchmark
+from mmbackbones.analysis.speed.methods import conditions
 from mmbackbones.analysis.speed.networks import by_arm, growth
-from mmbackbones.analysis.speed.worker import DTYPES, Case, Row
+from mmbackbones.analysis.speed.worker import NetworkCase, NetworkTiming
+from mmbackbones.analysis.tables import rich_table, write_csv
 from mmbackbones.engine.config import config_hash, load_config
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.outputs import task_of
@@ -37,7 +38,7 @@ COLUMNS = (
 )
 
 
-def numbers(row: Row) -> dict[str, object]:
+def numbers(row: NetworkTiming) -> dict[str, object]:
     """The :data:`COLUMNS` of a row; None where nothing was measured."""
     case, seconds = row.case, row.seconds
     tokens = row.tokens and row.tokens * case.batch
@@ -65,28 +66,55 @@ def numbers(row: Row) -> dict[str, object]:
     )
 
 
-def conditions(case: Case) -> dict[str, str]:
+def conditions_of(case: NetworkCase) -> dict[str, str]:
     """What every line of the CSV says about where it was measured."""
     torch.set_num_threads(case.threads)
-    about = scan_benchmark.environment(case.device, DTYPES[case.precision] or torch.float32)
-    del about['dtype']
-    return dict(about, commit=environment()['commit'] or 'unknown')
+    about = conditions(case.device, torch.float32)
+    del about['dtype']  # the column ``precision`` tells
+    return about
 
 
-def write_csv(rows: Sequence[Row], path: str | Path, about: dict[str, str]) -> None:
-    """One line per row, with the conditions on each."""
-    with open(path, 'w', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow([*COLUMNS, *about])
-        for row in rows:
-            writer.writerow([*(_text(value) for value in numbers(row).values()), *about.values()])
+def write_timings(path: str | Path, timings: Sequence[NetworkTiming], about: dict[str, str]) -> None:
+    """One line per timing by :data:`COLUMNS`, with the conditions on each.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_csv(path, COLUMNS, map(numbers, timings), '.4g', about)
 
 
-def _text(value: object) -> object:
-    return f'{value:.4g}' if isinstance(value, float) else '' if value is None else value
+SHOWN = {
+    'size': 'size',
+    'tokens': 'tokens',
+    'backend': 'scan',
+    'attention': 'attention',
+    'median_ms': 'median ms',
+    'images_per_s': 'images/s',
+    'times_first': 'x first',
+    'scan_share': 'of it scan',
+    'peak_mb': 'peak MB',
+    'process_peak_mb': 'process MB',
+    'peak_bytes_per_token': 'bytes/token',
+    'note': 'note',
+}
 
 
-def record_of(row: Row, about: dict[str, str]) -> dict:
+def table_of(timings: Sequence[NetworkTiming], title: str) -> Table:
+    """The :data:`SHOWN` columns for the terminal; floats have three digits and more."""
+    rows = []
+    for timing in timings:
+        values = numbers(timing)
+        shown = [values[name] for name in SHOWN]
+        rows.append(
+            [
+                values['config'].split('_8xb')[0],
+                *(f'{x:.0f}' if isinstance(x, float) and abs(x) >= 100 else x for x in shown),
+            ]
+        )
+    return rich_table(['config', *SHOWN.values()], rows, '.3g', title=title)
+
+
+def record_of(row: NetworkTiming, about: dict[str, str]) -> dict:
     """A record of kind ``'speed'`` (see :mod:`mmbackbones.evaluation.records`)."""
     cfg = load_config(row.case.config)
     values = numbers(row)
@@ -124,7 +152,7 @@ def record_of(row: Row, about: dict[str, str]) -> dict:
     )
 
 
-def growth_sentences(rows: Sequence[Row]) -> list[str]:
+def growth_sentences(rows: Sequence[NetworkTiming]) -> list[str]:
     """The exponents of each arm with three sizes and more."""
     sentences = []
     for case, group in by_arm(rows).items():

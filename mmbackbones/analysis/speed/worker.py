@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmbackbones.analysis.speed.scan import peak_memory, seconds_of
+from mmbackbones.analysis.timing import median, peak_memory, process_bytes, seconds_of
 from mmbackbones.engine.config import load_config
 from mmbackbones.engine.device import adapt_to_device
 from mmbackbones.errors import InputError
@@ -29,10 +28,13 @@ OBJECTS = 8  # per image in the training of a detector
 SAMPLE_SECONDS, MOST_REPEATS = 0.3, 50
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 OUT_OF_MEMORY = 'out of memory'
+# Kinds of attention, and what the backbones that have both call them: torch's scaled_dot_product_attention, or the
+# matrix of attention written out.
+ATTENTION = {'sdpa': 'fused', 'eager': 'materialised'}
 
 
 @dataclass(frozen=True)
-class Case:
+class NetworkCase:
     """What is measured.
 
     Attributes:
@@ -42,7 +44,7 @@ class Case:
         step (str): ``'inference'``, or ``'training'``: forward, loss, backward and a step of AdamW.
         batch (int): images.
         backend (str | None): of the selective scan; None where there is none.
-        attention (str | None): ``'fused'`` or ``'materialised'``; None where there is none to choose.
+        attention (str | None): one of :data:`ATTENTION`; None where there is none to choose.
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
         channels_last (bool): memory format of images and weights.
         device (str): ``'cpu'`` or ``'cuda'``.
@@ -65,11 +67,11 @@ class Case:
 
 
 @dataclass
-class Row:
+class NetworkTiming:
     """A case and what it took.
 
     Attributes:
-        case (Case): what was measured.
+        case (NetworkCase): what was measured.
         tokens (int | None): positions of the backbone's first map, of one image; None if it did not get so far.
         peak (int | None): most bytes held during a step beyond model, optimizer and images; None where unknown.
         process_peak (int | None): most bytes that the process held in all (CUDA: on the device).
@@ -79,7 +81,7 @@ class Row:
         ratio (float | None): median time over that of the first of its group.
     """
 
-    case: Case
+    case: NetworkCase
     tokens: int | None = None
     peak: int | None = None
     process_peak: int | None = None
@@ -90,16 +92,16 @@ class Row:
 
     @property
     def median(self) -> float | None:
-        return float(np.median(self.seconds)) if self.seconds else None
+        return median(self.seconds)
 
 
-def backbone_config(case: Case, cfg: Config) -> dict:
+def backbone_config(case: NetworkCase, cfg: Config) -> dict:
     """The backbone's configuration without weights, with the attention asked for."""
     backbone = {**cfg.model.backbone, 'init_cfg': None}
-    return backbone if case.attention is None else {**backbone, 'attention': case.attention}
+    return backbone if case.attention is None else {**backbone, 'attention': ATTENTION[case.attention]}
 
 
-def build(case: Case) -> tuple[nn.Module, str]:
+def build(case: NetworkCase) -> tuple[nn.Module, str]:
     """Backbone or model with random weights, on its device and in its mode, and the task."""
     cfg = load_config(case.config)
     task = task_of(cfg)
@@ -118,7 +120,7 @@ def build(case: Case) -> tuple[nn.Module, str]:
 class Step:
     """The step of a case, to be called on images of any size."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: NetworkCase):
         self.case = case
         self.model, self.task = build(case)
         self.tokens = None
@@ -195,8 +197,8 @@ def _segmentation_sample(size: int, device: str):
     return sample.to(device)
 
 
-def serve(pipe: Connection, case: Case) -> None:
-    """Build, then answer each message with the next measurement: a :class:`Row` with its memory, then times."""
+def serve(pipe: Connection, case: NetworkCase) -> None:
+    """Build, then answer each message with the next measurement: a :class:`NetworkTiming` with memory, then times."""
     if case.backend:
         os.environ[ENVIRONMENT] = case.backend
     torch.set_num_threads(case.threads)
@@ -206,7 +208,7 @@ def serve(pipe: Connection, case: Case) -> None:
         limit_memory(case)
         images, samples = step.images(case.size), step.samples(case.size)
         pipe.recv()
-        row, repeats = Row(case), 1
+        row, repeats = NetworkTiming(case), 1
         row.peak = peak_memory(lambda: step(images, samples), case.device)
         row.tokens, row.process_peak = step.tokens, _process_peak(case.device)
         if case.device == 'cuda':
@@ -227,7 +229,7 @@ def serve(pipe: Connection, case: Case) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        pipe.send(replace(Row(case), note=OUT_OF_MEMORY))
+        pipe.send(replace(NetworkTiming(case), note=OUT_OF_MEMORY))
 
 
 def scan_share(call: Callable[[], None], device: str) -> float:
@@ -250,7 +252,7 @@ def _is_outermost_of_ours(event) -> bool:
     return [name.startswith('mmbackbones::') for name in names] == [True] + [False] * (len(names) - 1)
 
 
-def limit_memory(case: Case) -> None:
+def limit_memory(case: NetworkCase) -> None:
     """Make allocations beyond the case's limit fail, so that one process too large is a result and no disaster.
 
     On CUDA the device itself does so without a limit of the case's.
@@ -260,9 +262,9 @@ def limit_memory(case: Case) -> None:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, case.memory_gb * 1e9 / total))
         return
-    available = _proc('/proc/meminfo', 'MemAvailable')
+    available = process_bytes('MemAvailable', '/proc/meminfo')
     limit = case.memory_gb * 1e9 if case.memory_gb else available and 0.9 * available
-    held = _proc('/proc/self/status', 'VmSize')
+    held = process_bytes('VmSize')
     if limit and held:
         import resource
 
@@ -277,19 +279,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _process_peak(device: str) -> int | None:
-    return torch.cuda.max_memory_allocated() if device == 'cuda' else _proc('/proc/self/status', 'VmHWM')
+    return torch.cuda.max_memory_allocated() if device == 'cuda' else process_bytes('VmHWM')
 
 
 def _give_back(device: str) -> None:
     if device == 'cuda':
         torch.cuda.empty_cache()  # for those whose turn is next
-
-
-def _proc(file: str, field: str) -> int | None:
-    """Bytes of an entry of Linux's /proc; None where there is no such thing."""
-    if not Path(file).exists():
-        return None
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f'{field}:'):
-            return int(line.split()[1]) * 1024
-    return None

@@ -5,12 +5,13 @@ import csv
 import pytest
 import torch
 
+from mmbackbones.analysis import timing
 from mmbackbones.analysis.speed import mixers as mixer_benchmark
-from mmbackbones.analysis.speed.mixers import CASES, METHODS, PARITY, Case, benchmark, environment
-from mmbackbones.analysis.speed.scan import write_csv
+from mmbackbones.analysis.speed.methods import conditions, write_timings
+from mmbackbones.analysis.speed.mixers import CASES, METHODS, PARITY, MixerCase, benchmark
 from tests.conftest import ROOT
 
-TINY = {'tiny-vim': Case('vim', 8, (3, 4)), 'tiny-vmamba': Case('vmamba', 8, (3, 4))}
+TINY = {'tiny-vim': MixerCase('vim', 8, (3, 4)), 'tiny-vmamba': MixerCase('vmamba', 8, (3, 4))}
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def tiny(monkeypatch):
     for name, case in TINY.items():
         monkeypatch.setitem(CASES, name, case)
     monkeypatch.setattr(mixer_benchmark, 'PARITY_SIZE', (3, 5))
-    monkeypatch.setattr(mixer_benchmark, 'SAMPLE_SECONDS', 0)
+    monkeypatch.setattr(timing, 'SAMPLE_SECONDS', 0)
 
 
 def measure(case, dtype=torch.float32):
@@ -60,7 +61,7 @@ def test_no_ratio_without_parity(monkeypatch):
 
 
 def test_csv_names_the_conditions(tmp_path):
-    write_csv(list(measure('tiny-vmamba').values()), tmp_path / 'mixers.csv', environment('cpu', torch.float32))
+    write_timings(tmp_path / 'mixers.csv', list(measure('tiny-vmamba').values()), conditions('cpu', torch.float32))
     with open(tmp_path / 'mixers.csv') as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 8 and lines[0]['shape'] == '(1,3,4,8)'

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mmbackbones.analysis.speed.networks import PRESETS, arms, by_arm, check, growth, measure
-from mmbackbones.analysis.speed.report import COLUMNS, conditions, growth_sentences, record_of, write_csv
-from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, Case, Row, Step, is_out_of_memory
+from mmbackbones.analysis.speed.report import COLUMNS, conditions_of, growth_sentences, record_of, write_timings
+from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, NetworkCase, NetworkTiming, Step, is_out_of_memory
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records
 from tests.conftest import ROOT
@@ -24,8 +24,8 @@ DEIT_TINY = str(CONFIGS / 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py')
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='memory is read from /proc')
 
 
-def case(config: str = MINI, **options) -> Case:
-    return Case(config, 0, **options)
+def case(config: str = MINI, **options) -> NetworkCase:
+    return NetworkCase(config, 0, **options)
 
 
 @pytest.mark.slow
@@ -42,8 +42,8 @@ def test_rows_csv_and_records(tmp_path):
     assert all(0 < row.scan_share < 1 for row in rows)
     assert rows[3].scan_share > rows[2].scan_share  # the loop takes more of the step
     assert rows[2].ratio == 1 and rows[3].ratio == rows[3].median / rows[2].median
-    about = conditions(cases[0])
-    write_csv(rows, tmp_path / 'speed.csv', about)
+    about = conditions_of(cases[0])
+    write_timings(tmp_path / 'speed.csv', rows, about)
     with (tmp_path / 'speed.csv').open() as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [*COLUMNS, *about]
@@ -60,13 +60,13 @@ def test_rows_csv_and_records(tmp_path):
 @pytest.mark.slow
 @linux
 def test_out_of_memory_is_a_result():
-    """At 1024 px, attention written out needs 200 MB for each of its matrices; fused it does not, and goes on."""
-    cases = arms(DEIT_TINY, case(DEIT_TINY, memory_gb=0.18), attention=['fused', 'materialised'])
-    fused, materialised = measure(cases, [1024], rounds=1)
-    assert (fused.case.attention, fused.note, len(fused.seconds), fused.tokens) == ('fused', '', 1, 4096)
-    assert fused.peak < 180e6 < 3 * 4096**2 * 4
-    assert (materialised.note, materialised.seconds, materialised.ratio) == (OUT_OF_MEMORY, [], None)
-    record = record_of(materialised, conditions(cases[0]))
+    """At 1024 px, attention written out needs 200 MB for each of its matrices; sdpa does not, and goes on."""
+    cases = arms(DEIT_TINY, case(DEIT_TINY, memory_gb=0.18), attention=['sdpa', 'eager'])
+    sdpa, eager = measure(cases, [1024], rounds=1)
+    assert (sdpa.case.attention, sdpa.note, len(sdpa.seconds), sdpa.tokens) == ('sdpa', '', 1, 4096)
+    assert sdpa.peak < 180e6 < 3 * 4096**2 * 4
+    assert (eager.note, eager.seconds, eager.ratio) == (OUT_OF_MEMORY, [], None)
+    record = record_of(eager, conditions_of(cases[0]))
     assert record['note'] == OUT_OF_MEMORY and record['metrics']['median_ms'] is None
     assert json.loads(json.dumps(record)) == record
 
@@ -125,14 +125,14 @@ def test_steps(config, part, step, precision):
 
 
 def test_arms():
-    scans = arms(MINI, case(), ['chunked', 'reference'], ['fused', 'materialised'])
+    scans = arms(MINI, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
     assert [(arm.backend, arm.attention) for arm in scans] == [('chunked', None), ('reference', None)]
-    without = arms(MINI_SEG, case(), ['chunked', 'reference'], ['fused', 'materialised'])
+    without = arms(MINI_SEG, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
     assert [(arm.backend, arm.attention) for arm in without] == [(None, None)]
-    both = arms(DEIT_TINY, case(), ['chunked', 'reference'], ['fused', 'materialised'])
-    assert [(arm.backend, arm.attention) for arm in both] == [(None, 'fused'), (None, 'materialised')]
-    assert [arm.attention for arm in arms(DEIT_TINY, case())] == ['fused']
-    convnext = arms(str(CONFIGS / 'convnext/mask-rcnn_convnext-tiny_fpn_8xb2-amp-1x_coco.py'), case(), (), ['fused'])
+    both = arms(DEIT_TINY, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
+    assert [(arm.backend, arm.attention) for arm in both] == [(None, 'sdpa'), (None, 'eager')]
+    assert [arm.attention for arm in arms(DEIT_TINY, case())] == ['sdpa']
+    convnext = arms(str(CONFIGS / 'convnext/mask-rcnn_convnext-tiny_fpn_8xb2-amp-1x_coco.py'), case(), (), ['sdpa'])
     assert [(arm.backend, arm.attention) for arm in convnext] == [(None, None)]
 
 
@@ -146,12 +146,12 @@ def test_presets(name):
         for config in preset.configs
         for arm in arms(str(CONFIGS / config), case(), attention=preset.attention)
     ]
-    assert kinds == [(True, None), (False, 'fused'), (False, 'materialised')]
+    assert kinds == [(True, None), (False, 'sdpa'), (False, 'eager')]
 
 
-def rows_of(costs: dict[int, float]) -> list[Row]:
+def rows_of(costs: dict[int, float]) -> list[NetworkTiming]:
     return [
-        Row(replace(case(), size=size), tokens=size**2 // 256, peak=int(1e6 * cost), seconds=[cost])
+        NetworkTiming(replace(case(), size=size), tokens=size**2 // 256, peak=int(1e6 * cost), seconds=[cost])
         for size, cost in costs.items()
     ]
 
@@ -227,9 +227,7 @@ def test_more_bad_options():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_on_cuda():
     cases = arms(VIM_TINY, case(VIM_TINY, device='cuda', precision='bf16', batch=2))
-    cases += arms(
-        DEIT_TINY, case(DEIT_TINY, device='cuda', memory_gb=2.0, batch=2), attention=['fused', 'materialised']
-    )
-    vim, fused, materialised = measure(cases, [1248], rounds=2)
-    assert vim.seconds and fused.seconds and vim.process_peak > vim.peak > 0
-    assert materialised.note == OUT_OF_MEMORY  # 890 MB for each of its matrices
+    cases += arms(DEIT_TINY, case(DEIT_TINY, device='cuda', memory_gb=2.0, batch=2), attention=['sdpa', 'eager'])
+    vim, sdpa, eager = measure(cases, [1248], rounds=2)
+    assert vim.seconds and sdpa.seconds and vim.process_peak > vim.peak > 0
+    assert eager.note == OUT_OF_MEMORY  # 890 MB for each of its matrices

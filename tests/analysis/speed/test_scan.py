@@ -5,13 +5,15 @@ import csv
 import pytest
 import torch
 
+from mmbackbones.analysis import timing
 from mmbackbones.analysis.speed import scan as scan_benchmark
 from mmbackbones.analysis.speed import scan_peers
-from mmbackbones.analysis.speed.scan import BOUNDS, CASES, Case, benchmark, environment, expected_seconds, write_csv
+from mmbackbones.analysis.speed.methods import conditions, write_timings
+from mmbackbones.analysis.speed.scan import BOUNDS, CASES, ScanCase, benchmark, expected_seconds
 from tests.conftest import ROOT
 
-TINY = Case(1, 8, 40, 4, 1, True)
-GROUPED = Case(1, 8, 40, 1, 4, False)
+TINY = ScanCase(1, 8, 40, 4, 1, True)
+GROUPED = ScanCase(1, 8, 40, 1, 4, False)
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +21,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(CASES, 'tiny', TINY)
     monkeypatch.setitem(CASES, 'grouped', GROUPED)
     monkeypatch.setattr(scan_benchmark, 'PARITY_LENGTH', 20)
-    monkeypatch.setattr(scan_benchmark, 'SAMPLE_SECONDS', 0)
+    monkeypatch.setattr(timing, 'SAMPLE_SECONDS', 0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -83,7 +85,7 @@ def test_missing_extras_are_skipped_by_name(monkeypatch):
 
 def test_csv_names_the_conditions(tmp_path):
     rows = list(measure('tiny', ['chunked']).values())
-    write_csv(rows, tmp_path / 'scan.csv', environment('cpu', torch.float32))
+    write_timings(tmp_path / 'scan.csv', rows, conditions('cpu', torch.float32))
     with open(tmp_path / 'scan.csv') as file:
         lines = list(csv.DictReader(file))
     assert [line['method'] for line in lines] == ['chunked', 'chunked']

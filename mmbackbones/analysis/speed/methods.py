@@ -1,0 +1,208 @@
+"""Methods that compute the same thing, measured side by side: what the benchmarks of scans and of mixers share."""
+
+import argparse
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mmbackbones.analysis.tables import rich_table, show, write_csv
+from mmbackbones.analysis.timing import clock_name, measure_in_turns, median
+from mmbackbones.evaluation.environment import cpu_model, environment, installed
+from mmbackbones.ops.selective_scan import native
+
+DIRECTIONS = ('forward', 'forward+backward')
+DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+COLUMNS = (
+    'case',
+    'shape',
+    'pass',
+    'method',
+    'median_ms',
+    'min_ms',
+    'max_ms',
+    'ns_per_element',
+    'times_default',
+    'peak_mb',
+    'parity',
+    'note',
+)
+
+
+@dataclass
+class MethodTiming:
+    """One method on one case and pass, or why there is no time.
+
+    Attributes:
+        case, shape (str): what was computed.
+        direction (str): one of :data:`DIRECTIONS`.
+        method (str): its name.
+        elements (int): of (B, D, L), over which time is divided.
+        seconds (list[float]): of one call, an entry per round.
+        peak (int | None): most bytes held beyond those held before.
+        parity (float | None): largest relative error against the specification in float64; None where not compared.
+        ratio (float | None): median time over that of the base.
+        note (str): why there is no time or no ratio.
+    """
+
+    case: str
+    shape: str
+    direction: str
+    method: str
+    elements: int
+    seconds: list[float] = field(default_factory=list)
+    peak: int | None = None
+    parity: float | None = None
+    ratio: float | None = None
+    note: str = ''
+
+    @property
+    def median(self) -> float | None:
+        return median(self.seconds)
+
+
+def measure_methods(
+    timings: Sequence[MethodTiming],
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    base: str | None,
+    tolerance: float,
+) -> None:
+    """Fill in time, memory and ratio.
+
+    Args:
+        timings: one per method, of one case and pass.
+        calls: the methods that can run, by name.
+        rounds: timed rounds.
+        device: ``'cpu'`` or ``'cuda'``.
+        base: the method whose time ratios are over.
+        tolerance: largest error that passes. A method beyond it gets a note in place of a ratio; if that is the base,
+            no method gets a ratio.
+    """
+    costs = measure_in_turns(calls, rounds, device)
+    for timing in timings:
+        if timing.method in costs:
+            timing.seconds, timing.peak = costs[timing.method].seconds, costs[timing.method].peak
+    measured = {timing.method: timing for timing in timings if timing.seconds}
+    over = measured.get(base)
+    for timing in timings:
+        if timing.parity is not None and not timing.parity <= tolerance:  # NaN fails too
+            timing.note = f'PARITY FAILS: {timing.parity:.1e}'
+        elif timing.seconds and over is not None and over.parity <= tolerance:
+            timing.ratio = timing.median / over.median
+
+
+def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
+    """What every line of a CSV says about where and when it was measured."""
+    about = environment()
+    name = torch.cuda.get_device_name() if device == 'cuda' else f'{cpu_model()}, {native.isa() or "no kernel"}'
+    versions = {'torch': torch.__version__, 'python': platform.python_version()}
+    versions |= installed(('triton', 'mambapy', 'mamba_ssm'))
+    return dict(
+        date=about['date'][:10],
+        device=f'{name}, {torch.get_num_threads()} thread(s)',
+        dtype=str(dtype).removeprefix('torch.'),
+        versions=', '.join(f'{package} {version}' for package, version in versions.items()),
+        clock=clock_name(device),
+        commit=about['commit'] or 'unknown',
+    )
+
+
+def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[str]) -> argparse.ArgumentParser:
+    """The options that the benchmarks share."""
+    cases, methods = list(cases), list(methods)
+    parser = argparse.ArgumentParser(
+        description=f'{description} Interleaved medians with their spread, after a parity check without which no ratio '
+        'is given. Exit status: 0, 1 if parity fails, 2 for bad usage.'
+    )
+    parser.add_argument('--cases', nargs='+', choices=cases, default=cases, metavar='CASE', help=', '.join(cases))
+    parser.add_argument(
+        '--methods', nargs='+', choices=methods, default=methods, metavar='METHOD', help=', '.join(methods)
+    )
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions into this file')
+    return parser
+
+
+def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtype], Iterable[MethodTiming]]) -> bool:
+    """Measure the cases asked for; print a table of each, and write the CSV anew after each.
+
+    Args:
+        args: of :func:`benchmark_parser`.
+        benchmark: measures a case, given its name and the dtype.
+
+    Returns:
+        bool: whether every method passed the parity check.
+
+    Raises:
+        InputError: the CSV cannot be written.
+    """
+    torch.set_num_threads(args.threads)
+    dtype = DTYPES[args.dtype]
+    about = conditions(args.device, dtype)
+    show(', '.join(about.values()))
+    timings: list[MethodTiming] = []
+    for case in args.cases:
+        found = list(benchmark(case, dtype))
+        timings += found
+        show(f'{case} {found[-1].shape}', _table(found))
+        if args.csv:
+            write_timings(args.csv, timings, about)
+    return not any(timing.note.startswith('PARITY') for timing in timings)
+
+
+def _table(timings: Sequence[MethodTiming]):
+    columns = ('pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x base', 'peak MB', 'parity', 'note')
+    rows = []
+    for timing in timings:
+        times = [None] * 3
+        if timing.seconds:
+            times = [
+                f'{1e3 * timing.median:.3f}',
+                f'{1e3 * min(timing.seconds):.3f}-{1e3 * max(timing.seconds):.3f}',
+                f'{1e9 * timing.median / timing.elements:.2f}',
+            ]
+        rows.append(
+            [
+                timing.direction,
+                timing.method,
+                *times,
+                timing.ratio and f'{timing.ratio:.3g}',
+                None if timing.peak is None else f'{timing.peak / 1e6:.0f}',
+                None if timing.parity is None else f'{timing.parity:.1e}',
+                timing.note,
+            ]
+        )
+    return rich_table(columns, rows)
+
+
+def write_timings(path: str, timings: Sequence[MethodTiming], about: Mapping[str, str]) -> None:
+    """One line per timing by :data:`COLUMNS`, with the conditions on each.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = []
+    for timing in timings:
+        seconds = timing.seconds
+        times = [1e3 * x for x in (timing.median, min(seconds), max(seconds))] if seconds else [None] * 3
+        rows.append(
+            [
+                timing.case,
+                timing.shape,
+                timing.direction,
+                timing.method,
+                *times,
+                1e9 * timing.median / timing.elements if seconds else None,
+                timing.ratio,
+                None if timing.peak is None else f'{timing.peak / 1e6:.1f}',
+                None if timing.parity is None else f'{timing.parity:.1e}',
+                timing.note,
+            ]
+        )
+    write_csv(path, COLUMNS, rows, '.4g', about)
