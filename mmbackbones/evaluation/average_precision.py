@@ -117,21 +117,51 @@ def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
     Returns:
         float64 [R, T]: mean over the classes that occur in a resample, by IoU threshold; NaN where none does.
     """
+    by_class = class_precision(matches, counts)
+    occurs = ~np.isnan(by_class[..., 0])  # [R, classes]
+    total = np.where(occurs[..., None], by_class, 0).sum(1)
+    classes = occurs.sum(1)[:, None]
+    return np.where(classes, total / np.maximum(classes, 1), np.nan)
+
+
+def class_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
+    """AP of every class in resamples; the arguments are those of :func:`average_precision`.
+
+    Returns:
+        float64 [R, classes, T]; NaN where a resample has no object of the class.
+    """
     counts = np.ascontiguousarray(counts, np.int32)
     truths = counts @ matches.truths.T.astype(np.int32)  # [R, classes]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(
-            pool.map(
-                lambda place: _class_precision(matches.classes[place], counts, truths[:, place]),
-                np.argsort([-part.image.size for part in matches.classes], kind='stable'),
-            )
-        )
-    occurs = np.count_nonzero(truths, axis=1)[:, None]
-    total = np.sum(parts, axis=0) if parts else np.zeros((len(counts), len(IOU_THRESHOLDS)))
-    return np.where(occurs, total / np.maximum(occurs, 1), np.nan)
+    result = np.full((*truths.shape, len(IOU_THRESHOLDS)), np.nan)
+
+    def fill(place: int) -> None:
+        found = _precision_of(matches.classes[place], counts, truths[:, place])
+        result[:, place] = np.where(truths[:, place, None] > 0, found, np.nan)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the largest classes first
+        list(pool.map(fill, np.argsort([-part.image.size for part in matches.classes], kind='stable')))
+    return result
 
 
-def _class_precision(found: ClassMatches, counts: np.ndarray, truths: np.ndarray) -> np.ndarray:
+def precision_by_name(annotations: Path, predictions: Path, iou_type: str) -> dict[str, float]:
+    """AP of every class by its name and, under ``'all'``, of the data set; NaN for a class without objects.
+
+    Args:
+        annotations: COCO annotation file.
+        predictions: COCO results file of all images.
+        iou_type: ``'bbox'`` or ``'segm'``.
+
+    Raises:
+        InputError: as :func:`match_detections`.
+    """
+    matches = match_detections(annotations, predictions, iou_type)['all']
+    by_class = class_precision(matches, np.ones((1, len(matches.image_ids)), np.int32))[0].mean(1)
+    categories = sorted(load_annotations(annotations)['categories'], key=lambda category: category['id'])
+    names = [category['name'] for category in categories]
+    return {'all': float(np.nanmean(by_class)), **dict(zip(names, by_class.tolist()))}
+
+
+def _precision_of(found: ClassMatches, counts: np.ndarray, truths: np.ndarray) -> np.ndarray:
     """AP of one class, [R, T]; 0 in resamples without it."""
     result = np.zeros((len(counts), len(IOU_THRESHOLDS)))
     # A miss behind the last hit changes nothing.

@@ -41,12 +41,26 @@ def mean_iou(intersect: np.ndarray, union: np.ndarray, counts: np.ndarray) -> np
     Returns:
         float64 [R]: mean over the classes that are labelled or predicted anywhere in the resample; NaN without any.
     """
-    # float64 is exact up to 2**53 pixels, and unlike int64 has a fast product
-    intersect, union = (counts.astype(float) @ areas.astype(float) for areas in (intersect, union))
-    occurs = union > 0
-    total = np.divide(intersect, union, out=np.zeros_like(union), where=occurs).sum(1)
+    by_class = ratio_of_sums(intersect, union, counts)
+    occurs = ~np.isnan(by_class)
     classes = occurs.sum(1)
-    return np.where(classes, total / np.maximum(classes, 1), np.nan)
+    return np.where(classes, np.where(occurs, by_class, 0).sum(1) / np.maximum(classes, 1), np.nan)
+
+
+def ratio_of_sums(part: np.ndarray, whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sum of ``part`` over that of ``whole`` in resamples, column by column.
+
+    Args:
+        part (int [images, columns]): what counts, such as pixels of an intersection or right answers.
+        whole (int [images, columns]): out of what.
+        counts (int [R, images]): how often each resample drew each image.
+
+    Returns:
+        float64 [R, columns]; NaN where the whole of a resample is 0.
+    """
+    # float64 is exact up to 2**53, and unlike int64 has a fast product
+    part, whole = (counts.astype(float) @ areas.astype(float) for areas in (part, whole))
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
 def mean_over_seeds(values: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

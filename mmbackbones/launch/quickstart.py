@@ -6,9 +6,7 @@ networks learned.
 """
 
 import argparse
-import contextlib
 import datetime
-import io
 import json
 import os
 import re
@@ -20,13 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.analysis.report.content import write_report
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,29 +37,6 @@ FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
 FLOORS = {'box AP': 0.70, 'mask AP': 0.70, 'mIoU': 0.75}
 CLASS_IOU_FLOOR = 0.40
 PROGRESS = re.compile(r'(Iter\((?:train|test)\)) \[ *(\d+)/(\d+)\](?:.*?eta: ([\d:]+))?(?:.*? loss: ([\d.]+))?')
-
-
-def average_precision(annotations: Path, predictions: Path, iou_type: str) -> dict[str, float]:
-    """COCO AP of every class and, under ``'all'``, of the data set.
-
-    Args:
-        annotations: COCO annotation file.
-        predictions: COCO results file.
-        iou_type: ``'bbox'`` or ``'segm'``.
-    """
-    results = json.loads(predictions.read_text())
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on stdout
-        truth = COCO(str(annotations))
-        names = {category['id']: category['name'] for category in truth.dataset['categories']}
-        if not results:
-            return {'all': 0.0, **dict.fromkeys(names.values(), 0.0)}
-        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class] over all areas, 100 detections
-    precision = np.ma.masked_less(precision, 0)  # -1: the class has no object
-    by_class = precision.mean((0, 1)).filled(np.nan).tolist()
-    return {'all': float(precision.mean()), **dict(zip((names[c] for c in evaluation.params.catIds), by_class))}
 
 
 def intersection_over_union(folder: Path, classes: Sequence[str]) -> dict[str, float]:
@@ -79,8 +53,8 @@ def summarize(run: Path, data: Path) -> dict[str, dict[str, float]]:
     detections = run / 'detection' / 'test'
     classes = ['background', *(c['name'] for c in json.loads(annotations.read_text())['categories'])]
     return {
-        'box AP': average_precision(annotations, detections / 'predictions.bbox.json', 'bbox'),
-        'mask AP': average_precision(annotations, detections / 'predictions.segm.json', 'segm'),
+        'box AP': precision_by_name(annotations, detections / 'predictions.bbox.json', 'bbox'),
+        'mask AP': precision_by_name(annotations, detections / 'predictions.segm.json', 'segm'),
         'mIoU': intersection_over_union(run / 'segmentation' / 'final', classes),
         'mIoU multi-scale': intersection_over_union(run / 'segmentation' / 'test-multi-scale', classes),
     }

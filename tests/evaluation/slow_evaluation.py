@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 from mmseg.evaluation import IoUMetric
@@ -42,6 +43,21 @@ def slow_ap(truth: dict, results: list[dict], iou_type: str, counts: np.ndarray,
     params = evaluation.params
     precision = evaluation.eval['precision'][..., params.areaRngLbl.index(area), -1]
     return float(precision[precision > -1].mean())
+
+
+def pycocotools_ap(annotations: Path, predictions: Path, iou_type: str) -> dict[str, float]:
+    """AP of every class and, under ``'all'``, of the data set."""
+    results = json.loads(predictions.read_text())
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval['precision'][..., 0, -1]  # [IoU, recall, class] over all areas, 100 detections
+    precision = np.ma.masked_less(precision, 0)  # -1: the class has no object
+    names = {category['id']: category['name'] for category in truth.dataset['categories']}
+    by_class = precision.mean((0, 1)).filled(np.nan).tolist()
+    return {'all': float(precision.mean()), **dict(zip((names[c] for c in evaluation.params.catIds), by_class))}
 
 
 def slow_miou(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, counts: np.ndarray) -> float:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.average_precision import AREAS, average_precision, match_detections
+from mmbackbones.evaluation.average_precision import AREAS, average_precision, match_detections, precision_by_name
 from mmbackbones.evaluation.bootstrap import draw_counts
-from mmbackbones.launch.quickstart import average_precision as pycocotools_ap
-from tests.evaluation.slow_evaluation import jittered, slow_ap
+from tests.evaluation.slow_evaluation import jittered, pycocotools_ap, slow_ap
 
 
 def oracle_files(realdata):
@@ -39,6 +38,7 @@ def test_equals_the_evaluator(case):
     ours = average_precision(match_detections(*case)['all'], np.ones((1, len(image_ids(annotations))), int))
     assert ours.mean() == pytest.approx(pycocotools_ap(annotations, results, iou_type)['all'], abs=1e-9)
     assert 0.1 < ours.mean() < 0.9
+    assert precision_by_name(*case) == pytest.approx(pycocotools_ap(*case), abs=1e-9, nan_ok=True)
 
 
 def test_equals_pycocotools_on_copies(case, tmp_path):
@@ -75,6 +75,7 @@ def test_nothing_detected_and_nothing_to_detect(realdata, tmp_path):
     counts[0] = 1
     scores = average_precision(matches, counts).mean(1)
     assert scores[0] == 0 and np.isnan(scores[1])
+    assert precision_by_name(annotations, tmp_path / 'none.json', 'bbox')['all'] == 0
 
 
 @pytest.mark.parametrize(

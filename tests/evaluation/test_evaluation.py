@@ -11,8 +11,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmbackbones.engine.config import load_config
+from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.metrics import IoUMetric
-from mmbackbones.launch.quickstart import average_precision
 from tests.conftest import ROOT
 
 DETECTOR = str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py')
@@ -114,7 +114,7 @@ def test_coco_oracle(realdata):
     assert {name: metrics[f'coco/{ours}'] for ours, name in names.items()} == {
         name: expected['published_printed'][name] for name in names.values()
     }
-    ap = average_precision(annotations, results, 'bbox')['all']
+    ap = precision_by_name(annotations, results, 'bbox')['all']
     assert ap == pytest.approx(expected['published_full_precision']['AP'], abs=1e-12)
 
 

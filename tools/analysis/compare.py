@@ -9,8 +9,9 @@ from rich.console import Console
 
 from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
 from mmbackbones.engine.cli import run_command
-from mmbackbones.evaluation.predictions import IOU_TYPES, SPLITS, load_run
+from mmbackbones.evaluation.predictions import SPLITS, load_run
 from mmbackbones.evaluation.records import RECORDS, append_record
+from mmbackbones.evaluation.scores import IOU_TYPES
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,8 +17,9 @@ from rich.table import Column, Table
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, holm, interval, mean_over_seeds, p_value
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.predictions import IOU_TYPES, SPLITS, Run, Sample, annotation_file, load_run, score
+from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, annotation_file, load_run
 from mmbackbones.evaluation.records import arm_of, differing_keys, surroundings
+from mmbackbones.evaluation.scores import IOU_TYPES, score
 
 LEVEL = 0.05
 
@@ -28,7 +29,7 @@ class Arm:
     """Runs that differ in their seed alone."""
 
     name: str
-    runs: list[Run]
+    runs: list[FinishedRun]
 
     @property
     def seeds(self) -> int:
@@ -136,7 +137,7 @@ def compare_runs(
     )
 
 
-def _require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> None:
+def _require_comparable(runs: Sequence[FinishedRun], allow: Sequence[str]) -> None:
     folders = [run.folder.resolve() for run in runs]
     if len(runs) < 2:
         raise InputError('a comparison needs two runs and more')
@@ -154,8 +155,8 @@ def _require_comparable(runs: Sequence[Run], allow: Sequence[str]) -> None:
             )
 
 
-def _group(runs: Sequence[Run]) -> list[Arm]:
-    arms: dict[str, list[Run]] = {}
+def _group(runs: Sequence[FinishedRun]) -> list[Arm]:
+    arms: dict[str, list[FinishedRun]] = {}
     for run in runs:
         arms.setdefault(arm_of(run.record), []).append(run)
     if len(arms) == 1:  # one method only: its runs against each other

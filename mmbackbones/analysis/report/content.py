@@ -14,7 +14,8 @@ from mmbackbones.analysis.report.page import Figure, Picture, Section, Table, wr
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, interval
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.predictions import Run, Sample, annotation_file, score
+from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file
+from mmbackbones.evaluation.scores import score
 from mmbackbones.zoo.published import match
 
 PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU, multi-scale': 'mIoU_ms'}
@@ -30,7 +31,7 @@ QUESTION = (
 class Score:
     """A run's score in percent, with its 95 % interval over images."""
 
-    run: Run
+    run: FinishedRun
     metric: str
     value: float
     low: float
@@ -78,7 +79,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
         return write_page(out, 'Visual Mamba on dense prediction', lead, sections, footer)
 
 
-def _name(run: Run) -> str:
+def _name(run: FinishedRun) -> str:
     folder = run.work_dir.name
     return f'{run.name} ({folder}, seed {run.record["seed"]})'
 

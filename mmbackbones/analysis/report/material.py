@@ -7,7 +7,7 @@ from pathlib import Path
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import RECORD
-from mmbackbones.evaluation.predictions import Run, load_run
+from mmbackbones.evaluation.predictions import FinishedRun, load_run
 from mmbackbones.evaluation.records import RECORDS, differing_keys, read_records
 
 PICTURES = 'pictures'  # folder in a work dir, for test.py --show-dir
@@ -20,22 +20,22 @@ class Material:
 
     Attributes:
         records (list[dict]): of all kinds, in the order of their dates.
-        runs (list[Run]): saved predictions; of a work dir one for each way of testing.
+        runs (list[FinishedRun]): saved predictions; of a work dir one for each way of testing.
         pictures (dict[Path, list[Path]]): painted predictions by work dir.
         faults (list[str]): one sentence for everything that was left out.
     """
 
     records: list[dict] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[FinishedRun] = field(default_factory=list)
     pictures: dict[Path, list[Path]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[dict]:
         return [record for record in self.records if record['kind'] == kind]
 
-    def comparable(self) -> list[list[Run]]:
+    def comparable(self) -> list[list[FinishedRun]]:
         """Runs in groups within which they may be compared, a plain convolution first in each."""
-        groups: list[list[Run]] = []
+        groups: list[list[FinishedRun]] = []
         for run in sorted(self.runs, key=lambda run: not is_reference(run)):
             images = set(run.record['image_ids'])
             group = next(
@@ -50,7 +50,7 @@ class Material:
         return groups
 
 
-def is_reference(run: Run) -> bool:
+def is_reference(run: FinishedRun) -> bool:
     """Whether the run is MambaOut itself, under whichever name: what the others are measured against."""
     backbone = run.record['settings']['model'].get('backbone', {})
     plain = backbone.get('type') == 'mmbackbones.GatedMixerNet' and backbone.get('mixers', 'none') == 'none'
@@ -106,9 +106,9 @@ def _unique(records: list[dict]) -> list[dict]:
     return [record for place, record in enumerate(records) if record not in records[:place]]
 
 
-def _one_per_test(runs: list[Run]) -> list[Run]:
+def _one_per_test(runs: list[FinishedRun]) -> list[FinishedRun]:
     """A checkpoint that was tested again has the same predictions twice; the first folder stays."""
-    kept: dict[tuple, Run] = {}
+    kept: dict[tuple, FinishedRun] = {}
     for run in runs:
         metrics = tuple(sorted(run.record['metrics'].items()))
         kept.setdefault((run.work_dir.resolve(), run.record['config_hash'], bool(run.record.get('tta')), metrics), run)

@@ -24,7 +24,8 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.outputs import RECORD, task_of
-from mmbackbones.evaluation.predictions import IOU_TYPES, Run, Sample, annotation_file, load_run, score, tokens_of
+from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run, tokens_of
+from mmbackbones.evaluation.scores import IOU_TYPES, score
 
 ROOT = Path(__file__).resolve().parents[3]
 RESIZES = ('Resize', 'RandomResize')
@@ -169,7 +170,7 @@ def parse_options(options: Sequence[str]) -> dict:
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
-def measure(runs: dict[int, Run], resamples: int = 1000, seed: int = 0) -> list[Rung]:
+def measure(runs: dict[int, FinishedRun], resamples: int = 1000, seed: int = 0) -> list[Rung]:
     """Scores with intervals of runs at several sizes, by size.
 
     Raises:
@@ -208,7 +209,7 @@ def climb(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[list[Rung], list[str]]:
-    """Run all sizes and measure those that came to an end.
+    """FinishedRun all sizes and measure those that came to an end.
 
     Args:
         config: path of the config.

@@ -12,8 +12,8 @@ from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.predictions import load_run, tokens_of
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records, settings_of
-from mmbackbones.launch.quickstart import average_precision as pycocotools_ap
 from tests.conftest import ROOT
+from tests.evaluation.slow_evaluation import pycocotools_ap
 
 CONFIGS = {
     name: str(ROOT / 'configs' / path)
