@@ -7,6 +7,7 @@ from records and from nothing else.
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ MUST_AGREE = {
     'train': (*RESULT_KEYS, 'precision', 'world_size'),
     'test': RESULT_KEYS,  # a test runs in float32; how the checkpoint was trained is in its settings alone
     'speed': ('device', 'precision', 'versions'),
-    'probe': ('recipe', 'data_fingerprint', 'precision'),
+    'long_range': ('recipe', 'data_fingerprint', 'precision'),
 }
 RESULTS = ('train', 'test')  # both say what a checkpoint scores, so they may meet
 # What two results may differ in, because it is what is compared: the backbone, and the channels it hands on.
@@ -70,6 +71,9 @@ SETTINGS = (
 MULTI_SCALE = ('tta_pipeline', 'tta_model')
 # Below these keys stands where the data lies (its fingerprint is compared), or how fast it is read.
 WITHOUT_EFFECT = ('data_root', 'ann_file', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'seed')
+# Names in records of version 0.1; today's names stand in for them when such a record is read.
+OLD_KINDS = {'probe': 'long_range', 'ladder': 'resolution_sweep'}
+OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}
 # What is told beside a comparison without forbidding it.
 SURROUNDINGS = ('device', 'versions', 'commit', 'scan_backend', 'python')
 
@@ -82,6 +86,11 @@ def settings_of(cfg: Config) -> dict:
 def plain_data(node: dict) -> dict:
     """What JSON makes of a part of a configuration: tuples become lists, and what it does not know its text."""
     return json.loads(json.dumps(node, default=str))
+
+
+def plain_floats(node: object) -> object:
+    """The same with None for NaN, which JSON does not have."""
+    return json.loads(json.dumps(node), parse_constant=lambda name: None)
 
 
 def append_record(path: str | Path, record: dict) -> None:
@@ -111,7 +120,7 @@ def _warn(sentence: str) -> None:
 
 
 def read_records(path: str | Path, report: Callable[[str], None] = _warn) -> list[dict]:
-    """Records of a file in the order written; what is no record is passed over and named to ``report``.
+    """Records of a file in the order written, under today's names; what is no record is named to ``report``.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
@@ -133,8 +142,21 @@ def read_records(path: str | Path, report: Callable[[str], None] = _warn) -> lis
         if absent:
             report(f'{path}:{number}: no record (it lacks {", ".join(absent)}), passed over')
             continue
-        records.append(record)
+        records.append(_with_new_names(record))
     return records
+
+
+def _with_new_names(record: dict) -> dict:
+    kind = OLD_KINDS.get(str(record['kind']), record['kind'])
+    renamed = dict(record, kind=kind)
+    if record['kind'] == 'probe':
+        renamed['config'] = re.sub('^probe_', 'long_range_', record['config'])
+        renamed['recipe'] = record['recipe'].removeprefix('probe ')
+    elif record['kind'] == 'ladder':
+        renamed['points'] = renamed.pop('rungs', [])
+    elif kind == 'speed':
+        renamed['attention'] = OLD_ATTENTION.get(record.get('attention'), record.get('attention'))
+    return renamed
 
 
 def flatten(node: object, prefix: str = '') -> dict[str, object]:

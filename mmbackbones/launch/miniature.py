@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbackbones.analysis.tables import write_csv
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
@@ -142,13 +143,13 @@ def read_csv(path: Path) -> dict[str, dict[str, str]]:
         return {row['config']: row for row in reader}
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write the table, ordered by backbone and task."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row['backbone'], row['task'], row['config'])))
+def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write the table, ordered by backbone and task.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_csv(path, COLUMNS, sorted(rows, key=lambda row: (row['backbone'], row['task'], row['config'])))
 
 
 def _digits(value: float) -> str:

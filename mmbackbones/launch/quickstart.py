@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.report.content import write_report
+from mmbackbones.analysis.report.write import write_report
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD

@@ -1,4 +1,4 @@
-"""compare, ladder and collect on what real trainings of minutes leave behind."""
+"""compare, resolution_sweep and collect on what real trainings of minutes leave behind."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.tokens.resolution_sweep import climb, resized, run_size
+from mmbackbones.analysis.tokens.resolution_sweep import resized, run_size, sweep
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, read_records
@@ -128,21 +128,21 @@ class TestOnTrainings:
         with pytest.raises(InputError, match='cannot be compared, they differ in task;'):
             command('compare', of(work_dirs, DETECTOR), of(work_dirs, SEGMENTORS[0]))
 
-    def test_ladder_of_a_checkpoint(self, work_dirs, options, tmp_path, capsys):
+    def test_sweep_of_a_checkpoint(self, work_dirs, options, tmp_path, capsys):
         call = [
-            'ladder',
+            'resolution_sweep',
             DETECTOR,
             of(work_dirs, DETECTOR) / 'iter_3.pth',
             '--sizes',
             160,
             96,
             '--out',
-            tmp_path / 'ladder',
+            tmp_path / 'sweep',
             '--cfg-options',
             *options[DETECTOR],
         ]
         command(*call)
-        with (tmp_path / 'ladder' / 'ladder.csv').open() as file:
+        with (tmp_path / 'sweep' / 'resolution_sweep.csv').open() as file:
             rows = list(csv.DictReader(file))
         assert [(row['size'], row['metric']) for row in rows] == [
             (size, metric) for size in ('96', '160') for metric in ('box AP', 'mask AP')
@@ -150,25 +150,25 @@ class TestOnTrainings:
         assert float(rows[0]['tokens']) < float(rows[2]['tokens'])
         assert all(float(row['low']) <= float(row['score']) <= float(row['high']) for row in rows)
         for size in (96, 160):
-            metrics = json.loads((tmp_path / 'ladder' / str(size) / 'run.json').read_text())['metrics']
+            metrics = json.loads((tmp_path / 'sweep' / str(size) / 'run.json').read_text())['metrics']
             scores = {row['metric']: float(row['score']) for row in rows if row['size'] == str(size)}
             assert scores['box AP'] == pytest.approx(100 * metrics['coco/bbox_mAP'], abs=0.06)
         for ending in ('png', 'svg'):
-            assert (tmp_path / 'ladder' / f'ladder.{ending}').stat().st_size > 5000
-        stamp = (tmp_path / 'ladder' / '96' / 'run.json').stat().st_mtime
+            assert (tmp_path / 'sweep' / f'resolution_sweep.{ending}').stat().st_size > 5000
+        stamp = (tmp_path / 'sweep' / '96' / 'run.json').stat().st_mtime
         command(*call)  # done sizes are not run again
-        assert (tmp_path / 'ladder' / '96' / 'run.json').stat().st_mtime == stamp
-        assert [record['kind'] for record in read_records(tmp_path / 'ladder' / RECORDS)] == ['ladder'] * 2
+        assert (tmp_path / 'sweep' / '96' / 'run.json').stat().st_mtime == stamp
+        assert [record['kind'] for record in read_records(tmp_path / 'sweep' / RECORDS)] == ['resolution_sweep'] * 2
         with pytest.raises(InputError, match='96: holds another run'):
-            run_size(DETECTOR, str(tmp_path / 'other.pth'), 96, tmp_path / 'ladder', options[DETECTOR])
+            run_size(DETECTOR, str(tmp_path / 'other.pth'), 96, tmp_path / 'sweep', options[DETECTOR])
 
-    def test_ladder_of_trainings_survives_a_failed_size(self, options, tmp_path):
+    def test_sweep_of_trainings_survives_a_failed_size(self, options, tmp_path):
         (tmp_path / '96' / 'final').mkdir(parents=True)
         (tmp_path / '96' / 'final' / 'run.json').write_text('{')
-        rungs, faults = climb(
+        points, faults = sweep(
             SEGMENTORS[0], None, [64, 96], tmp_path, [*options[SEGMENTORS[0]], 'train_cfg.max_iters=2'], resamples=100
         )
-        assert [rung.size for rung in rungs] == [64] and rungs[0].tokens > 15
+        assert [point.size for point in points] == [64] and points[0].tokens > 15
         (fault,) = faults
         assert '96/final/run.json: not a whole record' in fault
         settings = read_records(tmp_path / '64' / RECORDS)[0]['settings']
@@ -248,7 +248,7 @@ def test_pipelines_take_a_size():
         ([64], 'nowhere.py', 'nowhere.py: no such config file'),
     ],
 )
-def test_ladder_with_bad_arguments(sizes, config, message, tmp_path):
+def test_sweep_with_bad_arguments(sizes, config, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        climb(config, None, sizes, tmp_path)
+        sweep(config, None, sizes, tmp_path)
     assert not np.any(list(tmp_path.iterdir()))

@@ -17,7 +17,7 @@ from mmbackbones.launch.miniature import (
     run,
     score,
     train_miniature,
-    write_csv,
+    write_rows,
 )
 from tests.conftest import ROOT
 
@@ -46,7 +46,7 @@ def test_learns(config, shapes, tmp_path):
 def add_row(table, row):
     table.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{table}.lock'):  # workers share the table
-        write_csv(table, list({**read_csv(table), row['config']: row}.values()))
+        write_rows(table, list({**read_csv(table), row['config']: row}.values()))
 
 
 def test_every_floor_lies_above_chance():
@@ -67,7 +67,7 @@ def test_committed_figures():
 
 def test_rows_of_other_configs_stay(tmp_path):
     rows = list(read_csv(TABLE).values())
-    write_csv(tmp_path / 'table.csv', rows[::-1])
+    write_rows(tmp_path / 'table.csv', rows[::-1])
     assert list(read_csv(tmp_path / 'table.csv').values()) == rows
     (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
     with pytest.raises(InputError, match=r'other\.csv: not a table of this command'):

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
+from mmbackbones.analysis.tables import show, write_file
 from mmbackbones.engine.cli import run_command
 from mmbackbones.evaluation.predictions import SPLITS, load_run
 from mmbackbones.evaluation.records import RECORDS, append_record
@@ -63,12 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     record = to_record(found)
     append_record(args.record or load_run(args.runs[0]).work_dir / RECORDS, record)
     if args.json:
-        args.json.write_text(json.dumps(record, indent=1, sort_keys=True) + '\n')
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    for table in tables(found):
-        console.print(table)
-    for sentence in [*found.sentences, *(f'Note: {note}.' for note in found.notes)]:
-        console.print(sentence, soft_wrap=True)
+        write_file(args.json, json.dumps(record, indent=1, sort_keys=True) + '\n')
+    show(*tables(found), *found.sentences, *(f'Note: {note}.' for note in found.notes), width=140)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmbackbones.analysis.speed.end_to_end import BASIC, ROOT, train, write_csv
+from mmbackbones.analysis.speed.end_to_end import BASIC, train, write_rows
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 
@@ -17,13 +17,13 @@ def main(argv: list[str] | None = None) -> None:
         'configs',
         nargs='*',
         metavar='CONFIG',
-        default=[str(ROOT / 'configs' / name) for name in BASIC],
+        default=list(BASIC),
         help='default: MambaOut, Vim and VMamba tiny in both tasks',
     )
     parser.add_argument('--coco', type=Path, metavar='DIR', help='in the layout of data/coco')
     parser.add_argument('--ade20k', type=Path, metavar='DIR', help='in the layout of data/ade/ADEChallengeData2016')
     parser.add_argument('--iterations', type=int, default=200, metavar='N', help='default: 200')
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'end_to_end')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', 'end_to_end'))
     parser.add_argument('--csv', metavar='FILE', help='write a row per training into this file')
     args = parser.parse_args(argv)
     if args.iterations < 1:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             flush=True,
         )
         if args.csv:
-            write_csv(args.csv, rows)
+            write_rows(args.csv, rows)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmbackbones.analysis.report.content import write_report
+from mmbackbones.analysis.report.write import write_report
 from mmbackbones.engine.cli import run_command
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.cli import run_command
-from mmbackbones.launch.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_csv
+from mmbackbones.launch.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         values = {name: ran[-1][name] for name in ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained', 'learned')}
         print(f'{config}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if value), flush=True)
         if args.csv:
-            write_csv(args.csv, list({**read_csv(args.csv), config: ran[-1]}.values()))  # others may have written too
+            write_rows(args.csv, list({**read_csv(args.csv), config: ran[-1]}.values()))  # others may have written too
     if any(row['learned'] != 'yes' for row in ran):
         sys.exit(1)
 

@@ -4,14 +4,13 @@ Runs that may not stand beside each other get tables of their own, and what is i
 with its reason instead of a score.
 """
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbackbones.analysis.compare.results import Result, Results
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.environment import commit
 from mmbackbones.evaluation.outputs import RECORD
 from mmbackbones.evaluation.records import (
     RECORDS,
@@ -22,118 +21,8 @@ from mmbackbones.evaluation.records import (
     settings_of,
     surroundings,
 )
-from mmbackbones.zoo.published import Match, match
-
-ROOT = Path(__file__).resolve().parents[3]
-# Column -> key of the record's metrics, and the factor to percent.
-DETECTION = {'box AP': ('coco/bbox_mAP', 100), 'mask AP': ('coco/segm_mAP', 100)}
-PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU multi-scale': 'mIoU_ms'}
-SCORES = tuple(PUBLISHED)
-COLUMNS = (
-    'table',
-    'config',
-    'recipe',
-    'seed',
-    *SCORES,
-    *(f'published {name}' for name in SCORES),
-    'params (M)',
-    'published params (M)',
-    'MACs (G)',
-    'published MACs (G)',
-    'training (h)',
-    'iterations',
-    'precision',
-    'device',
-    'commit',
-    'date',
-    'published row',
-    'source',
-    'remarks',
-    'work dir',
-)
-
-
-@dataclass
-class Result:
-    """A finished run: its last checkpoint at one scale, and at several where that was tested.
-
-    Attributes:
-        work_dir (Path): of the run.
-        record (dict): of the training, or of the test where the weights came from elsewhere.
-        multi_scale (dict | None): record of the multi-scale test.
-        macs (float | None): G multiply-accumulates, where a record of the config's complexity is in the work dir.
-        published (Match): what it is held against.
-        remarks (list[str]): what a reader must know.
-    """
-
-    work_dir: Path
-    record: dict
-    multi_scale: dict | None
-    macs: float | None
-    published: Match
-    remarks: list[str]
-
-    def row(self, table: int) -> dict[str, str]:
-        """Texts by ``COLUMNS``."""
-        record, row = self.record, self.published.row
-        scores = {
-            name: record['metrics'][key] * factor
-            for name, (key, factor) in DETECTION.items()
-            if key in record['metrics']
-        }
-        scores |= {'mIoU': record['metrics']['mIoU']} if 'mIoU' in record['metrics'] and not record['tta'] else {}
-        if self.multi_scale:
-            scores['mIoU multi-scale'] = self.multi_scale['metrics']['mIoU']
-        seconds = None if record.get('resumed') else record.get('train_seconds')
-        published = row.metrics if row else {}
-        return {
-            key: '' if value is None else str(value)
-            for key, value in dict(
-                dict.fromkeys(COLUMNS, ''),
-                table=table,
-                config=Path(record['config']).stem,
-                recipe=record['recipe'],
-                seed=record['seed'],
-                **{name: f'{score:.1f}' for name, score in scores.items()},
-                **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
-                **{
-                    'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
-                    'published params (M)': row and row.params,
-                    'MACs (G)': None if self.macs is None else f'{self.macs:.1f}',
-                    'published MACs (G)': row and row.macs,
-                    'training (h)': None if seconds is None else f'{seconds / 3600:.2f}',
-                    'published row': row and row.name,
-                    'work dir': self.work_dir,
-                },
-                iterations=record.get('iterations'),
-                precision=record['precision'],
-                device=record['device'],
-                commit=record['commit'],
-                date=record['date'][:10],
-                source=row and row.source,
-                remarks='; '.join(self.remarks),
-            ).items()
-        }
-
-
-@dataclass
-class Results:
-    """What was found.
-
-    Attributes:
-        tables (list[list[Result]]): runs that may be compared, table by table.
-        apart (list[str]): why each further table does not stand in an earlier one.
-        left_out (dict[Path, str]): work dirs without a row, with the reason.
-        notes (list[str]): what else differs within a table, such as the device, and lines that were no records.
-    """
-
-    tables: list[list[Result]] = field(default_factory=list)
-    apart: list[str] = field(default_factory=list)
-    left_out: dict[Path, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def rows(self) -> list[dict[str, str]]:
-        return [result.row(number) for number, table in enumerate(self.tables, 1) for result in table]
+from mmbackbones.paths import find_config
+from mmbackbones.zoo.published import match
 
 
 def collect(work_dirs: Sequence[str | Path]) -> Results:
@@ -208,11 +97,11 @@ def _result_of(work_dir: Path, notes: list[str]) -> Result:
         remarks.append('resumed: the time of the whole training is not known')
     if not trained:
         remarks.append(f'tested only: {main.get("checkpoint")}')
-    commit, now = str(main['commit']), str(environment()['commit'])
-    if commit.endswith('+'):
+    made_at, now = str(main['commit']), str(commit())
+    if made_at.endswith('+'):
         remarks.append('run from uncommitted changes')
-    elif commit != now.rstrip('+'):
-        remarks.append(f'run at commit {commit}, the code is at {now}')
+    elif made_at != now.rstrip('+'):
+        remarks.append(f'run at commit {made_at}, the code is at {now}')
     multi_scale = [record for record in tested if record['tta'] and _is_last(record, work_dir, trained)]
     macs = [record['metrics'].get('macs') for record in records if record['kind'] == 'complexity']
     published = match(
@@ -257,9 +146,9 @@ def _staleness(record: dict) -> list[str]:
     Raises:
         InputError: the config file has changed since.
     """
-    path = Path(record.get('config_file') or '')
-    path = path if path.is_absolute() else ROOT / path
-    if not path.is_file():
+    try:
+        path = find_config(record.get('config_file') or '')
+    except InputError:
         return [f'the config file {record.get("config_file")} is not here, so it was not compared with the run']
     now, then = (
         flatten(settings)
@@ -289,39 +178,3 @@ def _place(result: Result, found: Results) -> None:
 
 def _bare(record: dict) -> dict:
     return dict(record, tta=False) if record['kind'] == 'test' else record
-
-
-def write_csv(rows: Sequence[dict[str, str]], path: Path) -> None:
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def shown_columns(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Columns that fit a page: scores, cost and what is published, where there is any."""
-    hidden = ('table', 'source', 'work dir', 'date', 'commit', 'device', 'published row')
-    return [name for name in COLUMNS if name not in hidden and any(row[name] for row in rows)]
-
-
-def to_markdown(found: Results) -> str:
-    """The tables with their notes, sources and what was left out."""
-    lines = []
-    for number in range(1, len(found.tables) + 1):
-        rows = [row for row in found.rows() if row['table'] == str(number)]
-        names = shown_columns(rows)
-        lines += [f'Table {number}: {found.tables[number - 1][0].record["task"]}, recipe {rows[0]["recipe"]}', '']
-        lines += [
-            '| ' + ' | '.join(cells) + ' |'
-            for cells in (
-                names,
-                ['---'] * len(names),
-                *([row[name].replace('|', '\\|') for name in names] for row in rows),
-            )
-        ]
-        lines.append('')
-    lines += [f'- {sentence}' for sentence in found.apart + found.notes]
-    lines += [f'- {work_dir}: {reason}' for work_dir, reason in found.left_out.items()]
-    sources = dict.fromkeys(f'{row["published row"]}: {row["source"]}' for row in found.rows() if row['source'])
-    lines += [f'- published {source}' for source in sources]
-    return '\n'.join(lines) + '\n'

@@ -6,7 +6,6 @@ over seeds and images speaks of the methods. docs/compare.md gives formulas and 
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from rich.table import Column, Table
 
+from mmbackbones.analysis.tables import rich_table
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, holm, interval, mean_over_seeds, p_value
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, annotation_file, load_run
-from mmbackbones.evaluation.records import arm_of, differing_keys, surroundings
-from mmbackbones.evaluation.scores import IOU_TYPES, score
+from mmbackbones.evaluation.records import arm_of, differing_keys, plain_floats, surroundings
+from mmbackbones.evaluation.scores import IOU_TYPES, Values, score
 
 LEVEL = 0.05
 
@@ -115,26 +115,36 @@ def compare_runs(
     """
     runs = [load_run(path) for path in paths]
     _require_comparable(runs, allow)
-    arms = _group(runs)
     detection = runs[0].record['task'] == 'detection'
     sample = Sample(runs[0], annotation_file(runs[0], annotations) if detection else None)
     counts = draw_counts(len(sample.image_ids), resamples, seed)
-    values = [score(run, sample, counts, splits, metrics or tuple(IOU_TYPES)) for arm in arms for run in arm.runs]
-    differences = _differences(arms, values, len(sample.image_ids), seed)
+    scored = [(run, score(run, sample, counts, splits, metrics or tuple(IOU_TYPES))) for run in runs]
+    return compare_scores(scored, len(sample.image_ids), resamples, seed, splits)
+
+
+def compare_scores(
+    scored: Sequence[tuple[FinishedRun, Values]], images: int, resamples: int, seed: int, splits: Sequence[str] = ()
+) -> Comparison:
+    """Compare runs that are scored already, on the same draws, and that may be compared.
+
+    Args:
+        scored: runs with their scores in the data and in each resample.
+        images: that were resampled.
+        resamples: of the bootstrap.
+        seed: of its draws; seeds of runs are drawn from it as well.
+        splits: of ``SPLITS`` that were asked for.
+    """
+    runs = [run for run, _ in scored]
+    arms = _group(runs)
+    differences = _differences(arms, {run.folder: values for run, values in scored}, images, seed)
     notes = surroundings([run.record for run in runs])
     notes += [
         f'no split by {split}: all images are alike in it, or the test pipeline hides it'
         for split in splits
         if split not in {row.split for row in differences}
     ]
-    return Comparison(
-        arms,
-        differences,
-        [_sentence(row, len(arms)) for row in differences if row.split == 'all'],
-        notes,
-        resamples,
-        seed,
-    )
+    sentences = [_sentence(row, len(arms)) for row in differences if row.split == 'all']
+    return Comparison(arms, differences, sentences, notes, resamples, seed)
 
 
 def _require_comparable(runs: Sequence[FinishedRun], allow: Sequence[str]) -> None:
@@ -169,18 +179,16 @@ def _group(runs: Sequence[FinishedRun]) -> list[Arm]:
     return named
 
 
-def _differences(arms: Sequence[Arm], values: Sequence[dict], images: int, seed: int) -> list[Difference]:
-    first = list(itertools.accumulate((len(arm.runs) for arm in arms), initial=0))
+def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, seed: int) -> list[Difference]:
     rows = []
-    for key in values[0]:
+    for key in values[arms[0].runs[0].folder]:
         metric, split, group = key
         for place, arm in enumerate(arms[1:], 1):
             pair = (arm, arms[0])
             methods = all(one.seeds >= SEEDS_FOR_METHODS for one in pair)
             rng = np.random.default_rng([seed, place]) if methods else None
             scores, reference = (
-                mean_over_seeds(np.array([values[row][key] for row in range(first[at], first[at + 1])]), rng)
-                for at in (place, 0)
+                mean_over_seeds(np.array([values[run.folder][key] for run in one.runs]), rng) for one in pair
             )
             gaps = scores - reference
             if split != 'all' and np.isnan(gaps[0]):  # no object of this size
@@ -240,34 +248,26 @@ def _sentence(row: Difference, arms: int) -> str:
 def tables(comparison: Comparison) -> list[Table]:
     """One table for the whole data and one for each split."""
     shown = []
-    corrected = len(comparison.arms) > 2
     for split in dict.fromkeys(row.split for row in comparison.differences):
-        rows = [row for row in comparison.differences if row.split == split]
-        many = corrected or split != 'all'
-        where = [] if split == 'all' else [Column(split, overflow='fold')]
-        table = Table(
-            'metric',
-            Column('arm', overflow='fold'),
-            *where,
-            'score',
-            'reference',
-            'difference',
-            '95 % interval',
-            'p (Holm)' if many else 'p',
-            title='all images' if split == 'all' else f'by {split}',
-        )
-        for row in rows:
-            table.add_row(
+        several = len(comparison.arms) > 2 or split != 'all'
+        part = [] if split == 'all' else [Column(split, overflow='fold')]
+        columns = ['metric', Column('arm', overflow='fold'), *part, 'score', 'reference', 'difference', '95 % interval']
+        rows = [
+            [
                 row.metric,
                 row.arm,
-                *([row.group] if where else []),
+                *([row.group] if part else []),
                 f'{row.score:.2f}',
                 f'{row.reference_score:.2f}',
                 f'{row.difference:+.2f}',
                 f'{row.low:+.2f} to {row.high:+.2f}',
-                f'{row.p_holm if many else row.p:.3g}',
-            )
-        shown.append(table)
+                f'{row.p_holm if several else row.p:.3g}',
+            ]
+            for row in comparison.differences
+            if row.split == split
+        ]
+        title = 'all images' if split == 'all' else f'by {split}'
+        shown.append(rich_table([*columns, 'p (Holm)' if several else 'p'], rows, title=title))
     return shown
 
 
@@ -308,8 +308,3 @@ def to_record(comparison: Comparison) -> dict:
             **environment(),
         )
     )
-
-
-def plain_floats(node: object) -> object:
-    """The same with None for NaN, which JSON does not have."""
-    return json.loads(json.dumps(node), parse_constant=lambda name: None)

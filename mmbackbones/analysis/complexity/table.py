@@ -1,13 +1,14 @@
 """Parameters and MACs of many configs, beside the published rows, as CSV and Markdown."""
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from rich.table import Table
 
-from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, Complexity, count_complexity
-from mmbackbones.analysis.complexity.rules import explain, remark_on
+from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, SCAN_RULES, SHAPES, Complexity, count_complexity
+from mmbackbones.analysis.complexity.rules import describe, explain, remark_on
+from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
 from mmbackbones.engine.config import config_hash, load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
@@ -151,13 +152,20 @@ def _off(ours: float, theirs: float | None) -> float | None:
     return 0.0 if round(ours) == theirs else 100 * (ours / theirs - 1)
 
 
-def write_csv(rows: Sequence[dict[str, object]], path: str | Path, about: dict[str, str]) -> None:
-    """One line per row, with ``about`` (versions, date, commit) on each."""
-    with open(path, 'w', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow([*COLUMNS, *about])
-        for row in rows:
-            writer.writerow([*(_text(row[name], 3) for name in COLUMNS), *about.values()])
+def write_counts(path: str | Path, rows: Sequence[dict[str, object]]) -> None:
+    """One line per row by :data:`COLUMNS`, with date, commit and versions on each.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    made = environment()
+    about = dict(
+        date=made['date'][:10],
+        commit=made['commit'],
+        torch=made['versions']['torch'],
+        timm=made['versions']['timm'],
+    )
+    write_csv(path, COLUMNS, [[_text(row[name], 3) for name in COLUMNS] for row in rows], conditions=about)
 
 
 def to_markdown(rows: Sequence[dict[str, object]]) -> str:
@@ -169,10 +177,8 @@ def to_markdown(rows: Sequence[dict[str, object]]) -> str:
         lines += [
             f'### {task.capitalize()}, {", ".join(f"{h}x{w}" for h, w in shapes)} px',
             '',
-            '| ' + ' | '.join(MARKDOWN.values()) + ' |',
-            '| ' + ' | '.join('---' for _ in MARKDOWN) + ' |',
+            markdown_table(list(MARKDOWN.values()), [[_cell(row, name) for name in MARKDOWN] for row in chosen]),
         ]
-        lines += ['| ' + ' | '.join(_cell(row, name) for name in MARKDOWN) + ' |' for row in chosen] + ['']
     return '\n'.join(lines)
 
 
@@ -190,3 +196,38 @@ def _text(value: object, digits: int) -> str:
     if isinstance(value, float):
         return f'{value:.{digits}f}'.removesuffix(f'.{"0" * digits}')
     return '' if value is None else str(value)
+
+
+def table_of(counts: Complexity, depth: int = 1) -> Table:
+    """Counts of one model by module, for the terminal; ``depth`` as in dotted names of submodules."""
+    rows = []
+    for name, params in counts.params.items():
+        rows.append([name, f'{params / 1e6:.2f}', f'{counts.macs[name] / 1e9:.1f}'])
+        for module, macs in counts.submodules.items():
+            if module.startswith(f'{name}.') and module.count('.') < depth:
+                rows.append([module, '', f'{macs / 1e9:.2f}'])
+    return rich_table(('module', 'parameters (M)', 'MACs (G)'), rows)
+
+
+def sentences_on(counts: Complexity, config: str, family: str) -> list[str]:
+    """The scans by every rule, the published row, and why it differs.
+
+    Args:
+        counts: of the model.
+        config: its config, which names the published row.
+        family: class of the backbone, without scope.
+    """
+    sentences = []
+    if counts.scans:
+        sums = ', '.join(f'{counts.total_macs(rule) / 1e9:.1f} by {rule}' for rule in SCAN_RULES)
+        sentences.append(f'all MACs (G) with the scan counted per element of (B, D, L): {sums}')
+    found = match(config)
+    if found.row is None:
+        return [*sentences, f'no published row: {found.remark}']
+    row = found.row
+    numbers = f'{row.params:g} M' + (f', {row.macs:g} G' if row.macs else ', no MACs')
+    remark = f'; {found.remark}' if found.remark else ''
+    sentences.append(f'published as {row.name}: {numbers} ({row.source}){remark}')
+    if counts.shape in SHAPES.values():
+        sentences += [f'  {line}' for line in describe(family, counts, row)]
+    return sentences

@@ -1,8 +1,7 @@
-"""How far does a token mixer see? An isotropic net trained on :class:`mmbackbones.datasets.long_range.LongRangeTask`.
+"""Training and testing on :class:`mmbackbones.datasets.long_range.LongRangeTask`: how far does a token mixer see?
 
-Nothing in the net but the mixer moves information between tokens: non-overlapping 4x4 patches, norms per token, one
-linear layer per token as head. Hierarchies, pyramid pooling, batch and group norms would all leak the whole image.
-Training is on all distances at once; the near bins then tell an arm that sees no further from one that did not train.
+Training is on all distances at once. The near distances then tell a mixer that sees no further from a net that did not
+train.
 """
 
 import math
@@ -10,18 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, PATCH, LongRangeTask
+from mmbackbones.analysis.long_range.net import MIXERS, POSITIONS, LongRangeNet, require_known
+from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, LongRangeTask
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import MIXING, POINTWISE, build_branch
+from mmbackbones.evaluation.bootstrap import interval, ratio_of_sums
 
-WIDTH, INNER, DEPTH = 48, 64, 4
-KERNELS = {'dw3': 3, 'dw7': 7}
-MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE)
-POSITIONS = ('none', 'sincos')
 TOKENS_PER_STEP = 4096
 STEPS = {'row': 300, 'routed': 700, 'single': 300}
 LEARNING_RATE, WARM_UP, BACKGROUND_WEIGHT = 3e-3, 50, 0.3
@@ -29,96 +26,8 @@ TEST_SEEDS = 2**31  # seeds from here on draw test images; torch's generator kee
 BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens
 
 
-class DepthwiseConv(nn.Conv2d):
-    """Depthwise convolution of a channels-last map, zeros beyond the border."""
-
-    def __init__(self, dim: int, kernel: int):
-        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same shape."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-def build_mixer(name: str, dim: int) -> nn.Module:
-    """Token mixer of channels-last maps [B, H, W, C].
-
-    Raises:
-        InputError: unknown name.
-    """
-    _require('mixer', name, MIXERS)
-    if name == 'identity':
-        return nn.Identity()
-    if name in KERNELS:
-        return DepthwiseConv(dim, KERNELS[name])
-    return build_branch(name, dim)
-
-
-def _require(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise InputError(f'probe: {what} {name!r} unknown; expected one of {", ".join(known)}')
-
-
-class GatedBlock(nn.Module):
-    """``x + fc2(gelu(g) * norm(mixer(c)))`` with ``g, c = fc1(norm(x))``.
-
-    The norm behind the mixer is what lets long-range mixers train from random weights.
-    """
-
-    def __init__(self, mixer: str):
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.fc1 = nn.Linear(WIDTH, 2 * INNER)
-        self.mixer = build_mixer(mixer, INNER)
-        self.mixer_norm = nn.LayerNorm(INNER)
-        self.fc2 = nn.Linear(INNER, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same shape."""
-        g, c = self.fc1(self.norm(x)).chunk(2, dim=-1)
-        return x + self.fc2(F.gelu(g) * self.mixer_norm(self.mixer(c)))
-
-
-class ProbeNet(nn.Module):
-    """Patches, four gated blocks with one mixer, a linear head per token.
-
-    Args:
-        mixer (str): one of ``MIXERS``.
-        position (str): ``'none'`` or ``'sincos'``, fixed sines of row and column added to the patches, without which
-            attention cannot tell one place from another.
-
-    Raises:
-        InputError: unknown mixer or position.
-    """
-
-    def __init__(self, mixer: str, position: str = 'none'):
-        super().__init__()
-        _require('position', position, POSITIONS)
-        self.position = position
-        self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.blocks = nn.Sequential(*(GatedBlock(mixer) for _ in range(DEPTH)))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, COLOURS + 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, 4H, 4W] -> logits [B, H, W, 5] of the four colours and background."""
-        x = self.stem(images).permute(0, 2, 3, 1)  # [B, C, H, W] -> [B, H, W, C]
-        if self.position == 'sincos':
-            x = x + sincos_position(*x.shape[1:]).to(x)
-        return self.head(self.norm(self.blocks(x)))
-
-
-def sincos_position(height: int, width: int, dim: int) -> Tensor:
-    """[H, W, dim] sines and cosines of row and column, a quarter of ``dim`` each (MAE's table, "Attention Is All You
-    Need" section 3.5 along each axis)."""
-    rates = 10000 ** (-torch.arange(dim // 4) / (dim // 4))
-    rows, columns = (torch.arange(side)[:, None] * rates for side in (height, width))  # [side, dim / 4]
-    rows, columns = (torch.cat((angle.sin(), angle.cos()), dim=1) for angle in (rows, columns))
-    return torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1)
-
-
 @dataclass(frozen=True)
-class Arm:
+class LongRangeRun:
     """One training: what is trained on what, from which seed.
 
     Attributes:
@@ -141,12 +50,12 @@ class Arm:
     images: int = 256
 
     def __post_init__(self):
-        _require('mixer', self.mixer, MIXERS)
-        _require('position', self.position, POSITIONS)
+        require_known('mixer', self.mixer, MIXERS)
+        require_known('position', self.position, POSITIONS)
         if self.steps < 1 or self.images < 1:
-            raise InputError(f'probe: {self.steps} steps and {self.images} test images, expected 1 or more')
+            raise InputError(f'long-range task: {self.steps} steps and {self.images} test images, expected 1 or more')
         if not 0 <= self.seed < TEST_SEEDS:
-            raise InputError(f'probe: seed {self.seed}, expected 0 to {TEST_SEEDS - 1}')
+            raise InputError(f'long-range task: seed {self.seed}, expected 0 to {TEST_SEEDS - 1}')
 
     @property
     def batch_size(self) -> int:
@@ -157,28 +66,28 @@ class Arm:
         return {**asdict(self.task), **{key: value for key, value in asdict(self).items() if key != 'task'}}
 
 
-def train(arm: Arm, progress: Callable[[int, float], None] | None = None) -> ProbeNet:
+def train(run: LongRangeRun, progress: Callable[[int, float], None] | None = None) -> LongRangeNet:
     """Train one net: AdamW 3e-3, 50 steps of warm-up, cosine to zero, gradients clipped at norm 1.
 
     Args:
-        arm: what to train.
+        run: what to train.
         progress: called with step and loss after every step.
 
     Returns:
-        ProbeNet: in evaluation mode.
+        LongRangeNet: in evaluation mode.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(arm.seed)
-        net = ProbeNet(arm.mixer, arm.position)
-    generator = torch.Generator().manual_seed(arm.seed)
+        torch.manual_seed(run.seed)
+        net = LongRangeNet(run.mixer, run.position)
+    generator = torch.Generator().manual_seed(run.seed)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
-    warm_up = min(WARM_UP, arm.steps)
+    warm_up = min(WARM_UP, run.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / arm.steps)))
+        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / run.steps)))
     )
-    for step in range(arm.steps):
-        batch = arm.task.batch(arm.batch_size, generator)
-        loss = probe_loss(net(batch.images), batch.labels)
+    for step in range(run.steps):
+        batch = run.task.batch(run.batch_size, generator)
+        loss = long_range_loss(net(batch.images), batch.labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -189,7 +98,7 @@ def train(arm: Arm, progress: Callable[[int, float], None] | None = None) -> Pro
     return net.eval()
 
 
-def probe_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def long_range_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of shapes plus 0.3 times that of the other tokens.
 
     Args:
@@ -208,7 +117,7 @@ def distance_bins(tokens: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def count_correct(net: nn.Module, arm: Arm) -> Tensor:
+def count_correct(net: nn.Module, run: LongRangeRun) -> Tensor:
     """Test on fresh images that no training seed produces.
 
     A shape counts as right if its colour's logit is the largest of the four colours' (background aside, so that
@@ -217,19 +126,19 @@ def count_correct(net: nn.Module, arm: Arm) -> Tensor:
     Returns:
         Tensor: [images, bins, 2] int64, how many shapes were right and how many there were.
     """
-    generator = torch.Generator().manual_seed(TEST_SEEDS + arm.seed)
-    bins, counts = distance_bins(arm.task.tokens), []
-    for start in range(0, arm.images, arm.batch_size):
-        images, labels, distances = arm.task.batch(arm.batch_size, generator)
+    generator = torch.Generator().manual_seed(TEST_SEEDS + run.seed)
+    bins, counts = distance_bins(run.task.tokens), []
+    for start in range(0, run.images, run.batch_size):
+        images, labels, distances = run.task.batch(run.batch_size, generator)
         right = net(images)[..., :COLOURS].argmax(-1) == labels
         inside = torch.stack([(distances >= first) & (distances <= last) for first, last in bins], dim=1)
         both = torch.stack((inside & right[:, None], inside), dim=2)  # [B, bins, 2, n, n]
-        counts.append(both.sum((-2, -1))[: arm.images - start])
+        counts.append(both.sum((-2, -1))[: run.images - start])
     return torch.cat(counts)
 
 
-def run_arm(arm: Arm, progress: Callable[[int, float], None] | None = None) -> dict:
-    """Train and test one arm.
+def train_and_test(run: LongRangeRun, progress: Callable[[int, float], None] | None = None) -> dict:
+    """Train and test one net.
 
     Returns:
         dict: plain values: the settings, ``bins`` (per distance bin ``first``, ``last``, ``correct``, ``total`` and a
@@ -243,18 +152,17 @@ def run_arm(arm: Arm, progress: Callable[[int, float], None] | None = None) -> d
         if progress is not None:
             progress(step, loss)
 
-    net = train(arm, note)
-    counts = count_correct(net, arm)
-    low, high = bootstrap(counts, arm.seed)
+    net = train(run, note)
+    counts = count_correct(net, run)
     total = counts.sum(0).tolist()
     bins = [
-        dict(first=first, last=last, correct=correct, total=shapes, low=round(a, 4), high=round(b, 4))
-        for (first, last), (correct, shapes), a, b in zip(
-            distance_bins(arm.task.tokens), total, low.tolist(), high.tolist()
+        dict(first=first, last=last, correct=correct, total=shapes, low=round(low, 4), high=round(high, 4))
+        for (first, last), (correct, shapes), (low, high) in zip(
+            distance_bins(run.task.tokens), total, accuracy_intervals(counts, run.seed)
         )
     ]
     return dict(
-        **arm.settings(),
+        **run.settings(),
         bins=bins,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         loss=sum(losses[-10:]) / len(losses[-10:]),
@@ -262,62 +170,36 @@ def run_arm(arm: Arm, progress: Callable[[int, float], None] | None = None) -> d
     )
 
 
-def bootstrap(counts: Tensor, seed: int, draws: int = 1000) -> tuple[Tensor, Tensor]:
-    """95 % percentile intervals of the accuracy per bin; whole images are drawn, because the shapes of one share cues.
+def accuracy_intervals(counts: Tensor, seed: int, resamples: int = 1000) -> list[tuple[float, float]]:
+    """95 % intervals of the accuracy per bin; whole images are drawn, because the shapes of one image share cues.
 
     Args:
         counts: [images, bins, 2] as from :func:`count_correct`.
-        seed: of the draws.
-        draws: how many.
+        seed: of the draws, which are torch's, as in all records so far.
+        resamples: how many.
 
     Returns:
-        tuple[Tensor, Tensor]: lower and upper ends, [bins].
+        list[tuple[float, float]]: lower and upper end per bin, in 0 .. 1; 0 where a bin has no shapes.
     """
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(counts), (draws, len(counts)), generator=generator)
-    weights = torch.zeros(draws, len(counts)).scatter_add_(1, chosen, torch.ones(chosen.shape))
-    correct, total = (weights @ counts[..., i].float() for i in (0, 1))  # [draws, bins]
-    accuracy = correct / total.clamp(min=1)
-    return tuple(accuracy.quantile(torch.tensor([0.025, 0.975]), dim=0))
+    chosen = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
+    drawn = torch.zeros(resamples, len(counts)).scatter_add_(1, chosen, torch.ones(chosen.shape))
+    correct, shapes = counts.numpy().transpose(2, 0, 1)
+    accuracy = ratio_of_sums(correct, shapes, drawn.numpy())
+    return [interval(column) for column in np.nan_to_num(accuracy).T]
 
 
-def token_reach(net: ProbeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
-    """Which tokens' pixels the logits of one token depend on, by the gradient.
-
-    Args:
-        net: any net; it is read in float64, where far gradients do not underflow.
-        tokens: side of the image in tokens.
-        at: row and column of the token that is asked.
-        seed: of the random image.
-
-    Returns:
-        Tensor: bool [n, n].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(1, 3, *2 * [PATCH * tokens], generator=generator, dtype=torch.float64).requires_grad_()
-    logits = net.double()(image)[0, at[0], at[1]]
-    logits.mul(torch.randn(logits.shape, generator=generator, dtype=torch.float64)).sum().backward()
-    grid = image.grad[0].unflatten(2, (tokens, PATCH)).unflatten(1, (tokens, PATCH))  # [3, n, 4, n, 4]
-    return (grid != 0).any(-1).any(2).any(0)
-
-
-def radius(reach: Tensor, at: tuple[int, int]) -> int:
-    """Largest Chebyshev distance from ``at`` to a token of ``reach`` [n, n]."""
-    rows, columns = reach.nonzero(as_tuple=True)
-    return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())
-
-
-def arms(
+def runs_of(
     task: LongRangeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
-) -> list[Arm]:
+) -> list[LongRangeRun]:
     """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
 
-    Seeds are outermost, so that what is stopped early has whole seeds; ``options`` go to :class:`Arm`.
+    Seeds are outermost, so that what is stopped early has whole seeds; ``options`` go to :class:`LongRangeRun`.
     """
     options.setdefault('steps', STEPS[task.task])
     shuffled = replace(task, shuffled=True)
     return [
-        Arm(data, mixer, seed, **options)
+        LongRangeRun(data, mixer, seed, **options)
         for data, those in ((task, seeds), (shuffled, chance_seeds))
         for seed in those
         for mixer in mixers

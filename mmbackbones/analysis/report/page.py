@@ -1,7 +1,6 @@
 """A page of text, tables, figures and pictures that needs nothing but itself, and its figures and data beside it."""
 
 import base64
-import csv
 import io
 import re
 import shutil
@@ -13,6 +12,8 @@ import jinja2
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
+from mmbackbones.analysis.figures import save
+from mmbackbones.analysis.tables import cell, make_folder, write_csv, write_file
 from mmbackbones.errors import InputError
 
 PAGE = 'index.html'
@@ -93,15 +94,16 @@ def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Sec
         Path: the page.
 
     Raises:
-        InputError: the folder holds something else than a report.
+        InputError: the folder holds something else than a report, or cannot be written.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not _replaceable(folder):
         raise InputError(f'{folder}: holds something else than a report; nothing was overwritten')
     partial = folder.with_name(f'.{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
+    make_folder(folder.parent)
     for part in ('figures', 'data'):
-        (partial / part).mkdir(parents=True)
+        make_folder(partial / part)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -109,7 +111,7 @@ def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Sec
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {'cell': _cell, 'kind': lambda block: type(block).__name__}
+    environment.filters |= {'cell': lambda value: cell(value, '.4g'), 'kind': lambda block: type(block).__name__}
     html = environment.get_template('page.html.j2').render(
         title=title,
         lead=lead,
@@ -120,11 +122,14 @@ def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Sec
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Table):
-                _write_csv(block, partial / 'data' / f'{block.name}.csv')
-    (partial / PAGE).write_text(html, encoding='utf-8')
+                write_csv(partial / 'data' / f'{block.name}.csv', block.header, block.rows)
+    write_file(partial / PAGE, html)
+    old = folder.with_name(f'.{folder.name}.old')
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder / PAGE
 
 
@@ -138,9 +143,7 @@ def _replaceable(folder: Path) -> bool:
 def _embed(block: Figure | Picture, folder: Path) -> str:
     """The image as a data address."""
     if isinstance(block, Figure):
-        block.canvas.savefig(folder / 'figures' / f'{block.name}.png', dpi=150)
-        svg = folder / 'figures' / f'{block.name}.svg'
-        block.canvas.savefig(svg, metadata=dict(Date=None))
+        _, svg = save(block.canvas, folder / 'figures' / block.name)
         return 'data:image/svg+xml;base64,' + base64.b64encode(svg.read_bytes()).decode()
     with Image.open(block.path) as image:
         image = image.convert('RGB')
@@ -148,16 +151,3 @@ def _embed(block: Figure | Picture, folder: Path) -> str:
         buffer = io.BytesIO()
         image.save(buffer, 'JPEG', quality=80)
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _write_csv(table: Table, path: Path) -> None:
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(table.header)
-        writer.writerows(['' if cell is None else cell for cell in row] for row in table.rows)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ''
-    return f'{value:.4g}' if isinstance(value, float) else str(value)

@@ -1,25 +1,22 @@
-"""Does a full-size model train here? ``tools/train.py`` in its own process on a few real images, from random weights.
+"""Does a full-size model train here? The command ``train`` on a few real images, from random weights.
 
-What a run takes comes from the log that it leaves and from its record; a loss or a gradient that is not finite ends it
+Time and memory come from the log of the run and from its record. A loss or a gradient that is not finite ends the run
 (``mmbackbones.NumericsHook``). Scores mean nothing after so few iterations and are not kept.
 """
 
-import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from mmbackbones.analysis.tables import write_csv
+from mmbackbones.analysis.timing import median
 from mmbackbones.engine.config import load_config
+from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.paths import find_config
 
-ROOT = Path(__file__).resolve().parents[3]
 BASIC = (
     'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py',
@@ -49,10 +46,10 @@ COLUMNS = (
 
 
 def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations: int) -> dict[str, object]:
-    """Train a config from random weights on other data, then test the result, as ``tools/train.py`` does.
+    """Train a config from random weights on other data, then test the result, as the command ``train`` does.
 
     Args:
-        config: path of a config of either task.
+        config: path or name of a config of either task.
         work_dir: folder of the run; what the command prints goes to ``train.log`` there.
         data: by task, ``'detection'`` or ``'segmentation'``, a folder in COCO's or ADE20K's layout.
         iterations: at least so many; a detector, which counts in epochs, finishes its last one.
@@ -83,25 +80,8 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
     else:
         last, unit = iterations, 'max_iters'
     options += [f'train_cfg.{unit}={last}', f'train_cfg.val_interval={last + 1}']
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with (work_dir / 'train.log').open('w') as log:
-        done = subprocess.run(
-            [
-                sys.executable,
-                'tools/train.py',
-                str(Path(config).absolute()),
-                '--work-dir',
-                str(work_dir.absolute()),
-                '--cfg-options',
-                *options,
-            ],
-            cwd=ROOT,
-            env={'OMP_NUM_THREADS': '1', **os.environ},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode:
-        raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
+    arguments = [str(find_config(config)), '--work-dir', str(work_dir), '--cfg-options', *options]
+    run_logged('train', arguments, work_dir / 'train.log', f'{config}: training')
     record = json.loads((work_dir / 'final' / 'run.json').read_text())
     entries = [entry for entry in read_log(work_dir) if 'loss' in entry]
     steady = entries[len(entries) // 5 :]
@@ -112,7 +92,7 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
         iterations=record['iterations'],
         precision=record['precision'],
         scan_backend=record['scan_backend'],
-        iterations_per_s=1 / float(np.median([entry['time'] for entry in steady])),
+        iterations_per_s=1 / median([entry['time'] for entry in steady]),
         peak_mb=max((entry['memory'] for entry in entries if 'memory' in entry), default=None),
         first_loss=entries[0]['loss'],
         last_loss=entries[-1]['loss'],
@@ -137,11 +117,10 @@ def read_log(work_dir: Path) -> list[dict]:
     return [json.loads(line) for line in newest.read_text().splitlines()]
 
 
-def write_csv(path: str | Path, rows: Sequence[dict[str, object]]) -> None:
-    """One line per run, by :data:`COLUMNS`."""
-    with open(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(
-            {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()} for row in rows
-        )
+def write_rows(path: str | Path, rows: Sequence[dict[str, object]]) -> None:
+    """One line per run by :data:`COLUMNS`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_csv(path, COLUMNS, rows, '.4g')

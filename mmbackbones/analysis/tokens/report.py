@@ -1,6 +1,5 @@
 """Token counts as table, figure, CSV and record."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
+from rich.table import Table
 
+from mmbackbones.analysis.figures import new_figure
+from mmbackbones.analysis.tables import rich_table, write_csv
 from mmbackbones.analysis.tokens.count import (
     IMAGENET,
     PAPER_PATCH,
@@ -22,8 +24,10 @@ from mmbackbones.analysis.tokens.count import (
     stages_of,
 )
 from mmbackbones.engine.config import config_hash
+from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.zoo.published import network_and_task
 
 QUANTILES = {'min': 0.0, 'p5': 0.05, 'median': 0.5, 'p95': 0.95, 'max': 1.0}
 COLUMNS = (
@@ -109,23 +113,45 @@ def paper_reports() -> list[TokenReport]:
     ]
 
 
-def write_csv(reports: Sequence[TokenReport], path: str | Path) -> None:
-    """One line per network, data set and stage."""
-    with open(path, 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        for report in reports:
-            for row in report.rows():
-                writer.writerow(
-                    {k: f'{v:.4g}' if k in ('mean', 'r_median', 'long_share') else v for k, v in row.items()}
-                )
+def write_reports(path: str | Path, reports: Sequence[TokenReport]) -> None:
+    """One line per network, data set and stage by :data:`COLUMNS`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_csv(path, COLUMNS, [row for report in reports for row in report.rows()], '.4g')
+
+
+def table(reports: Sequence[TokenReport]) -> Table:
+    """The reports for the terminal."""
+    columns = ('data', 'network', 'stage', 'stride', 'D', 'tokens L: 5 %', 'median', '95 %', '6 D', 'r, median', 'long')
+    rows = [
+        [
+            row['data'],
+            _network(row['network']),
+            *(row[key] for key in ('stage', 'stride', 'channels', 'p5', 'median', 'p95', 'threshold_6D')),
+            f'{row["r_median"]:.2f}',
+            f'{100 * row["long_share"]:.0f} %',
+        ]
+        for report in reports
+        for row in report.rows()
+    ]
+    return rich_table(columns, rows)
+
+
+def _network(config: str) -> str:
+    """The network alone, where the config is named as ours are."""
+    try:
+        return network_and_task(config)[0]
+    except InputError:
+        return config
 
 
 def draw(reports: Sequence[TokenReport], task: str) -> Figure:
     """Histograms of r = L / (6 D) per stage, one panel per network of a task, ImageNet's r marked beside them."""
     chosen = [report for report in reports if report.task == task]
     marks = {report.network: report for report in reports if report.data.startswith('ImageNet')}
-    figure = Figure(figsize=(9, 0.8 + 1.9 * len(chosen)), layout='constrained')
+    figure = new_figure(9, 0.8 + 1.9 * len(chosen))
     axes = figure.subplots(len(chosen), 1, squeeze=False, sharex=True)[:, 0]
     ends = [r for report in chosen for stage in report.stages for r in ratio(stage.tokens[[0, -1]], stage.channels)]
     ends += [ratio(stage.tokens[0], stage.channels) for report in marks.values() for stage in report.stages]

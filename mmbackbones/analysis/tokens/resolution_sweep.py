@@ -1,33 +1,25 @@
-"""The token-count ladder: one checkpoint tested, or one config trained, at several input sizes.
+"""The resolution sweep: one checkpoint tested, or one config trained, at several input sizes.
 
-Every size is a run of ``tools/test.py`` or ``tools/train.py`` in its own process, in a folder of its own; sizes that
-are done are not run again, and one that fails does not stop the others.
+Every size is a run of the command ``test`` or ``train`` in its own process, in a folder of its own. Sizes that are done
+are not run again, and one that fails does not stop the others.
 """
 
 import argparse
 import copy
-import csv
-import dataclasses
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
 
-from mmbackbones.analysis.compare.paired import plain_floats
+from mmbackbones.analysis.tables import make_folder
+from mmbackbones.analysis.tokens.sweep_points import SweepPoint, measure
 from mmbackbones.engine.config import Overrides, config_hash, load_config
+from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.bootstrap import draw_counts, interval
-from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.outputs import RECORD, task_of
-from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run, tokens_of
-from mmbackbones.evaluation.scores import IOU_TYPES, score
+from mmbackbones.evaluation.predictions import load_run
+from mmbackbones.paths import find_config
 
-ROOT = Path(__file__).resolve().parents[3]
 RESIZES = ('Resize', 'RandomResize')
 FIXED = (
     'LoadImageFromFile',
@@ -39,31 +31,6 @@ FIXED = (
     'PackSegInputs',
 )
 UNBOUND = 4  # long side in short sides, where a pipeline sets no bound
-
-
-@dataclass
-class Rung:
-    """One metric at one size.
-
-    Attributes:
-        size (int): short side of the input in pixels.
-        tokens (float): mean over the images, at 16 x 16 pixels per token; NaN where the pipeline hides it.
-        metric (str): ``'box AP'``, ``'mask AP'`` or ``'mIoU'``.
-        score, low, high (float): in percent, with the ends of the 95 % interval over images.
-        difference, difference_low, difference_high (float): from the smallest size, on the same draws.
-        images (int): that were resampled.
-    """
-
-    size: int
-    tokens: float
-    metric: str
-    score: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    images: int
 
 
 def write_config(config: str, size: int, folder: Path, trained: bool, options: dict | None = None) -> Path:
@@ -138,29 +105,13 @@ def run_size(config: str, checkpoint: str | None, size: int, folder: Path, optio
         if any(done.get(key) != value for key, value in wanted.items()):
             raise InputError(f'{out}: holds another run; choose another --out')
         return
+    what, log = f'size {size}', folder / f'{size}.log'
+    more = ['--cfg-options', *options] if options else []
     if checkpoint:
-        command = [
-            'tools/test.py',
-            str(cfg_file),
-            checkpoint,
-            '--out',
-            str(out),
-            '--work-dir',
-            str(folder / 'work' / str(size)),
-        ]
+        place = ['--out', str(out), '--work-dir', str(folder / 'work' / str(size))]
+        run_logged('test', [str(cfg_file), checkpoint, *place, *more], log, what)
     else:
-        command = ['tools/train.py', str(cfg_file), '--resume', 'auto', '--work-dir', str(out)]
-    command = [sys.executable, *command, *(['--cfg-options', *options] if options else [])]
-    log_file = folder / f'{size}.log'
-    with log_file.open('w') as log:
-        status = subprocess.run(
-            command, cwd=ROOT, env={'OMP_NUM_THREADS': '1', **os.environ}, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
-    if status:
-        errors = [line for line in log_file.read_text().splitlines() if line.startswith('error: ')]
-        raise InputError(
-            f'size {size}: ended with status {status}; the log is {log_file}' + (f' ({errors[-1]})' if errors else '')
-        )
+        run_logged('train', [str(cfg_file), '--resume', 'auto', '--work-dir', str(out), *more], log, what)
 
 
 def parse_options(options: Sequence[str]) -> dict:
@@ -170,37 +121,7 @@ def parse_options(options: Sequence[str]) -> dict:
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
-def measure(runs: dict[int, FinishedRun], resamples: int = 1000, seed: int = 0) -> list[Rung]:
-    """Scores with intervals of runs at several sizes, by size.
-
-    Raises:
-        InputError: predictions are missing or damaged.
-    """
-    first = runs[min(runs)]
-    annotations = annotation_file(first) if first.record['task'] == 'detection' else None
-    sample = Sample(first, annotations)
-    counts = draw_counts(len(sample.image_ids), resamples, seed)
-    rungs, base = [], {}
-    for size, run in sorted(runs.items()):
-        tokens = tokens_of(run.record['settings'], sample.sizes)
-        for (metric, *_), values in score(run, sample, counts, splits=(), metrics=tuple(IOU_TYPES)).items():
-            gaps = values - base.setdefault(metric, values)
-            rungs.append(
-                Rung(
-                    size,
-                    float('nan') if tokens is None else float(tokens.mean()),
-                    metric,
-                    float(values[0]),
-                    *interval(values[1:]),
-                    float(gaps[0]),
-                    *interval(gaps[1:]),
-                    len(sample.image_ids),
-                )
-            )
-    return rungs
-
-
-def climb(
+def sweep(
     config: str,
     checkpoint: str | None,
     sizes: Sequence[int],
@@ -208,11 +129,11 @@ def climb(
     options: Sequence[str] = (),
     resamples: int = 1000,
     seed: int = 0,
-) -> tuple[list[Rung], list[str]]:
+) -> tuple[list[SweepPoint], list[str]]:
     """FinishedRun all sizes and measure those that came to an end.
 
     Args:
-        config: path of the config.
+        config: path or name of the config.
         checkpoint: what to test; None to train at each size.
         sizes: short sides in pixels.
         folder: for configs, logs and runs.
@@ -220,15 +141,16 @@ def climb(
         resamples, seed: of the bootstrap.
 
     Returns:
-        The rungs, and one sentence for each size that failed.
+        The points, and one sentence for each size that failed.
 
     Raises:
         InputError: bad sizes or config, or no size came to an end.
     """
     if not sizes or min(sizes) < 32:
         raise InputError(f'--sizes {" ".join(map(str, sizes))}: expected short sides of 32 px and more')
+    config = str(find_config(config))
     task_of(load_config(config, parse_options(options)))
-    folder = folder.absolute()
+    folder = make_folder(folder).absolute()
     runs, faults = {}, []
     for size in sorted(set(sizes)):
         try:
@@ -243,57 +165,3 @@ def climb(
 
 def _absolute(checkpoint: str) -> str:
     return checkpoint if '://' in checkpoint else str(Path(checkpoint).absolute())
-
-
-def write_csv(rungs: Sequence[Rung], path: Path) -> None:
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Rung)], lineterminator='\n')
-        writer.writeheader()
-        for rung in rungs:
-            writer.writerow(
-                {
-                    key: f'{value:.4f}' if isinstance(value, float) else value
-                    for key, value in dataclasses.asdict(rung).items()
-                }
-            )
-
-
-def plot(rungs: Sequence[Rung], path: Path, title: str) -> None:
-    """Score against tokens with intervals; the file's ending says the format."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout='constrained')
-    axes = figure.add_subplot()
-    for metric in dict.fromkeys(rung.metric for rung in rungs):
-        rows = [rung for rung in rungs if rung.metric == metric]
-        x = [rung.size if np.isnan(rung.tokens) else rung.tokens for rung in rows]
-        y = np.array([rung.score for rung in rows])
-        spread = np.array([[rung.score - rung.low, rung.high - rung.score] for rung in rows]).T
-        axes.errorbar(x, y, spread.clip(0), marker='o', capsize=3, label=metric)
-    axes.set_xlabel('short side (px)' if np.isnan(rungs[0].tokens) else 'tokens per image (16 x 16 px)')
-    axes.set_ylabel('score (%), 95 % interval over images')
-    axes.set_title(title, fontsize='medium')
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-
-
-def to_record(rungs: Sequence[Rung], config: str, folder: Path, sizes: Sequence[int], seed: int) -> dict:
-    """The record of a ladder, see :mod:`mmbackbones.evaluation.records`."""
-    run = load_run(folder / str(min(rung.size for rung in rungs))).record
-    shared = {key: run[key] for key in ('task', 'recipe', 'data_fingerprint', 'seed', 'precision', 'scan_backend')}
-    return plain_floats(
-        dict(
-            kind='ladder',
-            config=Path(config).name,
-            config_hash=config_hash(load_config(config)),
-            trained=run['kind'],
-            sizes=sorted(sizes),
-            bootstrap_seed=seed,
-            checkpoint=run.get('checkpoint'),
-            metrics={f'{rung.metric} at {rung.size} px': rung.score for rung in rungs},
-            rungs=[dataclasses.asdict(rung) for rung in rungs],
-            **shared,
-            **environment(),
-        )
-    )

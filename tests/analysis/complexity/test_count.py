@@ -19,7 +19,7 @@ from mmbackbones.analysis.complexity.count import (
     count_complexity,
     count_module,
 )
-from mmbackbones.analysis.complexity.table import COLUMNS, all_configs, count_configs, to_markdown, write_csv
+from mmbackbones.analysis.complexity.table import COLUMNS, all_configs, count_configs, to_markdown, write_counts
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
@@ -353,10 +353,10 @@ def test_table(tmp_path):
     assert rows['mask-rcnn_vmamba-small-s2l15_fpn_8xb2-1x_coco', 'native']['macs_G'] == row['macs_G']
     without = rows['vmamba-small-s1l20_upernet_8xb2-amp-160k_ade20k-512x512', 'common']
     assert without['published_macs_G'] is None and without['remark'] == 'published for ImageNet only'
-    write_csv(list(rows.values()), tmp_path / 'table.csv', dict(date='today'))
+    write_counts(tmp_path / 'table.csv', list(rows.values()))
     with (tmp_path / 'table.csv').open() as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == [*COLUMNS, 'date'] and len(lines) == len(rows)
+    assert list(lines[0]) == [*COLUMNS, 'date', 'commit', 'torch', 'timm'] and len(lines) == len(rows)
     assert float(lines[0]['macs_G']) == pytest.approx(next(iter(rows.values()))['macs_G'], abs=5e-4)
     markdown = to_markdown(list(rows.values()))
     assert '### Detection, 800x1280 px' in markdown and '| 384 | -9.1 |' in markdown

@@ -1,4 +1,4 @@
-"""The probe: how far each arm sees, what is said of the outcome, and that near and far are told apart."""
+"""The synthetic long-range task: how far each mixer sees, what is said of it, and that near and far are told apart."""
 
 import importlib.util
 import json
@@ -6,19 +6,18 @@ import json
 import pytest
 import torch
 
-from mmbackbones.analysis.long_range.report import Curve, bin_name, curves, markdown, seed_interval, to_record
+from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
+from mmbackbones.analysis.long_range.net import MIXERS, LongRangeNet, radius, token_reach
+from mmbackbones.analysis.long_range.records import bin_name, to_record
+from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.long_range.train import (
-    MIXERS,
-    Arm,
-    ProbeNet,
-    arms,
-    bootstrap,
+    LongRangeRun,
+    accuracy_intervals,
     distance_bins,
-    probe_loss,
-    radius,
-    run_arm,
-    token_reach,
+    long_range_loss,
+    runs_of,
     train,
+    train_and_test,
 )
 from mmbackbones.datasets.long_range import BACKGROUND, LongRangeTask
 from mmbackbones.engine.cli import run_command
@@ -34,29 +33,29 @@ class TestReach:
 
     @pytest.mark.parametrize(('mixer', 'tokens'), [('identity', 0), ('pointwise:ss2d', 0), ('dw3', 4), ('dw7', 12)])
     def test_radius(self, mixer, tokens):
-        reach = token_reach(ProbeNet(mixer), 32, (16, 16))
+        reach = token_reach(LongRangeNet(mixer), 32, (16, 16))
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
     @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn'])
     def test_whole_image(self, mixer):
-        assert token_reach(ProbeNet(mixer), 16, (5, 9)).all()
+        assert token_reach(LongRangeNet(mixer), 16, (5, 9)).all()
 
     @pytest.mark.parametrize(('mixer', 'causal'), [('ssm', True), ('causal-attn', True), ('ssm-reversed', False)])
     def test_one_half(self, mixer, causal):
         order = torch.arange(256).view(16, 16)
         here = order[5, 9]
-        assert torch.equal(token_reach(ProbeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
+        assert torch.equal(token_reach(LongRangeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
 
     def test_position_code_adds_no_reach(self):
-        assert radius(token_reach(ProbeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
+        assert radius(token_reach(LongRangeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
 
     def test_a_norm_over_the_image_would_leak(self):
         class ImageNorm(torch.nn.Module):
             def forward(self, x):
                 return torch.nn.functional.layer_norm(x, x.shape[1:])
 
-        net = ProbeNet('identity')
+        net = LongRangeNet('identity')
         net.blocks[0].mixer_norm = ImageNorm()
         assert token_reach(net, 16, (8, 8)).all()
 
@@ -66,7 +65,7 @@ class TestReach:
 
 def test_position_code_tells_places_apart():
     image = torch.zeros(1, 3, 64, 64)
-    plain, coded = (ProbeNet('identity', position)(image) for position in ('none', 'sincos'))
+    plain, coded = (LongRangeNet('identity', position)(image) for position in ('none', 'sincos'))
     assert (plain == plain[:, :1, :1]).all()
     assert len(coded.flatten(0, 2).unique(dim=0)) == 256
 
@@ -77,7 +76,7 @@ def test_loss_weighs_background_by_three_tenths():
     logits = torch.zeros(1, 2, 2, 5)
     logits[..., BACKGROUND] = 9.0
     shape, other = 9 + torch.tensor(4.0).mul(torch.e**-9).log1p(), torch.tensor(4.0).mul(torch.e**-9).log1p()
-    torch.testing.assert_close(probe_loss(logits, labels), shape + 0.3 * other)
+    torch.testing.assert_close(long_range_loss(logits, labels), shape + 0.3 * other)
 
 
 @pytest.mark.parametrize('tokens', [16, 32, 33, 34, 64])
@@ -89,10 +88,10 @@ def test_bins_hold_every_distance_once(tokens):
 
 def test_training_repeats_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    first, again = (train(Arm(ROW_16, 'dw3', steps=2)) for _ in range(2))
+    first, again = (train(LongRangeRun(ROW_16, 'dw3', steps=2)) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters()))
-    other = train(Arm(ROW_16, 'dw3', seed=1, steps=2))
+    other = train(LongRangeRun(ROW_16, 'dw3', seed=1, steps=2))
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
@@ -106,14 +105,14 @@ def test_test_images_are_none_of_the_training(seed, monkeypatch):
 
     original = LongRangeTask.batch
     monkeypatch.setattr(LongRangeTask, 'batch', batch)
-    run_arm(Arm(ROW_16, 'identity', seed=seed, steps=3, images=48))
+    train_and_test(LongRangeRun(ROW_16, 'identity', seed=seed, steps=3, images=48))
     images = torch.cat([each.images for each in drawn]).flatten(1)
     assert len(drawn) == 6 and len(images.unique(dim=0)) == len(images) == 96
 
 
 def test_near_cues_are_learned():
     """In 150 steps a 3x3 convolution reads neighbouring cues, and nothing beyond its radius."""
-    result = run_arm(Arm(ROW_16, 'dw3', steps=150, images=64))
+    result = train_and_test(LongRangeRun(ROW_16, 'dw3', steps=150, images=64))
     near, *_, far = (each['correct'] / each['total'] for each in result['bins'])
     assert near > 0.35 and far < 0.31
     assert sum(each['total'] for each in result['bins']) > 2000
@@ -131,8 +130,8 @@ class TestStatistics:
         generator = torch.Generator().manual_seed(0)
         right = torch.rand(200, 1, generator=generator).lt(0.5).long()
         together = torch.stack((10 * right, torch.full_like(right, 10)), dim=-1)
-        low, high = bootstrap(together, 0)
-        assert (high - low).item() == pytest.approx(2 * 1.96 * 0.5 / 200**0.5, rel=0.15)
+        ((low, high),) = accuracy_intervals(together, 0)
+        assert high - low == pytest.approx(2 * 1.96 * 0.5 / 200**0.5, rel=0.15)
 
     def test_curves(self):
         records = [record('ss2d', seed, 0.9 + 0.01 * seed, 0.8) for seed in range(3)]
@@ -169,7 +168,7 @@ def curve(accuracies, ceiling=1.0):
 
 
 def record(mixer, seed, near, far, shuffled=False):
-    arm = Arm(LongRangeTask('row', 16, shuffled=shuffled), mixer, seed)
+    arm = LongRangeRun(LongRangeTask('row', 16, shuffled=shuffled), mixer, seed)
     bins = [
         dict(
             first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1, high=accuracy + 0.1
@@ -180,7 +179,7 @@ def record(mixer, seed, near, far, shuffled=False):
 
 
 def test_arms_come_with_their_shuffled_twins():
-    found = arms(ROW_16, ['ss2d', 'dw3'], [0, 1], [1])
+    found = runs_of(ROW_16, ['ss2d', 'dw3'], [0, 1], [1])
     assert [(arm.mixer, arm.seed, arm.task.shuffled) for arm in found] == [
         ('ss2d', 0, False),
         ('dw3', 0, False),
@@ -189,7 +188,7 @@ def test_arms_come_with_their_shuffled_twins():
         ('ss2d', 1, True),
         ('dw3', 1, True),
     ]
-    assert found[0].steps == 300 and arms(ROW_16, ['dw3'], [0], steps=7)[0].steps == 7
+    assert found[0].steps == 300 and runs_of(ROW_16, ['dw3'], [0], steps=7)[0].steps == 7
 
 
 @pytest.mark.parametrize(
@@ -205,20 +204,22 @@ def test_arms_come_with_their_shuffled_twins():
 )
 def test_bad_arms(options, message):
     with pytest.raises(InputError) as caught:
-        Arm(**{'task': ROW_16, 'mixer': 'dw3', **options})
+        LongRangeRun(**{'task': ROW_16, 'mixer': 'dw3', **options})
     assert message in str(caught.value) and '\n' not in str(caught.value)
 
 
 class TestCommand:
     @pytest.fixture(scope='class')
     def command(self):
-        spec = importlib.util.spec_from_file_location('probe_command', ROOT / 'tools' / 'analysis' / 'probe.py')
+        spec = importlib.util.spec_from_file_location(
+            'long_range_command', ROOT / 'tools' / 'analysis' / 'long_range.py'
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return lambda *argv: run_command(module.main, list(map(str, argv)))
 
     def test_runs_resumes_and_draws(self, command, tmp_path, capsys):
-        out = tmp_path / 'probe'
+        out = tmp_path / 'out'
         few = ('--tokens', 16, '--steps', 2, '--images', 16, '--seeds', 0, '--out', out)
         command('--mixers', 'dw3', *few)
         said = capsys.readouterr().out
@@ -228,7 +229,7 @@ class TestCommand:
         assert 'did not train' in said
 
         with (out / RECORDS).open('a') as file:
-            file.write('{"kind": "probe", "half')
+            file.write('{"kind": "long_range", "half')
         command('--mixers', 'dw3', 'identity', *few)
         printed = capsys.readouterr()
         assert printed.out.count('(done before)') == 2 and '[2/4] identity, seed 0: ' in printed.out
@@ -240,14 +241,16 @@ class TestCommand:
             ('identity', False),
             ('identity', True),
         ]
-        assert all(each['kind'] == 'probe' and each['versions']['torch'] == torch.__version__ for each in records)
+        assert all(each['kind'] == 'long_range' and each['versions']['torch'] == torch.__version__ for each in records)
 
-        lines = (out / 'probe_row.csv').read_text().splitlines()
+        lines = (out / 'long_range_row.csv').read_text().splitlines()
         assert lines[0].startswith('task,tokens,cue_side,distractors,noise,position,steps,images,mixer,seed,shuffled,')
         assert len(lines) == 1 + 4 * len(distance_bins(16))
-        assert (out / 'probe_row.png').read_bytes().startswith(b'\x89PNG')
-        assert all(word in (out / 'probe_row.svg').read_text() for word in ('dw3', 'identity', 'chance, cues shuffled'))
-        assert '| identity | ' in (out / 'probe_row.md').read_text()
+        assert (out / 'long_range_row.png').read_bytes().startswith(b'\x89PNG')
+        assert all(
+            word in (out / 'long_range_row.svg').read_text() for word in ('dw3', 'identity', 'chance, cues shuffled')
+        )
+        assert '| identity | ' in (out / 'long_range_row.md').read_text()
 
         command('--mixers', 'identity', *few)
         assert '│ dw3 ' in capsys.readouterr().out  # every mixer that was run is shown
@@ -273,11 +276,11 @@ class TestCommand:
     )
     def test_bad_usage(self, command, argv, message, tmp_path, capsys):
         with pytest.raises(SystemExit) as caught:
-            command(*argv, '--out', tmp_path / 'probe')
+            command(*argv, '--out', tmp_path / 'out')
         assert caught.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith('error: ') and message in line
-        assert not (tmp_path / 'probe').exists()
+        assert not (tmp_path / 'out').exists()
 
     def test_out_is_a_file(self, command, tmp_path, capsys):
         (tmp_path / 'file').write_text('')
@@ -288,7 +291,7 @@ class TestCommand:
 
 def row_accuracies(mixer, seed, shuffled=False):
     """Accuracy per distance bin on ``row`` at 32 tokens a side."""
-    result = run_arm(Arm(LongRangeTask('row', 32, shuffled=shuffled), mixer, seed))
+    result = train_and_test(LongRangeRun(LongRangeTask('row', 32, shuffled=shuffled), mixer, seed))
     return {bin_name(each): each['correct'] / each['total'] for each in result['bins']}
 
 
@@ -335,8 +338,8 @@ class TestThreeSeeds:
     @pytest.mark.parametrize('seed', [0, 1, 2])
     def test_attention_routes(self, seed):
         task = LongRangeTask('routed', 16)
-        (arm,) = arms(task, ['attn'], [seed])
-        assert all(each['correct'] >= 0.90 * each['total'] for each in run_arm(arm)['bins'])
+        (arm,) = runs_of(task, ['attn'], [seed])
+        assert all(each['correct'] >= 0.90 * each['total'] for each in train_and_test(arm)['bins'])
 
 
 @pytest.mark.full
@@ -346,10 +349,10 @@ class TestFarEnds:
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
     @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.0)], ids=str)
     def test_chance(self, mixer, end):
-        result = run_arm(Arm(LongRangeTask('row', 16, **end), mixer, steps=150))
+        result = train_and_test(LongRangeRun(LongRangeTask('row', 16, **end), mixer, steps=150))
         assert all(abs(each['correct'] / each['total'] - 0.25) <= 0.04 for each in result['bins'])
 
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
     def test_near_end_is_learned_in_as_many_steps(self, mixer):
-        near = run_arm(Arm(ROW_16, mixer, steps=150))['bins'][0]
+        near = train_and_test(LongRangeRun(ROW_16, mixer, steps=150))['bins'][0]
         assert near['correct'] >= 0.6 * near['total']

@@ -19,7 +19,7 @@ from mmbackbones.analysis.tokens.count import (
     ratio,
     stages_of,
 )
-from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, write_csv
+from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, write_reports
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED
@@ -195,7 +195,7 @@ def test_report(realdata, tmp_path):
     cfg = with_data(DET, realdata / 'coco_mini')
     reports = report_config(cfg, 'mambaout')
     assert [(stage.stride, stage.channels) for stage in reports[0].stages] == [(4, 96), (8, 192), (16, 384), (32, 576)]
-    write_csv(reports + paper_reports(), tmp_path / 'tokens.csv')
+    write_reports(tmp_path / 'tokens.csv', reports + paper_reports())
     with (tmp_path / 'tokens.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 + 4 + 6 and rows[0]['images'] == '50' and float(rows[3]['long_share']) == 0

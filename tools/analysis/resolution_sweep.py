@@ -1,13 +1,12 @@
-"""AP or mIoU against tokens: tools/analysis/ladder.py CONFIG [CHECKPOINT] --sizes 512 640 800 --out DIR."""
+"""AP or mIoU against tokens: tools/analysis/resolution_sweep.py CONFIG [CHECKPOINT] --sizes 512 640 800 --out DIR."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from mmbackbones.analysis.tokens.resolution_sweep import climb, plot, to_record, write_csv
+from mmbackbones.analysis.figures import save
+from mmbackbones.analysis.tables import show
+from mmbackbones.analysis.tokens.resolution_sweep import sweep
+from mmbackbones.analysis.tokens.sweep_points import KIND, by_metric, draw, table, to_record, write_points
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, append_record
@@ -27,26 +26,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
     args = parser.parse_args(argv)
 
-    rungs, faults = climb(
+    points, faults = sweep(
         args.config, args.checkpoint, args.sizes, args.out, args.cfg_options, args.resamples, args.seed
     )
-    write_csv(rungs, args.out / 'ladder.csv')
-    for ending in ('png', 'svg'):
-        plot(rungs, args.out / f'ladder.{ending}', Path(args.config).stem)
-    append_record(args.out / RECORDS, to_record(rungs, args.config, args.out, args.sizes, args.seed))
-    table = Table('size', 'tokens', 'metric', 'score', '95 % interval', 'against the smallest', '95 % interval')
-    for rung in rungs:
-        table.add_row(
-            str(rung.size),
-            f'{rung.tokens:,.0f}',
-            rung.metric,
-            f'{rung.score:.2f}',
-            f'{rung.low:.2f} to {rung.high:.2f}',
-            f'{rung.difference:+.2f}',
-            f'{rung.difference_low:+.2f} to {rung.difference_high:+.2f}',
-        )
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
-    print(f'ladder.csv, ladder.png and ladder.svg are in {args.out}')
+    write_points(args.out / f'{KIND}.csv', points)
+    figures = save(draw(by_metric(points), Path(args.config).stem), args.out / KIND)
+    append_record(args.out / RECORDS, to_record(points, args.config, args.out, args.sizes, args.seed))
+    show(table(points), width=120)
+    print(f'{KIND}.csv, {" and ".join(path.name for path in figures)} are in {args.out}')
     if faults:
         raise InputError('; '.join(faults))
 

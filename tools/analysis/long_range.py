@@ -1,14 +1,17 @@
-"""How far does each token mixer see? tools/analysis/probe.py --task row --mixers ss2d dw7 dw3 --out DIR."""
+"""How far does each token mixer see? tools/analysis/long_range.py --task row --mixers ss2d dw7 dw3 --out DIR."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from mmbackbones.analysis.long_range import report as report
-from mmbackbones.analysis.long_range.train import MIXERS, POSITIONS, STEPS, arms
+from mmbackbones.analysis.figures import save
+from mmbackbones.analysis.long_range.curves import curves, interval_kind
+from mmbackbones.analysis.long_range.net import MIXERS, POSITIONS
+from mmbackbones.analysis.long_range.records import KIND, run_missing
+from mmbackbones.analysis.long_range.show import SAYS, SAYS_ALWAYS, draw, markdown, table, write_runs
+from mmbackbones.analysis.long_range.train import STEPS, runs_of
+from mmbackbones.analysis.tables import make_folder, show, write_file
 from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, LongRangeTask
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
@@ -56,32 +59,24 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f'--{option.replace("_", "-")} {" ".join(map(str, values))}: one of them twice')
     if args.threads < 1:
         raise InputError(f'--threads {args.threads}: expected 1 or more')
-    runs = arms(
+    runs = runs_of(
         task, args.mixers, args.seeds, args.chance_seeds, steps=steps, position=args.position, images=args.images
     )
     torch.set_num_threads(args.threads)
 
-    records = report.run_all(runs, _folder(args.out) / RECORDS)
-    found = report.curves(records)
+    records = run_missing(runs, make_folder(args.out) / RECORDS)
+    found = curves(records)
     title = (
         f'{task.task}, {task.tokens} x {task.tokens} tokens, cue {task.cue_side}, {task.distractors} distractors, '
         f'noise {task.noise:g}, position {args.position}, {steps} steps'
     )
-    stem = args.out / f'probe_{task.task}'
-    Console(width=None if sys.stdout.isatty() else 160).print(report.table(found, f'Accuracy in %: {title}'))
-    print(f'In brackets: {report.interval_kind(found)}. {report.SAYS[task.task]} {report.SAYS_ALWAYS}')
-    stem.with_suffix('.md').write_text(report.markdown(found))
-    report.write_csv(records, stem.with_suffix('.csv'))
-    figures = report.plot(found, title, stem)
+    show(table(found, f'Accuracy in %: {title}'), width=160)
+    print(f'In brackets: {interval_kind(found)}. {SAYS[task.task]} {SAYS_ALWAYS}')
+    stem = args.out / f'{KIND}_{task.task}'
+    write_file(stem.with_suffix('.md'), markdown(found))
+    write_runs(stem.with_suffix('.csv'), records)
+    figures = save(draw(found, title), stem)
     print(', '.join(map(str, [args.out / RECORDS, stem.with_suffix('.csv'), stem.with_suffix('.md'), *figures])))
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'--out {path}: cannot be a folder ({error.strerror})') from error
-    return path
 
 
 if __name__ == '__main__':

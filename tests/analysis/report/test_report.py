@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbackbones.analysis.report.content import write_report
-from mmbackbones.analysis.report.material import gather
+from mmbackbones.analysis.compare.paired import compare_runs
+from mmbackbones.analysis.report import gather as gathering
+from mmbackbones.analysis.report.gather import comparable, gather, read_folders
+from mmbackbones.analysis.report.write import render, write_report
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
 from tests.browser import faults_of
@@ -49,7 +51,7 @@ def runs(tmp_path_factory) -> Path:
         *options,
     )
     _call(
-        'tools/analysis/ladder.py',
+        'tools/analysis/resolution_sweep.py',
         ARMS['plain'],
         folder / 'plain' / 'iter_3.pth',
         '--sizes',
@@ -58,7 +60,7 @@ def runs(tmp_path_factory) -> Path:
         '--resamples',
         100,
         '--out',
-        folder / 'ladder',
+        folder / 'sweep',
         *options,
     )
     _call('tools/analysis/tokens.py', ARMS['plain'], '--out', folder / 'tokens', *options[:3])
@@ -74,7 +76,7 @@ def runs(tmp_path_factory) -> Path:
         folder / 'speed' / 'records.jsonl',
     )
     _call(
-        'tools/analysis/probe.py',
+        'tools/analysis/long_range.py',
         '--tokens',
         16,
         '--mixers',
@@ -86,7 +88,7 @@ def runs(tmp_path_factory) -> Path:
         '--images',
         8,
         '--out',
-        folder / 'probe',
+        folder / 'long_range',
     )
     return folder
 
@@ -109,8 +111,8 @@ class TestReport:
         assert sorted(path.name for path in (page.parent / 'data').iterdir()) == [
             'cost.csv',
             'differences.csv',
-            'ladder.csv',
-            'probe-0-row.csv',
+            'long-range-0-row.csv',
+            'resolution-sweep.csv',
             'results.csv',
             'runs.csv',
             'tokens.csv',
@@ -119,8 +121,30 @@ class TestReport:
         assert faults_of(page) == []
 
     def test_mambaout_is_the_reference(self, runs):
-        groups = gather([runs / arm for arm in ARMS]).comparable()
+        groups = comparable(read_folders([runs / arm for arm in ARMS]).runs)
         assert [[run.work_dir.name for run in group] for group in groups] == [['plain', 'scan'], ['plain']]
+
+    def test_every_run_is_scored_once_and_nothing_is_read_afterwards(self, runs, monkeypatch):
+        scored = []
+
+        def count(run, *arguments, **options):
+            scored.append(run.folder)
+            return original(run, *arguments, **options)
+
+        original = gathering.score
+        monkeypatch.setattr(gathering, 'score', count)
+        data = gather([runs], resamples=100)
+        assert len(scored) == len(set(scored)) == len(data.runs) == 3
+        monkeypatch.setattr(Path, 'open', None)
+        monkeypatch.setattr(Path, 'read_text', None)
+        monkeypatch.setattr('builtins.open', None)
+        titles = [section.title for section in render(data)]
+        assert titles[0] == 'The question' and titles[-1] == "What can't be concluded" and len(titles) == 10
+
+    def test_comparisons_are_those_of_the_command(self, runs):
+        (found,) = gather([runs], resamples=100).comparisons
+        alone = compare_runs([runs / arm / 'final' for arm in ARMS], resamples=100, splits=())
+        assert found.differences == alone.differences and found.sentences == alone.sentences
 
     def test_what_is_unfinished_or_damaged_is_named(self, runs, tmp_path):
         work = tmp_path / 'work'

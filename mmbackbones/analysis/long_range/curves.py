@@ -1,0 +1,114 @@
+"""Accuracy against distance with intervals, and what may be said of each mixer, from records alone."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from mmbackbones.analysis.long_range.records import bin_name
+from mmbackbones.datasets.long_range import COLOURS
+
+NOMINAL_CHANCE = 1 / COLOURS
+# Shares of the way from chance to the best possible accuracy.
+ABOVE_CHANCE, LEARNED = 0.25, 0.75
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy of one mixer against distance, everything in 0 .. 1.
+
+    Attributes:
+        mixer (str): its name.
+        bins (list[str]): names of the distance bins.
+        mean, low, high (list[float]): per bin. Of two and more seeds: the mean and its 95 % t interval over seeds; of
+            one seed: its accuracy and the 95 % bootstrap interval over test images.
+        chance (list[float]): mean accuracy of the same arm trained with shuffled cues, 0.25 where that was not run.
+        seeds (int): how many.
+        chance_seeds (int): how many shuffled runs; 0: chance was not measured.
+        ceiling (float): the best accuracy there can be.
+    """
+
+    mixer: str
+    bins: list[str]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    chance: list[float]
+    seeds: int
+    chance_seeds: int
+    ceiling: float
+
+    def gains(self) -> list[float]:
+        """Share of the way from chance to the ceiling, per bin."""
+        return [
+            (mean - chance) / (self.ceiling - chance) if self.ceiling > chance + 1e-9 else 0.0
+            for mean, chance in zip(self.mean, self.chance)
+        ]
+
+    def verdict(self) -> str:
+        """What may be said of the mixer. Only one that learned the near bin is said to see no further."""
+        if self.ceiling <= NOMINAL_CHANCE:
+            return 'nothing to learn: no arm can beat chance on this data'
+        gains = self.gains()
+        above = [gain >= ABOVE_CHANCE for gain in gains]
+        if not any(above):
+            return (
+                f'did not train: hardly above chance in the near bin too ({100 * self.mean[0]:.1f} % at {self.bins[0]})'
+            )
+        if not above[0]:
+            return 'uneven: above chance only at ' + ', '.join(name for name, is_ in zip(self.bins, above) if is_)
+        if all(above):
+            extent = 'above chance in every bin'
+        else:
+            extent = f'above chance up to {self.bins[above.index(False) - 1].split("-")[1]} tokens'
+        if gains[0] < LEARNED:
+            return f'{extent}; trained in part ({100 * self.mean[0]:.1f} % at {self.bins[0]}), so its reach is open'
+        return extent
+
+
+def curves(records: Sequence[dict]) -> list[Curve]:
+    """One curve per mixer, in the order of the records, which agree in everything but mixer, seed and shuffling."""
+    found = []
+    for mixer in dict.fromkeys(record['settings']['mixer'] for record in records):
+        mine = [record for record in records if record['settings']['mixer'] == mixer]
+        runs = [record for record in mine if not record['settings']['shuffled']]
+        shuffled = [record for record in mine if record['settings']['shuffled']]
+        if not runs:
+            continue
+        bins = [bin_name(each) for each in runs[0]['result']['bins']]
+        intervals = [seed_interval([run['metrics'][name] for run in runs]) for name in bins]
+        if len(runs) == 1:
+            intervals = [
+                (each['correct'] / max(1, each['total']), each['low'], each['high'])
+                for each in runs[0]['result']['bins']
+            ]
+        mean, low, high = map(list, zip(*intervals))
+        chance = [
+            statistics.fmean(run['metrics'][name] for run in shuffled) if shuffled else NOMINAL_CHANCE for name in bins
+        ]
+        settings = runs[0]['settings']
+        ceiling = NOMINAL_CHANCE if settings['cue_side'] == 'none' else 1 / (1 + settings['distractors'])
+        found.append(Curve(mixer, bins, mean, low, high, chance, len(runs), len(shuffled), ceiling))
+    return found
+
+
+def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t interval of accuracies over seeds, cut to 0 .. 1; of a single value the value alone."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, mean, mean
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def interval_kind(found: Sequence[Curve]) -> str:
+    """How the intervals of these curves were made, in words."""
+    kinds = {
+        '95 % t intervals over seeds'
+        if curve.seeds > 1
+        else '95 % bootstrap intervals over the test images of the one seed'
+        for curve in found
+    }
+    return ' and '.join(sorted(kinds))

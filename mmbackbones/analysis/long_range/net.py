@@ -1,0 +1,139 @@
+"""The net of the long-range task: nothing in it but the mixer moves information between tokens.
+
+It has non-overlapping 4x4 patches, norms per token and one linear layer per token as head. Hierarchies, pyramid
+pooling, batch norm and group norm would all let every token see the whole image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbackbones.datasets.long_range import COLOURS, PATCH
+from mmbackbones.errors import InputError
+from mmbackbones.layers.token_mixers import MIXING, POINTWISE, build_branch
+
+WIDTH, INNER, DEPTH = 48, 64, 4
+KERNELS = {'dw3': 3, 'dw7': 7}
+MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE)
+POSITIONS = ('none', 'sincos')
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise convolution of a channels-last map, zeros beyond the border."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> the same shape."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def build_mixer(name: str, dim: int) -> nn.Module:
+    """Token mixer of channels-last maps [B, H, W, C].
+
+    Raises:
+        InputError: unknown name.
+    """
+    require_known('mixer', name, MIXERS)
+    if name == 'identity':
+        return nn.Identity()
+    if name in KERNELS:
+        return DepthwiseConv(dim, KERNELS[name])
+    return build_branch(name, dim)
+
+
+def require_known(what: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name.
+
+    Raises:
+        InputError: it is not among ``known``.
+    """
+    if name not in known:
+        raise InputError(f'long-range task: {what} {name!r} unknown; expected one of {", ".join(known)}')
+
+
+class GatedBlock(nn.Module):
+    """``x + fc2(gelu(g) * norm(mixer(c)))`` with ``g, c = fc1(norm(x))``.
+
+    The norm behind the mixer is what lets long-range mixers train from random weights.
+    """
+
+    def __init__(self, mixer: str):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.fc1 = nn.Linear(WIDTH, 2 * INNER)
+        self.mixer = build_mixer(mixer, INNER)
+        self.mixer_norm = nn.LayerNorm(INNER)
+        self.fc2 = nn.Linear(INNER, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> the same shape."""
+        g, c = self.fc1(self.norm(x)).chunk(2, dim=-1)
+        return x + self.fc2(F.gelu(g) * self.mixer_norm(self.mixer(c)))
+
+
+class LongRangeNet(nn.Module):
+    """Patches, four gated blocks with one mixer, a linear head per token.
+
+    Args:
+        mixer (str): one of ``MIXERS``.
+        position (str): ``'none'`` or ``'sincos'``, fixed sines of row and column added to the patches, without which
+            attention cannot tell one place from another.
+
+    Raises:
+        InputError: unknown mixer or position.
+    """
+
+    def __init__(self, mixer: str, position: str = 'none'):
+        super().__init__()
+        require_known('position', position, POSITIONS)
+        self.position = position
+        self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.blocks = nn.Sequential(*(GatedBlock(mixer) for _ in range(DEPTH)))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, COLOURS + 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, 4H, 4W] -> logits [B, H, W, 5] of the four colours and background."""
+        x = self.stem(images).permute(0, 2, 3, 1)  # [B, C, H, W] -> [B, H, W, C]
+        if self.position == 'sincos':
+            x = x + sincos_position(*x.shape[1:]).to(x)
+        return self.head(self.norm(self.blocks(x)))
+
+
+def sincos_position(height: int, width: int, dim: int) -> Tensor:
+    """[H, W, dim] sines and cosines of row and column, a quarter of ``dim`` each (MAE's table, "Attention Is All You
+    Need" section 3.5 along each axis)."""
+    rates = 10000 ** (-torch.arange(dim // 4) / (dim // 4))
+    rows, columns = (torch.arange(side)[:, None] * rates for side in (height, width))  # [side, dim / 4]
+    rows, columns = (torch.cat((angle.sin(), angle.cos()), dim=1) for angle in (rows, columns))
+    return torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1)
+
+
+def token_reach(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
+    """Which tokens' pixels the logits of one token depend on, by the gradient.
+
+    Args:
+        net: any net; it is read in float64, where far gradients do not underflow.
+        tokens: side of the image in tokens.
+        at: row and column of the token that is asked.
+        seed: of the random image.
+
+    Returns:
+        Tensor: bool [n, n].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(1, 3, *2 * [PATCH * tokens], generator=generator, dtype=torch.float64).requires_grad_()
+    logits = net.double()(image)[0, at[0], at[1]]
+    logits.mul(torch.randn(logits.shape, generator=generator, dtype=torch.float64)).sum().backward()
+    grid = image.grad[0].unflatten(2, (tokens, PATCH)).unflatten(1, (tokens, PATCH))  # [3, n, 4, n, 4]
+    return (grid != 0).any(-1).any(2).any(0)
+
+
+def radius(reach: Tensor, at: tuple[int, int]) -> int:
+    """Largest Chebyshev distance from ``at`` to a token of ``reach`` [n, n]."""
+    rows, columns = reach.nonzero(as_tuple=True)
+    return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())

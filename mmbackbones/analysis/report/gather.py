@@ -1,0 +1,296 @@
+"""What a report is made of, read from disk and computed once: records, scores, comparisons, curves and pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbackbones.analysis.compare.collect import collect
+from mmbackbones.analysis.compare.paired import Comparison, compare_scores
+from mmbackbones.analysis.long_range import records as long_range
+from mmbackbones.analysis.long_range.curves import Curve, curves
+from mmbackbones.analysis.tokens import sweep_points
+from mmbackbones.analysis.tokens.sweep_points import SweepPoint, points_of
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.bootstrap import draw_counts, interval
+from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run
+from mmbackbones.evaluation.records import RECORDS, differing_keys, read_records
+from mmbackbones.evaluation.scores import Values, score
+from mmbackbones.zoo.published import match
+
+PICTURES = 'pictures'  # folder in a work dir, for test.py --show-dir
+IMAGES = ('.png', '.jpg', '.jpeg')
+PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU, multi-scale': 'mIoU_ms'}
+
+
+@dataclass
+class Found:
+    """What lies below the given folders.
+
+    Attributes:
+        records (list[dict]): of all kinds, in the order of their dates.
+        runs (list[FinishedRun]): saved predictions; of a work dir one for each way of testing.
+        pictures (dict[Path, list[Path]]): painted predictions by work dir.
+        faults (list[str]): one sentence for everything that was left out.
+    """
+
+    records: list[dict] = field(default_factory=list)
+    runs: list[FinishedRun] = field(default_factory=list)
+    pictures: dict[Path, list[Path]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[dict]:
+        return [record for record in self.records if record['kind'] == kind]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A run's score in percent.
+
+    Attributes:
+        run (FinishedRun): the run.
+        metric (str): ``'box AP'``, ``'mask AP'``, ``'mIoU'`` or ``'mIoU, multi-scale'``.
+        value, low, high (float): the score and the ends of its 95 % interval over images.
+        published (float | None): what the authors report for the common recipe.
+    """
+
+    run: FinishedRun
+    metric: str
+    value: float
+    low: float
+    high: float
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A resolution sweep: the config's name, whether it was trained at each size, and the scores."""
+
+    config: str
+    trained: bool
+    points: list[SweepPoint]
+
+
+@dataclass(frozen=True)
+class LongRangeCurves:
+    """Accuracy against distance in one setting of the synthetic long-range task."""
+
+    task: str
+    title: str
+    curves: list[Curve]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows; see the parts for units.
+
+    Attributes:
+        records (int): how many were read.
+        runs (list[FinishedRun]): whose predictions were kept.
+        scores (list[Score]): of those runs.
+        comparisons (list[Comparison]): one per group of runs that may be compared.
+        sweeps (list[Sweep]): scores against tokens.
+        tokens (list[dict]): records of token counts.
+        timings (dict[str, list[dict]]): records of speed by set-up.
+        long_range (list[LongRangeCurves]): one per setting.
+        pictures (dict[Path, list[Path]]): painted predictions by work dir.
+        faults (list[str]): one sentence for everything that was left out.
+        resamples, seed (int): of every bootstrap.
+    """
+
+    records: int
+    runs: list[FinishedRun]
+    scores: list[Score]
+    comparisons: list[Comparison]
+    sweeps: list[Sweep]
+    tokens: list[dict]
+    timings: dict[str, list[dict]]
+    long_range: list[LongRangeCurves]
+    pictures: dict[Path, list[Path]]
+    faults: list[str]
+    resamples: int
+    seed: int
+
+
+def gather(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) -> ReportData:
+    """Read work dirs and all below them, score every run once, and compare what may be compared.
+
+    Args:
+        folders: work dirs, or folders that hold some.
+        resamples: of every bootstrap.
+        seed: of its draws.
+
+    Raises:
+        InputError: a folder does not exist, or there is nothing to report on.
+    """
+    found = read_folders(folders)
+    faults: list[str] = list(found.faults)
+    scored: dict[Path, Values] = {}
+    for run in found.runs:
+        try:
+            scored[run.folder] = _score(run, resamples, seed)
+        except InputError as error:
+            faults.append(f'no interval for {name_of(run)}: {error}')
+    runs = [run for run in found.runs if run.folder in scored]
+    return ReportData(
+        records=len(found.records),
+        runs=found.runs,
+        scores=[each for run in runs for each in _scores(run, scored[run.folder])],
+        comparisons=[
+            _comparison([(run, scored[run.folder]) for run in group], resamples, seed)
+            for group in comparable(runs)
+            if len(group) > 1
+        ],
+        sweeps=[
+            Sweep(Path(record['config']).stem, record['trained'] == 'train', points_of(record))
+            for record in found.of_kind(sweep_points.KIND)
+        ],
+        tokens=found.of_kind('tokens'),
+        timings=_timings(found.of_kind('speed')),
+        long_range=_long_range(found.of_kind(long_range.KIND)),
+        pictures=found.pictures,
+        faults=faults,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def name_of(run: FinishedRun) -> str:
+    """Config, work dir and seed of a run."""
+    return f'{run.name} ({run.work_dir.name}, seed {run.record["seed"]})'
+
+
+def read_folders(folders: Sequence[str | Path]) -> Found:
+    """Look through work dirs, and all below them.
+
+    Raises:
+        InputError: a folder does not exist, or there is nothing to report on.
+    """
+    found = Found()
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f'{folder}: no such folder')
+        for path in _visible(folder, RECORDS):
+            found.records += read_records(path, lambda line: None)  # collect names what is damaged
+            painted = [
+                picture
+                for picture in _visible(path.parent, '*')
+                if picture.suffix in IMAGES and PICTURES in picture.relative_to(path.parent).parts
+            ]
+            if painted:
+                found.pictures[path.parent] = painted
+        for path in _visible(folder, RECORD):
+            try:
+                found.runs.append(load_run(path.parent))
+            except InputError as error:
+                found.faults.append(str(error))
+    judged = collect(folders)
+    found.faults += judged.notes + [f'{work_dir}: {reason}' for work_dir, reason in judged.left_out.items()]
+    rejected = {work_dir.resolve() for work_dir in judged.left_out}
+    found.runs = [run for run in found.runs if run.work_dir.resolve() not in rejected]
+    found.records = _unique(sorted(found.records, key=lambda record: record['date']))
+    found.runs = _one_per_test(found.runs)
+    if not found.records and not found.runs:
+        raise InputError(f'{", ".join(map(str, folders))}: no records of finished runs below')
+    return found
+
+
+def _visible(folder: Path, name: str) -> list[Path]:
+    """Files below a folder, but for those in hidden ones, which are half-written."""
+    return sorted(
+        path
+        for path in folder.rglob(name)
+        if path.is_file() and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+    )
+
+
+def _unique(records: list[dict]) -> list[dict]:
+    return [record for place, record in enumerate(records) if record not in records[:place]]
+
+
+def _one_per_test(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """A checkpoint that was tested again has the same predictions twice; the first folder stays."""
+    kept: dict[tuple, FinishedRun] = {}
+    for run in runs:
+        metrics = tuple(sorted(run.record['metrics'].items()))
+        kept.setdefault((run.work_dir.resolve(), run.record['config_hash'], bool(run.record.get('tta')), metrics), run)
+    return list(kept.values())
+
+
+def comparable(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+    """Runs in groups within which they may be compared, a plain convolution first in each."""
+    groups: list[list[FinishedRun]] = []
+    for run in sorted(runs, key=lambda run: not is_reference(run)):
+        images = set(run.record['image_ids'])
+        group = next(
+            (
+                group
+                for group in groups
+                if not differing_keys([group[0].record, run.record]) and set(group[0].record['image_ids']) == images
+            ),
+            None,
+        )
+        groups.append([run]) if group is None else group.append(run)
+    return groups
+
+
+def is_reference(run: FinishedRun) -> bool:
+    """Whether the run is MambaOut itself, under whichever name: what the others are measured against."""
+    backbone = run.record['settings']['model'].get('backbone', {})
+    plain = backbone.get('type') == 'mmbackbones.GatedMixerNet' and backbone.get('mixers', 'none') == 'none'
+    return plain or backbone.get('type') == 'mmbackbones.MambaOut'
+
+
+def _score(run: FinishedRun, resamples: int, seed: int) -> Values:
+    """Scores in the data and in each resample.
+
+    Raises:
+        InputError: predictions or annotations are missing or damaged.
+    """
+    sample = Sample(run, annotation_file(run) if run.record['task'] == 'detection' else None)
+    return score(run, sample, draw_counts(len(sample.image_ids), resamples, seed), splits=())
+
+
+def _scores(run: FinishedRun, values: Values) -> list[Score]:
+    published = match(run.record['config'], run.record['recipe']).row
+    scores = []
+    for (metric, _, _), drawn in values.items():
+        name = f'{metric}, multi-scale' if run.record.get('tta') else metric
+        theirs = published.metrics.get(PUBLISHED[name]) if published and run.record['recipe'] == 'common' else None
+        scores.append(Score(run, name, float(drawn[0]), *interval(drawn[1:]), theirs))
+    return scores
+
+
+def _comparison(scored: Sequence[tuple[FinishedRun, Values]], resamples: int, seed: int) -> Comparison:
+    images = len(scored[0][0].record['image_ids'])
+    return compare_scores(scored, images, resamples, seed)
+
+
+def _timings(records: Sequence[dict]) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for record in records:
+        what = [
+            Path(record['config']).stem,
+            record['part'],
+            record['step'],
+            f'batch {record["batch"]}',
+            record['scan_backend'],
+            record['attention'],
+            record['precision'],
+            record['device'],
+        ]
+        found.setdefault(', '.join(filter(None, what)), []).append(record)
+    return found
+
+
+def _long_range(records: Sequence[dict]) -> list[LongRangeCurves]:
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault((record['settings']['task'], record['recipe'], record['data_fingerprint']), []).append(record)
+    found = []
+    for (task, recipe, _), group in groups.items():
+        tokens = group[0]['settings']['tokens']
+        drawn = curves(group)
+        if drawn:
+            found.append(LongRangeCurves(task, f'{task}, {tokens} x {tokens} tokens, {recipe}', drawn))
+    return found

@@ -1,0 +1,56 @@
+"""The report: gathered, then rendered."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmbackbones.analysis.report import results, sequences
+from mmbackbones.analysis.report.gather import ReportData, gather
+from mmbackbones.analysis.report.page import Section, write_page
+from mmbackbones.evaluation.environment import environment
+
+TITLE = 'Visual Mamba on dense prediction'
+LEAD = 'Every number below comes from a record of a run; the tables are also in data/, the figures in figures/.'
+
+
+def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int = 1000, seed: int = 0) -> Path:
+    """Report on everything below some work dirs.
+
+    Args:
+        folders: work dirs, or folders that hold some.
+        out: folder of the report; an earlier report there is replaced.
+        resamples: of every bootstrap.
+        seed: of its draws.
+
+    Returns:
+        Path: the page.
+
+    Raises:
+        InputError: there is nothing to report on, or ``out`` holds something else or cannot be written.
+    """
+    data = gather(folders, resamples, seed)
+    return write_page(out, TITLE, LEAD, render(data), footer(data))
+
+
+def render(data: ReportData) -> list[Section]:
+    """The sections of the page in reading order."""
+    return [
+        results.question(),
+        results.who_ran(data),
+        results.results(data.scores),
+        results.differences(data.comparisons),
+        sequences.against_tokens(data),
+        sequences.cost(data.timings),
+        results.controlled(data.scores),
+        sequences.long_range(data.long_range),
+        results.predictions(data),
+        results.limits(data),
+    ]
+
+
+def footer(data: ReportData) -> str:
+    """What the page was made from, by which code, and when."""
+    made = environment()
+    return (
+        f'Made from {data.records} records and {len(data.runs)} sets of predictions; bootstrap of '
+        f'{data.resamples} resamples, seed {data.seed}; mmbackbones at commit {made["commit"]}, {made["date"]}.'
+    )
