@@ -150,8 +150,8 @@ def _with_new_names(record: dict) -> dict:
     kind = OLD_KINDS.get(str(record['kind']), record['kind'])
     renamed = dict(record, kind=kind)
     if record['kind'] == 'probe':
-        renamed['config'] = re.sub('^probe_', 'long_range_', record['config'])
-        renamed['recipe'] = record['recipe'].removeprefix('probe ')
+        renamed['config'] = re.sub('^probe_', 'long_range_', str(record['config']))
+        renamed['recipe'] = str(record['recipe']).removeprefix('probe ')
     elif record['kind'] == 'ladder':
         renamed['points'] = renamed.pop('rungs', [])
     elif kind == 'speed':

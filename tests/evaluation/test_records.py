@@ -57,6 +57,22 @@ def test_lines_of_several_processes_stay_whole(tmp_path):
     assert sorted(found['number'] for found in read_records(tmp_path / 'r.jsonl')) == list(range(150))
 
 
+def test_old_names_are_read_as_todays(tmp_path):
+    path = tmp_path / 'r.jsonl'
+    append_record(path, record('probe', config='probe_row_dw3', recipe='probe steps=300 position=none'))
+    append_record(path, record('ladder', config='a.py', rungs=[dict(size=64)]))
+    for attention in ('fused', 'materialised', None, 'sdpa'):
+        append_record(path, record('speed', attention=attention))
+    append_record(path, record('train', attention='fused'))
+    before = path.read_bytes()
+    probe, ladder, *speed, train = read_records(path)
+    assert (probe['kind'], probe['config']) == ('long_range', 'long_range_row_dw3')
+    assert probe['recipe'] == 'steps=300 position=none'
+    assert ladder['kind'] == 'resolution_sweep' and ladder['points'] == [dict(size=64)] and 'rungs' not in ladder
+    assert [each['attention'] for each in speed] == ['sdpa', 'eager', None, 'sdpa']
+    assert train['attention'] == 'fused' and path.read_bytes() == before
+
+
 def test_half_written_line_is_reported_and_costs_no_other(tmp_path):
     path, told = tmp_path / 'records.jsonl', []
     append_record(path, record(number=1))

@@ -9,11 +9,9 @@ from mmbackbones.analysis.speed.worker import ATTENTION, DTYPES, NetworkCase
 from mmbackbones.analysis.tables import show
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import append_record
+from mmbackbones.evaluation.records import OLD_ATTENTION, append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 from mmbackbones.paths import find_config
-
-OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}  # names of 0.1, still taken
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -8,11 +8,11 @@ from rich.table import Table
 
 from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, SCAN_RULES, SHAPES, Complexity, count_complexity
 from mmbackbones.analysis.complexity.rules import describe, explain, remark_on
+from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
-from mmbackbones.engine.config import config_hash, load_config
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.zoo.published import Match, match
 
 NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
@@ -77,20 +77,8 @@ def all_configs(folder: str | Path) -> list[Path]:
 
 def record_of(cfg: Config, config: str | Path, counts: Complexity) -> dict:
     """A record of kind ``'complexity'`` (see :mod:`mmbackbones.evaluation.records`), for the work dir of a run."""
-    return dict(
-        kind='complexity',
-        task=task_of(cfg),
-        config=Path(config).name,
-        config_hash=config_hash(cfg),
-        recipe=cfg.get('recipe'),
-        data_fingerprint=None,
-        seed=None,
-        precision=None,
-        scan_backend=None,
-        shape=list(counts.shape),
-        metrics=dict(params=counts.params['total'], macs=counts.total_macs()),
-        **environment(),
-    )
+    metrics = dict(params=counts.params['total'], macs=counts.total_macs())
+    return config_record('complexity', cfg, config, metrics, shape=list(counts.shape))
 
 
 def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:

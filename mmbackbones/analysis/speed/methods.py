@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from rich.table import Table
 
 from mmbackbones.analysis.tables import rich_table, show, write_csv
 from mmbackbones.analysis.timing import clock_name, measure_in_turns, median
@@ -156,7 +157,7 @@ def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtyp
     return not any(timing.note.startswith('PARITY') for timing in timings)
 
 
-def _table(timings: Sequence[MethodTiming]):
+def _table(timings: Sequence[MethodTiming]) -> Table:
     columns = ('pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x base', 'peak MB', 'parity', 'note')
     rows = []
     for timing in timings:

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.speed.methods import conditions
 from mmbackbones.analysis.speed.networks import by_arm, growth
 from mmbackbones.analysis.speed.worker import NetworkCase, NetworkTiming
 from mmbackbones.analysis.tables import rich_table, write_csv
-from mmbackbones.engine.config import config_hash, load_config
-from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.engine.config import load_config
 
 COLUMNS = (
     'config',
@@ -83,6 +82,19 @@ def write_timings(path: str | Path, timings: Sequence[NetworkTiming], about: dic
     write_csv(path, COLUMNS, map(numbers, timings), '.4g', about)
 
 
+# What of them is a setting and no measurement.
+SETTINGS = (
+    'config',
+    'part',
+    'step',
+    'size',
+    'batch',
+    'backend',
+    'attention',
+    'precision',
+    'channels_last',
+    'note',
+)
 SHOWN = {
     'size': 'size',
     'tokens': 'tokens',
@@ -116,39 +128,20 @@ def table_of(timings: Sequence[NetworkTiming], title: str) -> Table:
 
 def record_of(row: NetworkTiming, about: dict[str, str]) -> dict:
     """A record of kind ``'speed'`` (see :mod:`mmbackbones.evaluation.records`)."""
-    cfg = load_config(row.case.config)
     values = numbers(row)
-    settings = {
-        key: values.pop(key)
-        for key in (
-            'config',
-            'part',
-            'step',
-            'size',
-            'batch',
-            'backend',
-            'attention',
-            'precision',
-            'channels_last',
-            'note',
-        )
-    }
-    return dict(
-        environment(),
-        kind='speed',
-        task=task_of(cfg),
-        config=Path(row.case.config).name,
-        config_hash=config_hash(cfg),
-        recipe=cfg.get('recipe'),
-        data_fingerprint=None,
+    settings = {key: values.pop(key) for key in SETTINGS}
+    return config_record(
+        'speed',
+        load_config(row.case.config),
+        row.case.config,
+        values,
         seed=0,
         scan_backend=settings.pop('backend'),
-        metrics=values,
         device=about['device'],
         clock=about['clock'],
         threads=row.case.threads,
         rounds=len(row.seconds),
-        **{k: v for k, v in settings.items() if k != 'config'},
+        **{key: value for key, value in settings.items() if key != 'config'},
     )
 
 

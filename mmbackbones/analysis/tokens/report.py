@@ -10,6 +10,7 @@ from mmengine.config import Config
 from rich.table import Table
 
 from mmbackbones.analysis.figures import new_figure
+from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.tables import rich_table, write_csv
 from mmbackbones.analysis.tokens.count import (
     IMAGENET,
@@ -23,9 +24,7 @@ from mmbackbones.analysis.tokens.count import (
     ratio,
     stages_of,
 )
-from mmbackbones.engine.config import config_hash
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.zoo.published import network_and_task
 
@@ -180,17 +179,4 @@ def record_of(cfg: Config, config: str, report: TokenReport, split: str) -> dict
         for key, value in row.items()
         if key not in ('data', 'network', 'stage')
     }
-    return dict(
-        kind='tokens',
-        task=task_of(cfg),
-        config=Path(config).name,
-        config_hash=config_hash(cfg),
-        recipe=cfg.get('recipe'),
-        split=split,
-        data_fingerprint=report.sizes.fingerprint,
-        seed=None,
-        precision=None,
-        scan_backend=None,
-        metrics=metrics,
-        **environment(),
-    )
+    return config_record('tokens', cfg, config, metrics, split=split, data_fingerprint=report.sizes.fingerprint)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from mmbackbones.analysis.figures import new_figure, plot_interval
+from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.tables import rich_table, write_csv
-from mmbackbones.engine.config import config_hash, load_config
+from mmbackbones.engine.config import load_config
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
-from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run, tokens_of
 from mmbackbones.evaluation.records import plain_floats
 from mmbackbones.evaluation.scores import IOU_TYPES, score
@@ -95,7 +96,7 @@ def write_points(path: Path, points: Sequence[SweepPoint]) -> None:
     write_csv(path, COLUMNS, map(dataclasses.asdict, points), '.4f')
 
 
-def table(points: Sequence[SweepPoint]):
+def table(points: Sequence[SweepPoint]) -> Table:
     """The points for the terminal."""
     rows = [
         [
@@ -148,17 +149,16 @@ def to_record(points: Sequence[SweepPoint], config: str, folder: Path, sizes: Se
     run = load_run(folder / str(min(point.size for point in points))).record
     shared = {key: run[key] for key in ('task', 'recipe', 'data_fingerprint', 'seed', 'precision', 'scan_backend')}
     return plain_floats(
-        dict(
-            kind=KIND,
-            config=Path(config).name,
-            config_hash=config_hash(load_config(config)),
+        config_record(
+            KIND,
+            load_config(config),
+            config,
+            {f'{point.metric} at {point.size} px': point.score for point in points},
             trained=run['kind'],
             sizes=sorted(sizes),
             bootstrap_seed=seed,
             checkpoint=run.get('checkpoint'),
-            metrics={f'{point.metric} at {point.size} px': point.score for point in points},
             points=[dataclasses.asdict(point) for point in points],
             **shared,
-            **environment(),
         )
     )

@@ -15,6 +15,7 @@ from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, NetworkCase, Networ
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records
 from tests.conftest import ROOT
+from tools.analysis.speed import parse
 
 CONFIGS = ROOT / 'configs'
 MINI = str(CONFIGS / 'quickstart/mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py')
@@ -134,6 +135,12 @@ def test_arms():
     assert [arm.attention for arm in arms(DEIT_TINY, case())] == ['sdpa']
     convnext = arms(str(CONFIGS / 'convnext/mask-rcnn_convnext-tiny_fpn_8xb2-amp-1x_coco.py'), case(), (), ['sdpa'])
     assert [(arm.backend, arm.attention) for arm in convnext] == [(None, None)]
+
+
+def test_old_names_of_attention_are_taken():
+    assert parse([DEIT_TINY, '--attention', 'fused', 'materialised']).attention == ['sdpa', 'eager']
+    with pytest.raises(SystemExit):
+        parse([DEIT_TINY, '--attention', 'flash'])
 
 
 @pytest.mark.parametrize('name', PRESETS)

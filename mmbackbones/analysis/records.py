@@ -1,0 +1,33 @@
+"""The record that every measurement of a config begins with."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmbackbones.engine.config import config_hash
+from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.records import REQUIRED
+
+
+def config_record(kind: str, cfg: Config, config: str | Path, metrics: dict, **more: object) -> dict:
+    """A record of a config, see :mod:`mmbackbones.evaluation.records`; keys that are not given are None.
+
+    Args:
+        kind: of the record, such as ``'speed'``.
+        cfg: the configuration.
+        config: its file.
+        metrics: what was measured.
+        more: further keys; they go before those of the environment.
+    """
+    found = dict(
+        dict.fromkeys(REQUIRED),
+        kind=kind,
+        task=task_of(cfg),
+        config=Path(config).name,
+        config_hash=config_hash(cfg),
+        recipe=cfg.get('recipe'),
+        metrics=metrics,
+        **environment(),
+    )
+    return found | more
