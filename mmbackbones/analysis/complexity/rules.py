@@ -12,7 +12,7 @@ from mmbackbones.zoo.published import PublishedRow
 
 
 @dataclass(frozen=True)
-class Step:
+class CountDifference:
     """A difference between our count and the published one.
 
     Attributes:
@@ -24,11 +24,11 @@ class Step:
     reason: str
 
 
-def _localmamba(counts: Complexity) -> list[Step]:
+def _localmamba(counts: Complexity) -> list[CountDifference]:
     """hunto/LocalMamba, segmentation/tools/analysis_tools/mamba_get_flops.py: 4 (5N + 2) per element, ours 9N + 1."""
     other = sum(elements * 4 * (5 * state + 2) for state, elements in counts.scans.items())
     return [
-        Step(
+        CountDifference(
             other - counts.scan_macs(),
             'their script counts a scan as 5N + 2 per element, gate included, and all four directions again for '
             'each of the four (hunto/LocalMamba, mamba_get_flops.py)',
@@ -36,7 +36,7 @@ def _localmamba(counts: Complexity) -> list[Step]:
     ]
 
 
-def _unseen_attention(counts: Complexity) -> list[Step]:
+def _unseen_attention(counts: Complexity) -> list[CountDifference]:
     """What a tracing counter without rules for fused attention and for custom operators leaves out."""
     modules = counts.submodules
     products = sum(
@@ -45,12 +45,12 @@ def _unseen_attention(counts: Complexity) -> list[Step]:
         if f'{name}.qkv' in modules and f'{name}.proj' in modules
     )
     return [
-        Step(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
-        Step(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
+        CountDifference(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
+        CountDifference(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
     ]
 
 
-EXPLANATIONS: dict[str, Callable[[Complexity], list[Step]]] = {
+EXPLANATIONS: dict[str, Callable[[Complexity], list[CountDifference]]] = {
     'LocalVim': _localmamba,
     'MambaVision': _unseen_attention,
 }
@@ -105,7 +105,7 @@ REMARKS = {
 }
 
 
-def explain(family: str, counts: Complexity, row: PublishedRow | None) -> list[Step]:
+def explain(family: str, counts: Complexity, row: PublishedRow | None) -> list[CountDifference]:
     """Steps from our count towards a published one; none where the two are counted alike.
 
     Args:

@@ -117,7 +117,7 @@ def build(case: NetworkCase) -> tuple[nn.Module, str]:
     return model.to(memory_format=torch.channels_last) if case.channels_last else model, task
 
 
-class Step:
+class NetworkStep:
     """The step of a case, to be called on images of any size."""
 
     def __init__(self, case: NetworkCase):
@@ -203,7 +203,7 @@ def serve(pipe: Connection, case: NetworkCase) -> None:
         os.environ[ENVIRONMENT] = case.backend
     torch.set_num_threads(case.threads)
     try:
-        step = Step(case)
+        step = NetworkStep(case)
         step(step.images(WARM_UP), step.samples(WARM_UP))
         limit_memory(case)
         images, samples = step.images(case.size), step.samples(case.size)

@@ -11,7 +11,7 @@ import torch
 
 from mmbackbones.analysis.speed.networks import PRESETS, arms, by_arm, check, growth, measure
 from mmbackbones.analysis.speed.report import COLUMNS, conditions_of, growth_sentences, record_of, write_timings
-from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, NetworkCase, NetworkTiming, Step, is_out_of_memory
+from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, NetworkCase, NetworkStep, NetworkTiming, is_out_of_memory
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records
 from tests.conftest import ROOT
@@ -108,7 +108,7 @@ def test_steps(config, part, step, precision):
     """Inference leaves the weights alone, training changes those that get a gradient."""
     if precision == 'bf16' and config == MINI and part == 'model':
         pytest.skip("mmcv's CPU operators take float32 alone")
-    made = Step(case(config, part=part, step=step, batch=2, precision=precision, channels_last=step == 'training'))
+    made = NetworkStep(case(config, part=part, step=step, batch=2, precision=precision, channels_last=step == 'training'))
     before = {name: value.clone() for name, value in made.model.named_parameters()}
     images = made.images(64)
     assert images.is_contiguous(memory_format=torch.channels_last) or step == 'inference'
