@@ -1,8 +1,8 @@
 """Time and peak memory of a call, in the way that all measurements here take them.
 
-What is compared takes turns, round after round, so that all of it shares the conditions; a figure is the median over
-the rounds. On a CPU the clock of one thread is the processor time that it had, so that what else runs on the machine
-does not count. On CUDA the device itself takes the time, by events.
+Functions that are compared take turns, round after round, and so share the conditions. A figure is the median over the
+rounds. On a CPU with one thread the clock is the processor time of the process: other work on the machine does not
+count. On CUDA the device takes the time itself, by events.
 """
 
 import ctypes
@@ -66,7 +66,7 @@ def median(seconds: Sequence[float]) -> float | None:
 
 
 def seconds_of(function: Callable[[], object], repeats: int, device: str) -> float:
-    """Mean time of calls in a row; several are preceded by one that brings back what others drove from the caches."""
+    """Mean seconds of calls in a row. Before several calls comes an untimed one, which fills the caches again."""
     if repeats > 1:
         function()
     if device == 'cuda':

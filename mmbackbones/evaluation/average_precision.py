@@ -1,8 +1,7 @@
 """COCO average precision of many resamples of the images at once.
 
-Detections are matched to objects once, by hotcoco, which gives pycocotools' digits. An image drawn n times then counts
-n times: its detections and objects enter the precision-recall curve with weight n, which is what n copies of it under
-new ids would do.
+hotcoco matches detections to objects once, with pycocotools' digits. An image that is drawn n times then counts n
+times: its detections and objects enter the precision-recall curve with weight n, as n copies of it would.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Paired bootstrap over images, and over seeds and images: draws, intervals, p-values and their correction.
 
 A resample draws as many images as there are, with replacement, and counts an image as often as it was drawn (Efron
-1979, https://doi.org/10.1214/aos/1176344552). All models are scored on the same draws, so that what makes an image
-hard for all of them cancels in a difference.
+1979, https://doi.org/10.1214/aos/1176344552). All models are scored on the same draws: what makes an image hard for all
+of them cancels in a difference.
 """
 
 import numpy as np
@@ -68,9 +68,9 @@ def mean_over_seeds(values: np.ndarray, rng: np.random.Generator | None) -> np.n
 
     Args:
         values (float [runs, 1 + R]): score of each run in the data and in each resample.
-        rng: draws the runs of every resample anew, which makes the bootstrap hierarchical; None keeps them all.
-            One run fewer than there are is drawn, since n of n would understate their variance by (n - 1) / n
-            (Rao and Wu 1988, https://doi.org/10.1080/01621459.1988.10478591).
+        rng: draws the runs of every resample anew, which makes the bootstrap hierarchical. It draws one run fewer than
+            there are, because n of n would understate their variance by (n - 1) / n (Rao and Wu 1988,
+            https://doi.org/10.1080/01621459.1988.10478591). None keeps all runs.
 
     Returns:
         float [1 + R].
@@ -84,7 +84,7 @@ def mean_over_seeds(values: np.ndarray, rng: np.random.Generator | None) -> np.n
 
 
 def interval(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of resampled differences; NaN, from resamples in which nothing could be scored, left out."""
+    """Percentile interval of resampled values. NaN, where a resample had nothing to score, is left out."""
     known = differences[~np.isnan(differences)]
     if not known.size:
         return float('nan'), float('nan')

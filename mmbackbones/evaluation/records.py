@@ -1,7 +1,7 @@
 """The record of a run, one line of JSON, and the rules that say which records may stand in one table.
 
-Every training, test, measurement and comparison appends its record to a ``records.jsonl``; tables and figures are made
-from records and from nothing else.
+Every training, test, measurement and comparison appends its record to a ``records.jsonl``. Tables and figures come from
+records and from nothing else.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def settings_of(cfg: Config) -> dict:
 
 
 def plain_data(node: dict) -> dict:
-    """What JSON makes of a part of a configuration: tuples become lists, and what it does not know its text."""
+    """A part of a configuration as JSON holds it: a tuple as a list, and what JSON does not know as its text."""
     return json.loads(json.dumps(node, default=str))
 
 
@@ -94,7 +94,7 @@ def plain_floats(node: object) -> object:
 
 
 def append_record(path: str | Path, record: dict) -> None:
-    """Append a record as one line, on the disk when this returns; a line that an earlier run left half stays apart.
+    """Append a record as one line, which is on the disk when this returns. A half line before it stays apart.
 
     Raises:
         ValueError: the record lacks a key of ``REQUIRED``.
@@ -168,7 +168,7 @@ def flatten(node: object, prefix: str = '') -> dict[str, object]:
 
 
 def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[str]:
-    """Keys that keep records out of one table; an empty list is leave to compare them.
+    """Keys that keep records out of one table; with an empty list they may be compared.
 
     Args:
         records: any kinds; results of trainings and tests may meet, other kinds only their own.

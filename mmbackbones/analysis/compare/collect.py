@@ -1,7 +1,7 @@
 """One results table from the records of finished runs, published numbers beside them.
 
-Runs that may not stand beside each other get tables of their own, and what is incomplete, mixed or stale is listed
-with its reason instead of a score.
+Runs that may not be compared get tables of their own. A run that is incomplete, mixed or stale gets a reason in place
+of a score.
 """
 
 from collections.abc import Sequence

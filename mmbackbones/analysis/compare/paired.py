@@ -1,7 +1,7 @@
 """Is a difference in AP or mIoU real? Paired bootstrap over the images that two models were tested on.
 
-With fewer than three seeds per arm the answer is about the checkpoints at hand; from three on a hierarchical bootstrap
-over seeds and images speaks of the methods. docs/compare.md gives formulas and limits.
+With fewer than three seeds per arm the answer is about the checkpoints at hand. With three and more, a hierarchical
+bootstrap over seeds and images answers for the methods. docs/compare.md gives formulas and limits.
 """
 
 import dataclasses
@@ -125,7 +125,7 @@ def compare_runs(
 def compare_scores(
     scored: Sequence[tuple[FinishedRun, Values]], images: int, resamples: int, seed: int, splits: Sequence[str] = ()
 ) -> Comparison:
-    """Compare runs that are scored already, on the same draws, and that may be compared.
+    """Compare runs that are scored on the same draws and may be compared.
 
     Args:
         scored: runs with their scores in the data and in each resample.

@@ -1,10 +1,10 @@
 """Parameters and multiply-accumulates of a detector or segmentor, as the published tables count them.
 
-Nothing is computed: the model runs on fake tensors, which have shapes and no values, and every operator with a rule is
-counted as it passes. The rules are those of mmengine's analyzer, which counts one fused multiply-add as one MAC and
-five per element of a norm; fused attention is taken apart first, so it counts as plain attention does. Parameters
-include the auxiliary head, MACs do not: it does not run in a test. The box head runs on as many proposals as the
-config keeps, 1,000, the mask head on 100, mmdet's own convention.
+Nothing is computed. The model runs on fake tensors, which have shapes and no values, and every operator with a rule is
+counted as it passes. The rules are those of mmengine's analyzer: one MAC for a fused multiply-add, five for an element
+of a norm. Attention is written out first, so that every kind of attention counts alike. Parameters include the
+auxiliary head. MACs do not: it does not run in a test. The box head runs on as many proposals as the config keeps
+(1,000), the mask head on 100, which is mmdet's own convention.
 """
 
 import json
@@ -36,11 +36,12 @@ SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
 MASKS = 100
 WITHOUT_COST = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages')  # options of backbones
 
-# MACs of a scan per element of (B, D, L), given the state size N. Counts of the first kind are floating-point
-# operations (state-spaces/mamba issue 110) that VMamba and those who compare with it add to MACs uncut; the two units
-# are mixed, but their tables can be reproduced. The older one is that of VMamba's first tables: products of the
-# reference loop, halved as numpy.einsum_path counts them (N/2 + N for the discretisation, N + N in the loop, 1 for D).
-# The last one counts scans in the unit of all the rest.
+# MACs of a scan per element of (B, D, L), given the state size N.
+# - The first rule counts floating-point operations (state-spaces/mamba issue 110). VMamba, and those who compare with
+#   it, add them to MACs uncut. That mixes two units, but it reproduces their tables.
+# - The second rule is that of VMamba's first tables: products of the naive loop, halved as numpy.einsum_path counts
+#   them (N/2 + N for the discretisation, N + N in the loop, 1 for D).
+# - The third rule counts scans in the unit of all the rest.
 SCAN_RULES: dict[str, Callable[[int], float]] = {
     '9N+1': lambda state: 9 * state + 1,
     '3.5N+1': lambda state: 3.5 * state + 1,
@@ -71,7 +72,7 @@ def _interpolation(taps: int) -> Callable[..., float]:
 
 
 def _scanned(u: Tensor, *args: object) -> int:
-    """Elements that a scan visits: with an order, the last argument, as many as it has slots, padding among them."""
+    """Elements that a scan visits. With an order, the last argument, they are its slots, padding included."""
     order = args[11] if len(args) > 11 else None
     return u.numel() if order is None else u.shape[0] * u.shape[1] * len(order)
 
@@ -159,7 +160,7 @@ class Count(TorchDispatchMode):
 
 
 def count_module(module: nn.Module, *inputs: Tensor) -> Count:
-    """Count one forward pass of any module; it and the inputs are on the CPU, or empty on the meta device."""
+    """Count one forward pass of any module. Module and inputs are on the CPU, or empty on the meta device."""
     with _without_values():
         if any(parameter.is_meta for parameter in module.parameters()):
             module.to_empty(device='cpu')
@@ -249,7 +250,7 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
 
 
 def build_without_values(cfg: dict) -> nn.Module:
-    """A model or a part in eval mode, its parameters without memory where its constructor lets them be."""
+    """A model or a part of one in eval mode. Its parameters take no memory if its constructor allows that."""
     try:
         with torch.device('meta'):
             return MODELS.build(cfg).eval()
@@ -268,7 +269,7 @@ def _segmentor_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -
 
 
 def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
-    """Which proposals there are is data; how many the box and mask head get is not."""
+    """Run neck and heads. The proposals depend on data, but how many the box and mask head get does not."""
     maps = count.run('neck', model.neck, maps)
     count.run('rpn_head', model.rpn_head, maps)
     proposals = model.test_cfg.rpn.max_per_img

@@ -1,7 +1,7 @@
-"""Why some published MACs are not those of :mod:`mmbackbones.analysis.complexity`: their authors counted otherwise.
+"""Why some published MACs are not those of :mod:`mmbackbones.analysis.complexity`: their authors count otherwise.
 
-A family is here if what it publishes is more than 2 % from our count although the network is the same. Its rules were
-read in the authors' own counting scripts where those are public, else found by arithmetic; the reason says which.
+A family is here if the network is the same and its published MACs are more than 2 % from our count. Its rules come from
+the authors' own counting scripts where those are public, else from arithmetic. The reason says which.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,9 @@ def _unseen_attention(counts: Complexity) -> list[CountDifference]:
         if f'{name}.qkv' in modules and f'{name}.proj' in modules
     )
     return [
-        CountDifference(-products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"),
+        CountDifference(
+            -products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"
+        ),
         CountDifference(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
     ]
 

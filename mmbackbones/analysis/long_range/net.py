@@ -113,7 +113,7 @@ def sincos_position(height: int, width: int, dim: int) -> Tensor:
     return torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1)
 
 
-def token_reach(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
+def receptive_field(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
     """Which tokens' pixels the logits of one token depend on, by the gradient.
 
     Args:

@@ -33,7 +33,7 @@ class LongRangeRun:
     Attributes:
         task (LongRangeTask): the data.
         mixer (str): one of ``MIXERS``.
-        seed (int): of weights and data; arms with one seed see the same images in the same order.
+        seed (int): of weights and data; runs with one seed see the same images in the same order.
         steps (int): of training.
         position (str): position code of the net.
         images (int): fresh images that it is tested on.
@@ -194,7 +194,8 @@ def runs_of(
 ) -> list[LongRangeRun]:
     """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
 
-    Seeds are outermost, so that what is stopped early has whole seeds; ``options`` go to :class:`LongRangeRun`.
+    Seeds are the outer loop, so that a command that is stopped early leaves whole seeds. ``options`` go to
+    :class:`LongRangeRun`.
     """
     options.setdefault('steps', STEPS[task.task])
     shuffled = replace(task, shuffled=True)

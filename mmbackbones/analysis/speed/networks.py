@@ -1,8 +1,8 @@
 """Time and memory against resolution: backbones or whole models, inference or training, side by side.
 
-Every arm (a config, its scan backend, its kind of attention) at every size has a process of its own, so that no figure
-holds what another one left behind. The processes of a size take turns, so that all share the conditions; a ratio is
-only ever one within such a group. An arm that runs out of memory is a row that says so.
+Every arm (a config, its scan backend, its kind of attention) has a process of its own at every size, so that no figure
+holds what another one left behind. The processes of a size take turns and so share the conditions. Ratios are within
+such a group only. An arm that runs out of memory gets a row that says so.
 """
 
 import inspect

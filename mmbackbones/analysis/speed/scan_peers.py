@@ -1,4 +1,4 @@
-"""How others compute the selective scan without our kernels, written anew for comparison; float32 inside, as theirs.
+"""How others compute the selective scan: their operations, written anew for comparison, in float32 like theirs.
 
 Each takes (u, delta, A, B, C, D, z, delta_bias) with softplus, B and C of shape (B, G, N, L), and returns y (B, D, L).
 """

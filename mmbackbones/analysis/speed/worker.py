@@ -1,4 +1,4 @@
-"""What one process measures: one network at one size, in turns with others that its parent lets take theirs."""
+"""What one process measures: one network at one size. Its parent says when its turn is."""
 
 import math
 import os
@@ -253,9 +253,9 @@ def _is_outermost_of_ours(event) -> bool:
 
 
 def limit_memory(case: NetworkCase) -> None:
-    """Make allocations beyond the case's limit fail, so that one process too large is a result and no disaster.
+    """Make allocations beyond the limit of the case fail, so that a process too large is a result and no disaster.
 
-    On CUDA the device itself does so without a limit of the case's.
+    Without a limit in the case, CUDA itself fails, and on a CPU the limit is 90 % of the memory that is free.
     """
     if case.device == 'cuda':
         if case.memory_gb:

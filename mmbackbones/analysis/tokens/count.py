@@ -1,13 +1,13 @@
 """How long the sequences are that a backbone sees in dense prediction, from annotations alone.
 
-A Transformer block with MLP ratio 4 costs 24 D^2 L + 4 D L^2 FLOPs for L tokens of D channels; the second term, of
-attention's quadratic part, outgrows the first where r = L / (6 D) > 1. MambaOut (CVPR 2025, section 3.2) calls a task
-long-sequence by this, at patches of 16 px and the widths of ViT. Here L is a distribution: that of the images of a data
-set after the pipeline and the padding of a config, in every stage of its backbone.
+A Transformer block with MLP ratio 4 costs 24 D^2 L + 4 D L^2 FLOPs for L tokens of D channels. The second term is
+attention's quadratic part; it exceeds the first where r = L / (6 D) > 1. MambaOut (CVPR 2025, section 3.2) calls such a
+task long-sequence, at patches of 16 px and the widths of ViT. Here L is a distribution: over the images of a data set,
+after the pipeline and the padding of a config, in every stage of its backbone.
 
-Sizes are kept as distinct pairs with weights. A random resize becomes all its choices, equally likely, or, where it
-draws a ratio, the midpoints of :data:`RATIOS` equal parts of its range. Padding to the largest image of a batch is left
-out: batches are of one image here.
+Sizes are distinct pairs with weights. A random resize becomes all its choices, equally likely. One that draws a ratio
+becomes the midpoints of :data:`RATIOS` equal parts of its range. Padding to the largest image of a batch is left out:
+batches have one image here.
 """
 
 import hashlib
@@ -208,7 +208,7 @@ def dataset_sizes(dataset: dict) -> Sizes:
 
 
 def _coco_sizes(path: Path, filter_cfg: dict) -> Sizes:
-    """As mmdet's CocoDataset filters them for training, without building its index of a million objects."""
+    """Sizes of a COCO file, filtered as by mmdet's CocoDataset, without its index of a million objects."""
     try:
         content = json.loads(path.read_bytes())
         images = {image['id']: (image['height'], image['width']) for image in content['images']}

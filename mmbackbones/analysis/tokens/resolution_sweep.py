@@ -130,7 +130,7 @@ def sweep(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[list[SweepPoint], list[str]]:
-    """FinishedRun all sizes and measure those that came to an end.
+    """Run all sizes and score those that came to an end.
 
     Args:
         config: path or name of the config.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
-from mmbackbones.analysis.long_range.net import MIXERS, LongRangeNet, radius, token_reach
+from mmbackbones.analysis.long_range.net import MIXERS, LongRangeNet, radius, receptive_field
 from mmbackbones.analysis.long_range.records import bin_name, to_record
 from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.long_range.train import (
@@ -33,22 +33,22 @@ class TestReach:
 
     @pytest.mark.parametrize(('mixer', 'tokens'), [('identity', 0), ('pointwise:ss2d', 0), ('dw3', 4), ('dw7', 12)])
     def test_radius(self, mixer, tokens):
-        reach = token_reach(LongRangeNet(mixer), 32, (16, 16))
+        reach = receptive_field(LongRangeNet(mixer), 32, (16, 16))
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
     @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn'])
     def test_whole_image(self, mixer):
-        assert token_reach(LongRangeNet(mixer), 16, (5, 9)).all()
+        assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
     @pytest.mark.parametrize(('mixer', 'causal'), [('ssm', True), ('causal-attn', True), ('ssm-reversed', False)])
     def test_one_half(self, mixer, causal):
         order = torch.arange(256).view(16, 16)
         here = order[5, 9]
-        assert torch.equal(token_reach(LongRangeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
+        assert torch.equal(receptive_field(LongRangeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
 
     def test_position_code_adds_no_reach(self):
-        assert radius(token_reach(LongRangeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
+        assert radius(receptive_field(LongRangeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
 
     def test_a_norm_over_the_image_would_leak(self):
         class ImageNorm(torch.nn.Module):
@@ -57,7 +57,7 @@ class TestReach:
 
         net = LongRangeNet('identity')
         net.blocks[0].mixer_norm = ImageNorm()
-        assert token_reach(net, 16, (8, 8)).all()
+        assert receptive_field(net, 16, (8, 8)).all()
 
     def test_every_mixer_is_covered(self):
         assert {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn'} <= set(MIXERS)

@@ -108,7 +108,9 @@ def test_steps(config, part, step, precision):
     """Inference leaves the weights alone, training changes those that get a gradient."""
     if precision == 'bf16' and config == MINI and part == 'model':
         pytest.skip("mmcv's CPU operators take float32 alone")
-    made = NetworkStep(case(config, part=part, step=step, batch=2, precision=precision, channels_last=step == 'training'))
+    made = NetworkStep(
+        case(config, part=part, step=step, batch=2, precision=precision, channels_last=step == 'training')
+    )
     before = {name: value.clone() for name, value in made.model.named_parameters()}
     images = made.images(64)
     assert images.is_contiguous(memory_format=torch.channels_last) or step == 'inference'
