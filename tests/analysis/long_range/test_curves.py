@@ -1,0 +1,65 @@
+"""What is said of accuracies: intervals over seeds, curves, verdicts."""
+
+import json
+
+import pytest
+
+from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
+from mmbackbones.analysis.long_range.records import to_record
+from mmbackbones.analysis.long_range.show import markdown
+from mmbackbones.analysis.long_range.train import (
+    LongRangeRun,
+)
+from mmbackbones.datasets.long_range import LongRangeTask
+
+
+class TestStatistics:
+    def test_seed_interval(self):
+        mean, low, high = seed_interval([0.4, 0.5, 0.6])  # t(0.975, 2) = 4.3027
+        half = 4.3027 * 0.1 / 3**0.5
+        assert (mean, low, high) == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-5)
+        assert seed_interval([0.9, 1.0]) == pytest.approx((0.95, 0.3147, 1.0), abs=1e-4)  # cut at 1
+
+    def test_curves(self):
+        records = [record('ss2d', seed, 0.9 + 0.01 * seed, 0.8) for seed in range(3)]
+        records += [record('dw7', 0, 0.9, 0.25), record('dw7', 0, 0.24, 0.26, shuffled=True)]
+        scan, conv = curves(records)
+        assert (scan.mixer, scan.seeds, scan.chance_seeds, scan.chance) == ('ss2d', 3, 0, [0.25, 0.25])
+        assert scan.mean == pytest.approx([0.91, 0.8]) and scan.low[0] == pytest.approx(0.91 - 0.0248, abs=1e-4)
+        assert (conv.seeds, conv.chance_seeds, conv.chance) == (1, 1, [0.24, 0.26])
+        assert (conv.low, conv.high) == ([0.8, 0.15], [1.0, 0.35])  # one seed: the bootstrap of its record
+        assert '| dw7 | 90.0 (80-100) | 25.0 (15-35) | 1 | above chance up to 4 tokens |' in markdown([scan, conv])
+
+    @pytest.mark.parametrize(
+        ('accuracies', 'says', 'never'),
+        [
+            ((0.25, 0.26, 0.24), 'did not train', 'up to'),
+            ((1.0, 0.9, 0.26), 'above chance up to 8 tokens', 'trained in part'),
+            ((1.0, 1.0, 0.9), 'above chance in every bin', 'up to'),
+            ((0.6, 0.26, 0.25), 'above chance up to 4 tokens; trained in part', 'did not'),
+            ((0.26, 0.25, 0.9), 'uneven: above chance only at 9-15', 'up to'),
+        ],
+    )
+    def test_verdict(self, accuracies, says, never):
+        verdict = curve(accuracies).verdict()
+        assert verdict.startswith(says) and never not in verdict and 'short' not in verdict
+
+    def test_verdict_of_the_far_end(self):
+        assert curve((0.25, 0.26, 0.24), ceiling=0.25).verdict().startswith('nothing to learn')
+        assert curve((0.5, 0.26, 0.26), ceiling=0.5).verdict() == 'above chance up to 4 tokens'
+
+
+def curve(accuracies, ceiling=1.0):
+    accuracies = list(accuracies)
+    return Curve('ssm', ['1-4', '5-8', '9-15'], accuracies, accuracies, accuracies, [0.25] * 3, 3, 3, ceiling)
+
+
+def record(mixer, seed, near, far, shuffled=False):
+    arm = LongRangeRun(LongRangeTask('row', 16, shuffled=shuffled), mixer, seed)
+    bins = [
+        dict(
+            first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1, high=accuracy + 0.1
+        )
+        for (first, last), accuracy in (((1, 4), near), ((5, 15), far))
+    ]
+    return json.loads(json.dumps(to_record(arm, dict(bins=bins, seconds=1.0)), sort_keys=True))

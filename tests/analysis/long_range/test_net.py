@@ -1,0 +1,48 @@
+"""The receptive field of the net is that of its mixer."""
+
+import pytest
+import torch
+
+from mmbackbones.analysis.long_range.net import MIXERS, LongRangeNet, radius, receptive_field
+
+
+class TestReach:
+    """The input's gradient tells which tokens a net reads: the net around the mixer must add none."""
+
+    @pytest.mark.parametrize(('mixer', 'tokens'), [('identity', 0), ('pointwise:ss2d', 0), ('dw3', 4), ('dw7', 12)])
+    def test_radius(self, mixer, tokens):
+        reach = receptive_field(LongRangeNet(mixer), 32, (16, 16))
+        assert radius(reach, (16, 16)) == tokens
+        assert reach.sum() == (2 * tokens + 1) ** 2
+
+    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn'])
+    def test_whole_image(self, mixer):
+        assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
+
+    @pytest.mark.parametrize(('mixer', 'causal'), [('ssm', True), ('causal-attn', True), ('ssm-reversed', False)])
+    def test_one_half(self, mixer, causal):
+        order = torch.arange(256).view(16, 16)
+        here = order[5, 9]
+        assert torch.equal(receptive_field(LongRangeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
+
+    def test_position_code_adds_no_reach(self):
+        assert radius(receptive_field(LongRangeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
+
+    def test_a_norm_over_the_image_would_leak(self):
+        class ImageNorm(torch.nn.Module):
+            def forward(self, x):
+                return torch.nn.functional.layer_norm(x, x.shape[1:])
+
+        net = LongRangeNet('identity')
+        net.blocks[0].mixer_norm = ImageNorm()
+        assert receptive_field(net, 16, (8, 8)).all()
+
+    def test_every_mixer_is_covered(self):
+        assert {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn'} <= set(MIXERS)
+
+
+def test_position_code_tells_places_apart():
+    image = torch.zeros(1, 3, 64, 64)
+    plain, coded = (LongRangeNet('identity', position)(image) for position in ('none', 'sincos'))
+    assert (plain == plain[:, :1, :1]).all()
+    assert len(coded.flatten(0, 2).unique(dim=0)) == 256
