@@ -77,7 +77,7 @@ def rich_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]
 
 def show(*parts: Table | str, width: int = 150) -> None:
     """Print tables and sentences: as wide as the terminal, or ``width`` characters where there is none."""
-    console = Console(width=None if sys.stdout.isatty() else width, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else width, highlight=False, emoji=False)
     for part in parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True, markup=False)
