@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmbackbones.checkpoints.atomic import write_whole
+from mmbackbones.checkpoints.atomic import write_shared
 from mmbackbones.errors import InputError
 
 Cells = Mapping[str, object] | Sequence[object]  # cells by column name, or in the order of the columns
@@ -107,11 +107,10 @@ def write_file(path: str | Path, content: str | bytes) -> None:
     if path.is_dir():
         raise InputError(f'{path}: cannot be written (it is a folder)')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             path.write_bytes(data)
         else:
-            write_whole(path, data)
+            write_shared(path, data)
     except OSError as error:
         raise InputError(f'{path}: cannot be written ({_reason(error)})') from error
 

@@ -44,7 +44,14 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or what it holds is not what was written.
     """
-    _put_in_place(_stage(path, data), path)
+    _put_in_place(_stage(partial_file(path), data), path)
+
+
+def write_shared(path: Path, data: bytes) -> None:
+    """Do as :func:`write_whole` for a file that several processes may write at a time; folders above it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_file(path.with_name(f'{path.name}.{os.getpid()}'))
+    _put_in_place(_stage(partial, data), path)
 
 
 def write_with_checksum(path: Path, data: bytes) -> None:
@@ -52,7 +59,7 @@ def write_with_checksum(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = checksum_file(path)
     line = f'{hashlib.sha256(data).hexdigest()}  {path.name}\n'
-    staged = _stage(path, data), _stage(beside, line.encode())
+    staged = _stage(partial_file(path), data), _stage(partial_file(beside), line.encode())
     beside.unlink(missing_ok=True)
     for partial, place in zip(staged, (path, beside)):
         _put_in_place(partial, place)
@@ -94,8 +101,7 @@ class DelayedRemoval:
                 self._backend.remove(self.outdated.pop())
 
 
-def _stage(path: Path, data: bytes) -> Path:
-    partial = partial_file(path)
+def _stage(partial: Path, data: bytes) -> Path:
     try:
         with partial.open('wb') as file:
             file.write(data)

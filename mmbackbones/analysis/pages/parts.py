@@ -1,14 +1,15 @@
 """Each generated part as a function of the project's folder and of the words behind its name; all return Markdown."""
 
-import csv
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
-from mmbackbones.analysis.long_range.report import curves, markdown
+from mmbackbones.analysis.long_range.curves import curves
+from mmbackbones.analysis.long_range.show import markdown
+from mmbackbones.analysis.tables import markdown_table, read_csv
 from mmbackbones.zoo.published import Match, match, network_and_task
 
 Rows = list[dict[str, str]]
@@ -16,12 +17,7 @@ Rows = list[dict[str, str]]
 
 def read(root: Path, name: str) -> Rows:
     """A committed table; its rows by column."""
-    with (root / 'benchmarks' / name).open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return ''.join('| ' + ' | '.join(row) + ' |\n' for row in (head, ['---'] * len(head), *rows))
+    return read_csv(root / 'benchmarks' / name)
 
 
 def distinct(rows: Rows, column: str) -> str:
@@ -35,8 +31,7 @@ def results(root: Path) -> str:
         for row in read(root, 'complexity.csv')
         if row['recipe'] == 'common' and '_fcn-1x1_' not in row['config']
     }
-    with (root / 'docs' / 'results.csv').open(newline='', encoding='utf-8') as file:
-        shown = list(csv.DictReader(file))
+    shown = read_csv(root / 'docs' / 'results.csv')
     rows = []
     for line in shown:
         cells = []
@@ -47,7 +42,7 @@ def results(root: Path) -> str:
     head = ['backbone', 'token mixer']
     head += ['Mask R-CNN 1x: params / MACs', 'box / mask AP, published', 'ours']
     head += ['UperNet 160k: params / MACs', 'mIoU single / multi-scale, published', 'ours']
-    return f'{_counted(list(counts.values()))}\n\n{table(head, rows)}'
+    return f'{_counted(list(counts.values()))}\n\n{markdown_table(head, rows)}'
 
 
 def _cost(row: dict[str, str]) -> str:
@@ -90,7 +85,9 @@ def scan(root: Path, name: str, *cases: str) -> str:
             [f'{case} {shape}', passes, f'{float(first["ns_per_element"]):.2f} ns, {float(first["peak_mb"]):.0f} MB']
             + [_times(by_method.get(method)) for method in others]
         )
-    return f'{table(["case (B, D, L, N, groups)", "pass", default, *others], lines)}\n{_conditions(rows, name)}'
+    return (
+        f'{markdown_table(["case (B, D, L, N, groups)", "pass", default, *others], lines)}\n{_conditions(rows, name)}'
+    )
 
 
 def _times(row: dict[str, str] | None) -> str:
@@ -116,7 +113,7 @@ def bounds(root: Path, name: str, *cases: str) -> str:
         ns = {row['method']: float(row['ns_per_element'] or 'nan') for row in group}
         cells = [cell for bound in names for cell in (f'{ns[bound]:.2f} ns', f'{100 * ns[bound] / ns[default]:.0f} %')]
         lines.append([case, f'{ns[default]:.2f} ns', *cells])
-    return table(['case', default, *(cell for bound in names for cell in (bound, 'share'))], lines)
+    return markdown_table(['case', default, *(cell for bound in names for cell in (bound, 'share'))], lines)
 
 
 def speed(root: Path, name: str, varied: str) -> str:
@@ -129,7 +126,7 @@ def speed(root: Path, name: str, varied: str) -> str:
         for row in rows
     ]
     head = [varied, *more, 'seconds', 'peak above model and image', 'bytes per token']
-    return f'{table(head, lines)}\n{_conditions(rows, name)}'
+    return f'{markdown_table(head, lines)}\n{_conditions(rows, name)}'
 
 
 def _conditions(rows: Rows, name: str) -> str:
@@ -144,7 +141,7 @@ def miniatures(root: Path) -> str:
     lines = [[row['backbone'], f'`{row["config"].split("_1xb")[0]}`', *(row[name] for name in scores)] for row in rows]
     head = ['backbone', 'config', 'box AP50', 'box AP', 'mask AP', 'mIoU', 'untrained (AP50 or mIoU)']
     device, torch, date = (distinct(rows, name) for name in ('device', 'torch', 'date'))
-    return f'{table(head, lines)}\n{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
+    return f'{markdown_table(head, lines)}\n{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
 
 
 def long_range(root: Path, name: str) -> str:
@@ -177,7 +174,7 @@ def far_ends(root: Path, name: str) -> str:
     heads = list(next(iter(lines.values())))
     ordered = sorted(lines.items(), key=lambda line: line[0][0] != 'none')
     return (
-        table(['dial turned', 'mixer', *heads], [[*key, *bins.values()] for key, bins in ordered])
+        markdown_table(['dial turned', 'mixer', *heads], [[*key, *bins.values()] for key, bins in ordered])
         + f'\n{_runs(rows, name)}'
     )
 

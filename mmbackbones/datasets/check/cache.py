@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from mmbackbones.datasets.check.files import stamp, write_atomically
+from mmbackbones.checkpoints.atomic import write_shared
+from mmbackbones.datasets.check.files import stamp
 from mmbackbones.datasets.check.report import DatasetReport, Fault, plain
 from mmbackbones.datasets.check.specs import Spec
 
@@ -70,6 +71,6 @@ def _keep(spec: Spec, entry: dict) -> None:
     if entry['stamp'] is None:
         return
     try:
-        write_atomically(_cache_file(spec), json.dumps(entry))
+        write_shared(_cache_file(spec), json.dumps(entry).encode())
     except OSError as error:
         print_log(f'Data check: its result cannot be cached ({error})', logger='current')

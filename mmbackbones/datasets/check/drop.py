@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from mmbackbones.checkpoints.atomic import write_shared
 from mmbackbones.datasets.check.cache import check_spec
 from mmbackbones.datasets.check.coco import CocoSpec
-from mmbackbones.datasets.check.files import write_atomically
 from mmbackbones.datasets.check.report import Fault
 from mmbackbones.datasets.check.specs import Spec, datasets_below, spec_of
 
@@ -53,7 +53,7 @@ def drop_faulty(cfg: Mapping, folder: Path, cache: bool) -> None:
             logger='current',
             level=logging.WARNING,
         )
-    write_atomically(folder / DROPPED, json.dumps(everything, indent=1))
+    write_shared(folder / DROPPED, json.dumps(everything, indent=1).encode())
 
 
 def _without_faults(
@@ -81,5 +81,5 @@ def _without_faults(
             return spec, dropped, counts
         dropped += faults
         counts.update(kind for kind, _ in items)
-        write_atomically(ann_file, spec.without(items).decode())
+        write_shared(ann_file, spec.without(items))
         spec = dataclasses.replace(spec, ann_file=os.path.abspath(ann_file))

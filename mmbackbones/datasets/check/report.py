@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from mmbackbones.datasets.check.files import write_atomically
+from mmbackbones.checkpoints.atomic import write_shared
 from mmbackbones.errors import InputError
 
 
@@ -80,9 +80,16 @@ def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -
 
 
 def write_json(reports: Mapping[str, Sequence[DatasetReport]], path: str | Path) -> None:
-    """Write everything that :func:`inspect_config` found."""
+    """Write everything that :func:`inspect_config` found.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     content = {split: [plain(report) for report in group] for split, group in reports.items()}
-    write_atomically(Path(path), json.dumps(content, indent=1))
+    try:
+        write_shared(Path(path), json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written ({error.strerror or error})') from error
 
 
 def require_clean(reports: Sequence[DatasetReport], where: str | None = None) -> None:
