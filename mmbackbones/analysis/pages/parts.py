@@ -141,7 +141,8 @@ def miniatures(root: Path) -> str:
     lines = [[row['backbone'], f'`{row["config"].split("_1xb")[0]}`', *(row[name] for name in scores)] for row in rows]
     head = ['backbone', 'config', 'box AP50', 'box AP', 'mask AP', 'mIoU', 'untrained (AP50 or mIoU)']
     device, torch, date = (distinct(rows, name) for name in ('device', 'torch', 'date'))
-    return f'{markdown_table(head, lines)}\n{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
+    about = f'{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
+    return f'{markdown_table(head, lines)}\n{about}'
 
 
 def long_range(root: Path, name: str) -> str:

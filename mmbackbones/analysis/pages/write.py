@@ -41,7 +41,7 @@ def regenerate(text: str, root: Path, name: str) -> str:
                 raise InputError(f'{name}: {line}: expected one of {", ".join(PARTS)}')
             try:
                 content = PARTS[part](root, *arguments)
-            except (OSError, TypeError, KeyError) as error:
+            except (InputError, TypeError, KeyError) as error:
                 raise InputError(f'{name}: {line}: {type(error).__name__}: {error}') from error
             written += ['', *content.strip('\n').split('\n'), '', END]
             del lines[: lines.index(END) + 1]

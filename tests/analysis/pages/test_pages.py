@@ -41,7 +41,7 @@ def test_check_shows_what_differs_and_writes_nothing(project, capsys):
         (PAGE.format('shout'), r'docs/page\.md: .*generated: shout.*: expected one of results, '),
         (PAGE.format('say').replace('<!-- end -->', ''), r'docs/page\.md: .*generated: say.*: expected <!-- end -->'),
         (PAGE.format('results too much'), r'docs/page\.md: .*: TypeError'),
-        (PAGE.format('miniatures'), r'docs/page\.md: .*: FileNotFoundError.*miniature_training\.csv'),
+        (PAGE.format('miniatures'), r'docs/page\.md: .*: .*miniature_training\.csv: no readable CSV file'),
     ],
     ids=['unknown part', 'no end', 'wrong arguments', 'no table'],
 )
