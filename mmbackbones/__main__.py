@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     if not argv or argv[0] not in COMMANDS:
         print(USAGE, file=sys.stderr)
         sys.exit(2)
-    from mmbackbones.engine.cli import run_command
+    from mmbackbones.engine.command import run_command
 
     sys.argv[0] = f'mmbackbones {argv[0]}'  # what argparse calls the command
     module, _, function = COMMANDS[argv[0]][0].partition(':')

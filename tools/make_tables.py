@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmbackbones.analysis.pages.write import main
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 if __name__ == '__main__':
     run_command(lambda argv: main(argv, Path(__file__).resolve().parents[1]))

@@ -1,6 +1,7 @@
 """Test a checkpoint: tools/test.py CONFIG CHECKPOINT [options]."""
 
-from mmbackbones.engine.cli import run_command, test
+from mmbackbones.engine.cli import test
+from mmbackbones.engine.command import run_command
 
 if __name__ == '__main__':
     run_command(test)

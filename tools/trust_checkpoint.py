@@ -7,7 +7,7 @@ origin you know. TARGET holds tensors, numbers and texts alone, and loads everyw
 """
 
 from mmbackbones.checkpoints.trust import main
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 if __name__ == '__main__':
     run_command(main)

@@ -8,7 +8,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from mmbackbones.checkpoints.atomic import sha256_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.trust import main
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from tests.checkpoints.crafted import Call
 

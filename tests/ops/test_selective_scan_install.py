@@ -1,4 +1,4 @@
-"""The package installs with and without a C++ compiler, and the scan says what is left."""
+"""The package installs without a C++ compiler, and the scan says what is left. tests/test_wheel.py has one."""
 
 import os
 import shutil
@@ -27,7 +27,8 @@ def install(folder: Path, **environment: str) -> tuple[list[str], str]:
     for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE'):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / 'mmbackbones', source / 'mmbackbones', ignore=shutil.ignore_patterns('*.so', '__pycache__'))
+    for name in ('mmbackbones', 'configs'):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('*.so', '__pycache__'))
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index']
     subprocess.run([*command, '-w', wheels, source], check=True, env={**os.environ, **environment})
     (wheel,) = wheels.iterdir()
@@ -47,14 +48,4 @@ def test_install_without_a_compiler(tmp_path):
     libraries, output = install(tmp_path, CC='false', CXX='false')
     assert libraries == []
     assert 'chunked: native cannot be used: the C++ kernel was not built' in output
-    assert output.endswith('True\n')
-
-
-@pytest.mark.slow
-def test_install_with_a_compiler(tmp_path):
-    if shutil.which(os.environ.get('CXX', 'c++')) is None:
-        pytest.skip('this machine has no C++ compiler')
-    libraries, output = install(tmp_path)
-    assert any('_scan_baseline' in name for name in libraries)
-    assert 'native: CPU kernel for' in output
     assert output.endswith('True\n')
