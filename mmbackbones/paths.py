@@ -1,11 +1,28 @@
 """Where the configs lie: beside the package in a checkout, within it in a wheel."""
 
+import re
 from pathlib import Path
 
 from mmbackbones.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next((folder for folder in (PACKAGE / 'configs', PACKAGE.parent / 'configs') if folder.is_dir()), None)
+
+# Names that configs had before arms and miniatures became data, and what is written in their place.
+FORMER = (
+    (
+        r'quickstart/mask-rcnn_([\w-]+-mini(?:-v0)?)_\w+_(1xb4-300_shapes-coco)',
+        'configs/quickstart/mask-rcnn_{1}.py --backbone {0}',
+    ),
+    (
+        r'quickstart/([\w-]+-mini(?:-v0)?)_upernet_(1xb8-500_shapes-ade20k-128x128)',
+        'configs/quickstart/upernet_{1}.py --backbone {0}',
+    ),
+    (
+        r'(controlled/(?:miniature/)?(?:mask-rcnn_)?(?:gated|isotropic)-(?:tiny|small|mini))-([\w-]+)(_(?:fpn|upernet|fcn-1x1)_[\w-]+)',
+        'configs/{0}{2}.py --cfg-options model.backbone.mixers={1}',
+    ),
+)
 
 
 def find_config(name: str | Path) -> Path:
@@ -26,4 +43,12 @@ def find_config(name: str | Path) -> Path:
         for found in (CONFIGS / below, CONFIGS / f'{below}.py'):
             if found.is_file():
                 return found
-    raise InputError(f'{name}: no such config file')
+    raise InputError(f'{name}: no such config file{_hint(str(name))}')
+
+
+def _hint(name: str) -> str:
+    for pattern, instead in FORMER:
+        if found := re.search(pattern + r'(?:\.py)?$', name):
+            backbone = found[1].replace('-', '_') if '--backbone' in instead else found[1]
+            return f'; it is now {instead.format(backbone, *found.groups()[1:])}'
+    return ''

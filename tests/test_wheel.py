@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-MINIATURE = 'quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128'
+MINIATURE = 'quickstart/upernet_1xb8-500_shapes-ade20k-128x128'
 FULL_SIZE = 'vmamba/mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco'
 LOOK = f"""
 import torch

@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import STRIDES, RunOptions
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.errors import InputError
+from mmbackbones.layers.arms import ARMS, spell_out
 from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
@@ -34,7 +35,8 @@ class GatedMixerNet(MambaOut):
     Args:
         mixers (str | Sequence[str | Sequence[str]]): one name for all blocks, or one entry per stage: a name, or names
             that take turns over the stage's blocks. ``'none'`` leaves MambaOut's convolution, ``'identity'`` takes it
-            out, the other names are branches, see :func:`build_branch`.
+            out, the other names are branches, see :func:`build_branch`. Or the name of an arm, such as
+            ``'ss2d-last2'``, see :data:`mmbackbones.layers.arms.ARMS`.
         d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
         equal (str | None): None keeps MambaOut's widths, so that its weights fit. ``'params'`` and ``'macs'`` are for
             training from scratch: they change the expansion ratio of all blocks until the whole backbone has as many
@@ -123,11 +125,15 @@ def mixer_cost(name: str, dim: int, height: int, width: int, kernel_size: int = 
 
 
 def resolve_mixers(mixers: str | Sequence[str | Sequence[str]], depths: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """One name per block, by stage.
+    """One name per block, by stage; an arm's name is spelled out.
 
     Raises:
         InputError: the list does not fit the stages or blocks, or names something else than ``MIXERS``.
     """
+    mixers = spell_out('GatedMixerNet', mixers, depths)
+    if isinstance(mixers, str) and mixers not in MIXERS:
+        known = ', '.join((*MIXERS, *ARMS['GatedMixerNet']))
+        raise InputError(f'GatedMixerNet: mixers={mixers!r} unknown; known: {known}')
     entries = [mixers] * len(depths) if isinstance(mixers, str) else mixers
     if not isinstance(entries, list | tuple) or len(entries) != len(depths):
         raise InputError(f'GatedMixerNet: mixers={mixers!r}, expected one name or {len(depths)} entries, one per stage')

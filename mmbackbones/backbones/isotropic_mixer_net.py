@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 
 from mmbackbones.backbones.base import MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.errors import InputError
+from mmbackbones.layers.arms import spell_out
 from mmbackbones.layers.token_mixers import BRANCHES, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
@@ -49,6 +50,7 @@ class IsotropicMixerNet(PlainBackbone):
 
     Args:
         mixers (str | Sequence[str]): the branch of all blocks, or branches that take turns, see :func:`build_branch`.
+            Or the name of an arm, such as ``'pointwise-attn'``, see :data:`mmbackbones.layers.arms.ARMS`.
         d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
         position (bool): a learned position table, the same for all mixers. Without it full attention knows no places
             while causal attention and scans do, so that a comparison without it is one of position codes as well.
@@ -73,6 +75,7 @@ class IsotropicMixerNet(PlainBackbone):
         **run: Unpack[PlainRunOptions],
     ):
         depth = self.resolve_arch(run.get('arch')).depth
+        mixers = spell_out('IsotropicMixerNet', mixers)
         self.mixers = names_in_turn(f'{self.family}: mixers', mixers, depth, BRANCHES)
         self.branch_options = dict(d_state=d_state, dt_rank=dt_rank, head_width=head_width)
         super().__init__(**run)

@@ -11,7 +11,7 @@ from mmengine.dist import init_dist, is_distributed
 from mmbackbones.checkpoints.resume import find_newest
 from mmbackbones.engine.checks import check_data, require_class_count, require_weights
 from mmbackbones.engine.command import run_command, say
-from mmbackbones.engine.config import Overrides, config_hash, load_config
+from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
@@ -39,7 +39,7 @@ def train(argv: list[str] | None = None) -> None:
 
     cfg = _prepare(args)
     options = _training_options(cfg, args)
-    identity, wanted = _identity(cfg, options), precision(cfg)
+    identity, wanted = _identity(cfg, args, options), precision(cfg)
     if args.resume:
         _resume(cfg, args.resume)
     elif not cfg.get('load_from'):
@@ -64,7 +64,7 @@ def train(argv: list[str] | None = None) -> None:
         train_seconds=round(trained - started, 1),
         test_seconds=round(time.monotonic() - trained, 1),
     )
-    keep_result(cfg, args.config, identity, fingerprints, runner, metrics, folder, facts)
+    keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
     say(f'{headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
 
 
@@ -78,7 +78,7 @@ def test(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     cfg = _prepare(args)
-    identity = _identity(cfg, args.cfg_options or {})
+    identity = _identity(cfg, args, args.cfg_options or {})
     if args.tta:
         _augment_test(cfg, args.config)
     if args.show_dir:
@@ -99,7 +99,7 @@ def test(argv: list[str] | None = None) -> None:
         checkpoint=Path(args.checkpoint).name,
         test_seconds=round(time.monotonic() - started, 1),
     )
-    keep_result(cfg, args.config, identity, fingerprints, runner, metrics, folder, facts)
+    keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
     where = f'  (predictions and record in {folder.path})' if folder else ''
     say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
 
@@ -107,7 +107,13 @@ def test(argv: list[str] | None = None) -> None:
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file (Python code: it is executed)')
-    parser.add_argument('--work-dir', help='folder for logs and results (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--backbone', metavar='NAME', help="model of the zoo in place of the config's, such as vmamba_tiny_s1l8"
+    )
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and results (default: work_dirs/<config name>, with _<backbone> and _<arm> where given)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -121,17 +127,30 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _prepare(args: argparse.Namespace) -> Config:
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.backbone)
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', _name(cfg, args)))
     task_of(cfg)  # refuses what is neither a detector nor a segmentor
     return cfg
 
 
-def _identity(cfg: Config, options: dict) -> dict:
+def _name(cfg: Config, args: argparse.Namespace) -> str:
+    given = ARM_KEY in (args.cfg_options or {})
+    return run_name(args.config, args.backbone, arm_of_config(cfg) if given else None)
+
+
+def _identity(cfg: Config, args: argparse.Namespace, options: dict) -> dict:
     """What says which configuration this is, before it is adapted to the machine."""
-    return dict(config_hash=config_hash(cfg), settings=settings_of(cfg), options=plain_data(options))
+    return dict(
+        config=f'{_name(cfg, args)}.py',
+        config_file=str(args.config),
+        backbone=args.backbone,
+        arm=arm_of_config(cfg),
+        config_hash=config_hash(cfg),
+        settings=settings_of(cfg),
+        options=plain_data(options),
+    )
 
 
 def _training_options(cfg: Config, args: argparse.Namespace) -> dict:

@@ -1,14 +1,18 @@
-"""Reading a configuration: the file, ``--cfg-options`` checked against it, and its identity."""
+"""Reading a configuration: the file, ``--backbone``, ``--cfg-options`` checked against it, and its identity."""
 
+import argparse
 import difflib
 import hashlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
+from mmbackbones.engine.swap import swap_backbone
 from mmbackbones.errors import InputError
+from mmbackbones.layers.arms import ARMS, Mixers, arm_name, spell_out
 from mmbackbones.paths import find_config
 
 # Keys of ours that a configuration may leave out, beside the Runner's own arguments.
@@ -23,6 +27,7 @@ OWN_KEYS = (
     'tta_model',
     'tta_pipeline',
 )
+ARM_KEY = 'model.backbone.mixers'
 # What says where and on what a run happens, not what it computes.
 PLACE_KEYS = (
     'work_dir',
@@ -49,13 +54,26 @@ class Overrides(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def load_config(path: str | Path, overrides: dict | None = None) -> Config:
-    """Read a configuration and merge overrides such as ``{'optim_wrapper.optimizer.lr': 2e-4}`` into it.
+def parse_options(options: Sequence[str]) -> dict:
+    """``KEY=VALUE`` texts as on the command line, as a dict."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
-    A configuration is Python code and is executed.
+
+def load_config(path: str | Path, overrides: dict | None = None, backbone: str | None = None) -> Config:
+    """Read a configuration, exchange its backbone, and merge overrides such as ``{'randomness.seed': 1}`` into it.
+
+    A configuration is Python code and is executed. The name of an arm in ``model.backbone.mixers`` is spelled out, so
+    that an arm has one identity, whichever way it is asked for.
+
+    Args:
+        path: see :func:`find_config`.
+        overrides: values by dotted keys.
+        backbone: a model of the zoo in place of the config's own, see :func:`swap_backbone`.
 
     Raises:
-        InputError: the file is missing or faulty, or an override names no key of it.
+        InputError: the file is missing or faulty, has no backbone and is given none, or an override names no key of it.
     """
     path = find_config(path)
     try:
@@ -64,6 +82,10 @@ def load_config(path: str | Path, overrides: dict | None = None) -> Config:
         raise InputError(f'{path}: not a readable config: {_one_line(error)}') from error
     if 'model' not in cfg:
         raise InputError(f'{path}: not a config of a detector or segmentor: it has no key "model"')
+    if backbone is not None:
+        swap_backbone(cfg, backbone)
+    elif 'backbone' not in cfg.model:
+        raise InputError(f'{path}: a task without a backbone; choose one, such as --backbone vmamba_tiny_s1l8')
     for key in overrides or {}:
         if not key.isprintable():
             raise InputError(f'--cfg-options {key!a}: no such key')
@@ -72,7 +94,31 @@ def load_config(path: str | Path, overrides: dict | None = None) -> Config:
         cfg.merge_from_dict(overrides or {})
     except Exception as error:
         raise InputError(f'--cfg-options {" ".join(overrides)}: {_one_line(error)}') from error
+    if (found := _mixers(cfg)) is not None:
+        cfg.model.backbone['mixers'] = spell_out(*found)
     return cfg
+
+
+def arm_of_config(cfg: Config) -> str | None:
+    """Name of the arm, if the backbone is one of the controlled experiment's."""
+    found = _mixers(cfg)
+    return None if found is None else arm_name(*found)
+
+
+def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
+    """Class, mixers and, where the config says, blocks of each stage of a controlled network."""
+    backbone = cfg.model.backbone
+    network = str(backbone.get('type')).rpartition('.')[2]
+    if network not in ARMS or 'mixers' not in backbone:
+        return None
+    arch = backbone.get('arch')
+    return network, backbone.mixers, arch.get('depths') if isinstance(arch, dict) else None
+
+
+def run_name(config: str | Path, backbone: str | None = None, arm: str | None = None) -> str:
+    """What a run is called: its config's name, and the backbone and the arm that it was given."""
+    stem = Path(config).name.removesuffix('.py')
+    return '_'.join(filter(None, (stem, backbone, arm)))
 
 
 def _require_known(cfg: Config, key: str) -> None:

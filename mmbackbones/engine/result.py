@@ -13,7 +13,6 @@ from mmbackbones.evaluation.records import RECORDS, append_record
 
 def keep_result(
     cfg: Config,
-    config_file: str,
     identity: dict,
     fingerprints: dict[str, str],
     runner: Runner,
@@ -25,7 +24,6 @@ def keep_result(
 
     Args:
         cfg (Config): the configuration as it ran on this machine.
-        config_file (str): where it came from.
         identity (dict): keys of the record that say which configuration it is, as taken before it was adapted.
         fingerprints (dict[str, str]): of the data of each split.
         runner (Runner): after the test.
@@ -36,8 +34,6 @@ def keep_result(
     dataset = runner.test_dataloader.dataset
     record = dict(
         task=task_of(cfg),
-        config=Path(config_file).name,
-        config_file=str(config_file),
         recipe=cfg.get('recipe'),
         data_fingerprint=fingerprints.get('test'),
         images=len(dataset),

@@ -1,24 +1,28 @@
-"""Does every backbone learn? Each quickstart config trained and tested on the generated shapes, beside no training.
+"""Does every backbone learn? Each miniature of the zoo trained and tested on both tasks of generated shapes.
 
-A run is ``tools/train.py`` in its own process, as a user would call it; the untrained model is the same command with
-no iterations. Scores are those of the last checkpoint, read from the record that the command leaves.
+A run is ``python -m mmbackbones train`` in its own process, as a user would call it; the untrained model is the same
+command with no iterations. Scores are those of the last checkpoint, read from the record that the command leaves.
 """
 
 import csv
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmbackbones.analysis.tables import write_csv
-from mmbackbones.engine.config import load_config
+from mmbackbones.engine.config import run_name
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.launch.commands import command
+from mmbackbones.zoo.models import backbone_config, miniature_names
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = {path.stem: path for path in sorted((ROOT / 'configs' / 'quickstart').glob('*_shapes-*.py'))}
+TASKS = {
+    'detection': 'configs/quickstart/mask-rcnn_1xb4-300_shapes-coco.py',
+    'segmentation': 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py',
+}
+# Name of a run -> its task and miniature.
+RUNS = {run_name(config, name): (task, name) for task, config in TASKS.items() for name in miniature_names()}
 # The score that decides in each task, all in 0..1: what training must reach and what an untrained model stays below.
 SCORES = {'detection': 'box_AP50', 'segmentation': 'mIoU'}
 FLOORS = {'detection': 0.50, 'segmentation': 0.50}
@@ -44,12 +48,12 @@ COLUMNS = (
 )
 
 
-def run(config: str, work_dir: Path, data: Path, iterations: int | None = None) -> dict:
-    """Train and test one config.
+def run(name: str, work_dir: Path, data: Path, iterations: int | None = None) -> dict:
+    """Train and test one miniature in one task.
 
     Args:
-        config: name of a quickstart config without its ending.
-        work_dir: folder for the logs; what ``tools/train.py`` prints goes to ``train.log`` there.
+        name: of ``RUNS``.
+        work_dir: folder for the logs; what the command prints goes to ``train.log`` there.
         data: folder that ``tools/make_shapes.py`` made.
         iterations: in place of the config's.
 
@@ -59,34 +63,26 @@ def run(config: str, work_dir: Path, data: Path, iterations: int | None = None) 
     Raises:
         InputError: the command failed.
     """
-    if config not in CONFIGS:
-        raise InputError(f'{config}: no such quickstart config; known: {", ".join(CONFIGS)}')
-    detection = task_of(load_config(str(CONFIGS[config]))) == 'detection'
-    root = f'{data.absolute()}/{"coco" if detection else "ade20k"}/'
+    if name not in RUNS:
+        raise InputError(f'{name}: no such miniature training; known: {", ".join(RUNS)}')
+    task, backbone = RUNS[name]
+    root = f'{data.absolute()}/{"coco" if task == "detection" else "ade20k"}/'
     options = [f'{split}_dataloader.dataset.data_root={root}' for split in ('train', 'test')]
-    if detection:
+    if task == 'detection':
         options.append(f'test_evaluator.ann_file={root}annotations/instances_val2017.json')
     if iterations is not None:
         options.append(f'train_cfg.max_iters={iterations}')
+    place = ['--backbone', backbone, '--work-dir', str(work_dir.absolute())]
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / 'train.log').open('w') as log:
         done = subprocess.run(
-            [
-                sys.executable,
-                'tools/train.py',
-                str(CONFIGS[config]),
-                '--work-dir',
-                str(work_dir.absolute()),
-                '--cfg-options',
-                *options,
-            ],
-            cwd=ROOT,
+            command('train', TASKS[task], *place, '--cfg-options', *options),
             env={**os.environ, 'OMP_NUM_THREADS': '1'},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise InputError(f'{config}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
+        raise InputError(f'{name}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
     return json.loads((work_dir / 'final' / 'run.json').read_text())
 
 
@@ -96,25 +92,25 @@ def score(record: dict) -> float:
     return metrics['coco/bbox_mAP_50'] if record['task'] == 'detection' else metrics['mIoU'] / 100
 
 
-def train_miniature(config: str, work_dir: Path, data: Path) -> dict[str, str]:
-    """Run a config untrained and trained; the arguments are those of :func:`run`.
+def train_miniature(name: str, work_dir: Path, data: Path) -> dict[str, str]:
+    """Run a miniature untrained and trained; the arguments are those of :func:`run`.
 
     Returns:
         dict[str, str]: a row of the table, by ``COLUMNS``; ``learned`` is ``yes`` or ``no``.
     """
-    untrained = score(run(config, work_dir / 'untrained', data, iterations=0))
-    record = run(config, work_dir / 'trained', data)
+    untrained = score(run(name, work_dir / 'untrained', data, iterations=0))
+    record = run(name, work_dir / 'trained', data)
     task, metrics = record['task'], record['metrics']
     learned = score(record) >= FLOORS[task] and untrained < UNTRAINED[task]
     scores = {'box_AP50': 'coco/bbox_mAP_50', 'box_AP': 'coco/bbox_mAP', 'mask_AP': 'coco/segm_mAP', 'mIoU': 'mIoU'}
     return dict(
-        backbone=load_config(str(CONFIGS[config])).model.backbone.type.removeprefix('mmbackbones.'),
+        backbone=backbone_config(RUNS[name][1], task)['type'].removeprefix('mmbackbones.'),
         task=task,
-        config=config,
+        config=name,
         iterations=str(record['iterations']),
         **{
-            name: _digits(metrics[key] / (100 if name == 'mIoU' else 1)) if key in metrics else ''
-            for name, key in scores.items()
+            metric: _digits(metrics[key] / (100 if metric == 'mIoU' else 1)) if key in metrics else ''
+            for metric, key in scores.items()
         },
         untrained=_digits(untrained),
         learned='yes' if learned else 'no',

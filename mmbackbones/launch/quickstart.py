@@ -1,7 +1,7 @@
 """The main job in small: train and test a detector and a segmentor on generated shapes, and judge the outcome.
 
-Runs the same commands that a user runs, each in its own process: ``tools/train.py`` for both tasks side by side, then
-``tools/test.py``, at one scale and at several. Everything lands in a new folder; the exit status says whether the
+Runs the same commands that a user runs, each in its own process: ``train`` for both tasks side by side, then ``test``,
+at one scale and at several. Everything lands in a new folder; the exit status says whether the
 networks learned.
 """
 
@@ -22,16 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.analysis.report.write import write_report
+from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.launch.commands import command
+from mmbackbones.launch.miniature import TASKS
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path('data', 'shapes')
-CONFIGS = {
-    'detection': 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py',
-    'segmentation': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
-}
+DATA = Path('data', 'shapes')  # where the configs look for it
 FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
 # What a network that learned exceeds by far and an untrained one never reaches.
 FLOORS = {'box AP': 0.70, 'mask AP': 0.70, 'mIoU': 0.75}
@@ -89,7 +87,7 @@ class _Job(threading.Thread):
         with (
             self.log.open('w') as log,
             subprocess.Popen(
-                self.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                self.command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as process,
         ):
             said = 0.0
@@ -129,25 +127,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     started = time.monotonic()
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime('%Y%m%d-%H%M%S')
-    run = (args.out or ROOT / 'work_dirs' / 'quickstart' / stamp).absolute()
+    run = (args.out or Path('work_dirs', 'quickstart', stamp)).absolute()
     if run.exists():
         raise InputError(f'--out {run}: exists; nothing was overwritten')
     run.mkdir(parents=True)
 
-    python = [sys.executable]
-    subprocess.run([*python, 'tools/make_shapes.py', str(DATA)], cwd=ROOT, check=True)
+    write_shapes(DATA)
+    print(f'{DATA}/coco and {DATA}/ade20k are complete', flush=True)
     options = ['--cfg-options', f'train_cfg.max_iters={args.iterations}'] if args.iterations else []
     _run_side_by_side(
         [
             _Job(
                 task,
-                [*python, 'tools/train.py', config, '--work-dir', str(run / task), *options],
+                command('train', config, '--work-dir', str(run / task), *options),
                 run / f'{task}.train.log',
             )
-            for task, config in CONFIGS.items()
+            for task, config in TASKS.items()
         ]
     )
-    last = {task: Path((run / task / 'last_checkpoint').read_text().strip()) for task in CONFIGS}
+    last = {task: Path((run / task / 'last_checkpoint').read_text().strip()) for task in TASKS}
     tests = {
         'detection': ['--out', str(run / 'detection' / 'test')],
         'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')],
@@ -156,9 +154,8 @@ def main(argv: list[str] | None = None) -> None:
         [
             _Job(
                 task,
-                [
-                    *python,
-                    'tools/test.py',
+                command(
+                    'test',
                     config,
                     str(run / task / last[task].name),
                     '--work-dir',
@@ -167,25 +164,25 @@ def main(argv: list[str] | None = None) -> None:
                     str(run / task / 'pictures'),
                     *tests[task],
                     *options,
-                ],
+                ),
                 run / f'{task}.test.log',
             )
-            for task, config in CONFIGS.items()
+            for task, config in TASKS.items()
         ]
     )
 
-    scores = summarize(run, ROOT / DATA)
+    scores = summarize(run, DATA)
     (run / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
     console = Console(width=100)
     _report(scores, console)
-    config, weights = CONFIGS['detection'], run / 'detection' / last['detection'].name
+    config, weights = TASKS['detection'], run / 'detection' / last['detection'].name
     console.print(
         f'The report, to open in a browser: {write_report([run], run / "report")}\n'
         f'Checkpoints, logs, predictions ({RECORD} beside them) and pictures: {run}\n'
         f'Took {time.monotonic() - started:.0f} s. To go on:\n'
-        f'  {sys.executable} tools/test.py {config} {weights}\n'
+        f'  {sys.executable} -m mmbackbones test {config} {weights}\n'
         f'  {sys.executable} tools/analysis/complexity.py {FULL_SIZE}\n'
-        f'  {sys.executable} tools/train.py {FULL_SIZE}',
+        f'  {sys.executable} -m mmbackbones train {FULL_SIZE}',
         soft_wrap=True,
         highlight=False,
     )

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     work_dir = args.work_dir or str(Path('work_dirs', 'suites', Path(args.suite).stem))
     suite = load_suite(args.suite, work_dir, args.gpus)
     if args.dry_run:
-        table = Table('config', 'seed', 'state')
+        table = Table('run', 'seed', 'state')
         for run in suite.runs:
-            table.add_row(Path(run.config).stem, str(run.seed), run.state())
+            table.add_row(run.training.name, str(run.seed), run.state())
         Console(width=120).print(table)
         return
 

@@ -1,39 +1,30 @@
-"""Many trainings from one list: configs times seeds, each a job of its own, resumed where an earlier call left off.
+"""Many trainings from one list (see :mod:`mmbackbones.launch.suite_file`), resumed where an earlier call left off.
 
-A suite is a YAML file::
-
-    configs: [configs/quickstart/….py, …]   # relative to the project
-    seeds: [0, 1, 2]
-    gpus: 8                                 # processes per run; 0: on the CPU
-    multi_scale: true                       # test segmentors at several scales too
-    cfg_options: [train_cfg.max_iters=20]   # for every run, as on the command line
-    slurm: {slurm_partition: gpu, timeout_min: 2880}
-
-Jobs go through submitit, whose parameters for Slurm ``slurm`` holds. Run r of a suite lives in
-``WORK_DIR/<config>/seed<k>`` and is finished once its record says so: nothing else is remembered.
+Every training with every seed is a job of its own. Jobs go through submitit, and run the commands of
+``python -m mmbackbones`` in the folder from which the suite was started. A run lives in
+``WORK_DIR/<name>/seed<k>`` and is finished once its record says so: nothing else is remembered.
 """
 
-import argparse
+import functools
 import json
 import os
 import shutil
 import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import submitit
-import yaml
 from submitit.helpers import DelayedSubmission
 
-from mmbackbones.engine.config import Overrides, config_hash, load_config
+from mmbackbones.engine.config import config_hash, load_config, parse_options
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import RECORD, task_of
+from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.launch.commands import command
+from mmbackbones.launch.suite_file import Training, read_suite
 
-ROOT = Path(__file__).resolve().parents[2]
-KEYS = ('configs', 'seeds', 'gpus', 'multi_scale', 'cfg_options', 'slurm')
 MULTI_SCALE = 'final-multi-scale'
 POLL_S = 1.0
 MONTH_MIN = 60 * 24 * 31  # submitit stops a local job after five minutes unless told otherwise
@@ -44,27 +35,31 @@ class Run:
     """One training and its tests; calling it runs them here, from where they stopped.
 
     Attributes:
-        config (str): config file, relative to the project.
+        training (Training): config, backbone and arm.
         seed (int): of the run.
         work_dir (Path): its own folder.
-        config_hash (str): identity of the configuration with seed and options.
-        options (list[str]): ``KEY=VALUE`` overrides, the seed among them.
+        options (list[str]): ``KEY=VALUE`` overrides, the arm and the seed among them.
         gpus (int): processes; 0: one, on the CPU.
         multi_scale (bool): whether to test at several scales as well.
+        port (int): where its processes find each other.
     """
 
-    config: str
+    training: Training
     seed: int
     work_dir: Path
-    config_hash: str
     options: list[str]
     gpus: int = 0
     multi_scale: bool = False
-    port: int = 29500
+    port: int = field(default_factory=lambda: int(os.environ.get('PORT', '29500')))
 
     @property
     def name(self) -> str:
-        return f'{Path(self.config).stem} seed {self.seed}'
+        return f'{self.training.name} seed {self.seed}'
+
+    @functools.cached_property
+    def config_hash(self) -> str:
+        """Identity of the configuration with backbone, arm, seed and options."""
+        return config_hash(load_config(self.training.config, parse_options(self.options), self.training.backbone))
 
     def state(self) -> str:
         """``'done'``, ``'to test'``, ``'started'``, ``'new'``, or ``'stale'``: finished under another configuration."""
@@ -80,29 +75,24 @@ class Run:
         return (_record(self.work_dir / 'final') or {}).get('metrics', {})
 
     def __call__(self) -> None:
-        place = ['--work-dir', str(self.work_dir), '--cfg-options', *self.options]
+        given = ['--backbone', self.training.backbone] if self.training.backbone else []
+        place = [*given, '--work-dir', str(self.work_dir), '--cfg-options', *self.options]
         if self.state() not in ('done', 'to test'):
-            self._execute('train', [self.config], ['--resume', 'auto', *place])
+            self._execute('train', self.training.config, '--resume', 'auto', *place)
         if self.state() == 'to test':
             last = self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
-            self._execute(
-                'test', [self.config, str(last)], ['--tta', '--out', str(self.work_dir / MULTI_SCALE), *place]
-            )
+            out = str(self.work_dir / MULTI_SCALE)
+            self._execute('test', self.training.config, str(last), '--tta', '--out', out, *place)
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit before a preempted job is queued again: training resumes by itself."""
         return DelayedSubmission(self)
 
-    def _execute(self, command: str, arguments: list[str], options: list[str]) -> None:
-        if self.gpus > 1:
-            call = ['bash', f'tools/dist_{command}.sh', *arguments, str(self.gpus), *options]
-        else:
-            call = [sys.executable, f'tools/{command}.py', *arguments, *options]
-        environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(self.port)}
-        if not self.gpus:
-            environment['CUDA_VISIBLE_DEVICES'] = ''
+    def _execute(self, name: str, *arguments: str) -> None:
+        call = command(name, *arguments, processes=self.gpus, port=self.port)
+        environment = dict(os.environ) if self.gpus else {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
         print('$', *call, flush=True)
-        subprocess.run(call, cwd=ROOT, env=environment, check=True)
+        subprocess.run(call, env=environment, check=True)
 
 
 @dataclass
@@ -129,49 +119,23 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
     Raises:
         InputError: the file, a key or a config of it is at fault.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such suite file') from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'{path}: not a readable YAML file: {" ".join(str(error).split())}') from None
-    if not isinstance(content, dict):
-        raise InputError(f'{path}: expected a mapping with the keys {", ".join(KEYS)}')
-    unknown = [key for key in content if key not in KEYS]
-    if unknown:
-        raise InputError(f'{path}: unknown key {unknown[0]!r}; known: {", ".join(KEYS)}')
-    configs = _list_of(str, content, 'configs', path)
-    seeds = _list_of(int, content, 'seeds', path)
-    options = _list_of(str, content, 'cfg_options', path, default=[])
-    gpus = content.get('gpus', 0) if gpus is None else gpus
-    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
-        raise InputError(f'{path}: gpus={gpus}: expected a number of processes, 0 for the CPU')
-    multi_scale, slurm = content.get('multi_scale', False), content.get('slurm') or {}
-    if not isinstance(multi_scale, bool):
-        raise InputError(f'{path}: multi_scale={multi_scale}: expected true or false')
-    if not isinstance(slurm, dict):
-        raise InputError(f'{path}: slurm: expected a mapping of submitit parameters')
-
-    runs = []
-    for config in configs:
-        cfg = load_config(str(ROOT / config), _parse(options))
-        for seed in seeds:
-            cfg.merge_from_dict({'randomness.seed': seed})
-            runs.append(
-                Run(
-                    config,
-                    seed,
-                    Path(work_dir, Path(config).stem, f'seed{seed}').absolute(),
-                    config_hash(cfg),
-                    [*options, f'randomness.seed={seed}'],
-                    gpus,
-                    multi_scale and task_of(cfg) == 'segmentation',
-                )
-            )
-    twice = [run.work_dir.parent.name for run in runs if sum(run.work_dir == other.work_dir for other in runs) > 1]
+    file = read_suite(path)
+    runs = [
+        Run(
+            training,
+            seed,
+            Path(work_dir, training.name, f'seed{seed}').absolute(),
+            [*file.options, *training.options, f'randomness.seed={seed}'],
+            file.gpus if gpus is None else gpus,
+            file.multi_scale and training.task == 'segmentation',
+        )
+        for training in file.trainings
+        for seed in file.seeds
+    ]
+    twice = [name for name, count in Counter(run.work_dir for run in runs).items() if count > 1]
     if twice:
-        raise InputError(f'{path}: {twice[0]} with one seed is listed twice')
-    return Suite(runs, slurm)
+        raise InputError(f'{path}: {twice[0].parent.name} with one seed is listed twice')
+    return Suite(runs, file.slurm)
 
 
 def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: int = 1) -> Iterator[tuple[Run, str]]:
@@ -260,19 +224,3 @@ def _record(folder: Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f'{folder / RECORD}: not a readable record: {error}') from None
-
-
-def _list_of(kind: type, content: dict, key: str, path: str | Path, default: list | None = None) -> list:
-    values = content.get(key, default)
-    if not isinstance(values, list) or (not values and default is None):
-        raise InputError(f'{path}: {key}: expected a list')
-    for value in values:
-        if type(value) is not kind:
-            raise InputError(f'{path}: {key}: {value!r}: expected {kind.__name__}')
-    return values
-
-
-def _parse(options: list[str]) -> dict:
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}

@@ -1,66 +1,26 @@
-"""The controlled experiment: the files are all arms and no other, and two of a kind differ in nothing but the mixer."""
-
-import itertools
-import re
+"""The controlled experiment: what the arms' names mean, and that two arms differ in nothing but the mixer."""
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from mmbackbones.engine.config import ARM_KEY, arm_of_config, config_hash, load_config
 from mmbackbones.engine.device import adapt_to_device
+from mmbackbones.errors import InputError
+from mmbackbones.launch.suite_file import read_suite
+from mmbackbones.layers.arms import ARMS, arm_name, spell_out
 from tests.configs.test_common_recipe import CONFIGS, flatten
 
 FOLDER = CONFIGS / 'controlled'
 MINIATURE = FOLDER / 'miniature'
-BRANCHES = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
-CONTROLS = tuple(f'pointwise-{name}' for name in BRANCHES[:-1])  # causal attention has full attention's parameters
-MIXERS = (*BRANCHES, *CONTROLS, 'hybrid', 'identity')
-ARMS = ('none', *(f'{mixer}-{place}' for mixer in MIXERS for place in ('last2', 'all')))
-ISOTROPIC = (
-    'attn',
-    'causal-attn',
-    'ssm',
-    'ssm-reversed',
-    'bissm',
-    'pointwise-attn',
-    'pointwise-ssm',
-    'pointwise-bissm',
-)
-ADE20K, COCO = '8xb2-amp-160k_ade20k-512x512', '8xb2-amp-1x_coco'
-SHAPES_ADE20K, SHAPES_COCO = '1xb8-500_shapes-ade20k-128x128', '1xb4-300_shapes-coco'
-LAST_TWO = [arm for arm in ARMS if not arm.endswith('-all')]
-NAME = re.compile(r'(?:mask-rcnn_)?(gated|isotropic)-(tiny|small|mini)-([a-z0-9-]+)_(fpn|upernet|fcn-1x1)_.*')
+SHAPES_ADE20K = '1xb8-500_shapes-ade20k-128x128'
+BASES = sorted(FOLDER.rglob('*.py'))
+GATED = [path for path in BASES if 'gated' in path.name]
 
 
-def names(sizes, arms, ade20k, coco):
-    for size, arm in itertools.product(sizes, arms):
-        yield f'gated-{size}-{arm}_upernet_{ade20k}'
-        yield f'gated-{size}-{arm}_fcn-1x1_{ade20k}'
-        yield f'mask-rcnn_gated-{size}-{arm}_fpn_{coco}'
-
-
-FULL = [
-    *names(('tiny', 'small'), ARMS, ADE20K, COCO),
-    *(f'isotropic-{size}-{arm}_fcn-1x1_{ADE20K}' for size in ('tiny', 'small') for arm in ISOTROPIC),
-]
-MINI = [
-    *names(('mini',), LAST_TWO, SHAPES_ADE20K, SHAPES_COCO),
-    *(f'isotropic-mini-{arm}_fcn-1x1_{SHAPES_ADE20K}' for arm in ISOTROPIC),
-]
-PATHS = [FOLDER / f'{name}.py' for name in FULL] + [MINIATURE / f'{name}.py' for name in MINI]
-
-
-def mixers_of(arm, size):
-    """What the name of a hierarchical arm says."""
-    if arm == 'none':
-        return 'none'
-    mixer, place = arm.rsplit('-', 1)
-    mixer = ('ss2d', 'attn') if mixer == 'hybrid' else mixer.replace('pointwise-', 'pointwise:')
-    last = 'ss2d' if arm.startswith('hybrid') and size == 'mini' else mixer  # its last stage has one block
-    if place == 'last2':
-        return ('none', 'none', mixer, last)
-    return (mixer,) * 4 if arm.startswith('hybrid') else mixer
+def network_of(path):
+    return 'GatedMixerNet' if path in GATED else 'IsotropicMixerNet'
 
 
 def differences(cfg, other):
@@ -68,47 +28,114 @@ def differences(cfg, other):
     return {key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...)}
 
 
-def test_the_files_are_all_arms_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob('*.py')) == sorted(FULL)
-    assert sorted(path.stem for path in MINIATURE.glob('*.py')) == sorted(MINI)
+def test_the_table_of_arms():
+    """By hand, so that a slip in the table does not pass."""
+    gated = ARMS['GatedMixerNet']
+    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
+    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn')
+    mixers = (*branches, *controls, 'hybrid', 'identity')
+    assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
+    assert gated['none'] == 'none'
+    assert gated['ss2d-last2'] == ('none', 'none', 'ss2d', 'ss2d')
+    assert gated['pointwise-attn-last2'] == ('none', 'none', 'pointwise:attn', 'pointwise:attn')
+    assert gated['causal-attn-all'] == 'causal-attn' and gated['pointwise-ssm-all'] == 'pointwise:ssm'
+    assert gated['hybrid-last2'] == ('none', 'none', ('ss2d', 'attn'), ('ss2d', 'attn'))
+    assert gated['hybrid-all'] == (('ss2d', 'attn'),) * 4
+    assert ARMS['IsotropicMixerNet'] == {
+        'attn': 'attn',
+        'causal-attn': 'causal-attn',
+        'ssm': 'ssm',
+        'ssm-reversed': 'ssm-reversed',
+        'bissm': 'bissm',
+        'pointwise-attn': 'pointwise:attn',
+        'pointwise-ssm': 'pointwise:ssm',
+        'pointwise-bissm': 'pointwise:bissm',
+    }
 
 
-@pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
+def test_names_and_mixers_are_one_to_one():
+    for network, arms in ARMS.items():
+        assert [arm_name(network, spell_out(network, arm)) for arm in arms] == list(arms)
+    # Lists, as the command line gives them.
+    assert arm_name('GatedMixerNet', ['none', 'none', 'ss2d', 'ss2d']) == 'ss2d-last2'
+    own = ['none', 'none', 'ssm', ['pointwise:ssm', 'attn']]
+    assert arm_name('GatedMixerNet', own) == 'none,none,ssm,pointwise-ssm+attn'
+    # A stage of one block has the first of those that take turns.
+    assert spell_out('GatedMixerNet', 'hybrid-last2', (1, 1, 3, 1)) == ('none', 'none', ('ss2d', 'attn'), 'ss2d')
+    assert arm_name('GatedMixerNet', ('none', 'none', ('ss2d', 'attn'), 'ss2d'), (1, 1, 3, 1)) == 'hybrid-last2'
+
+
+@pytest.mark.parametrize('path', BASES, ids=lambda path: path.stem)
 def test_nothing_but_the_mixer_differs(path):
-    kind, size, arm, _ = NAME.fullmatch(path.stem).groups()
-    cfg = Config.fromfile(path)
-    wanted = mixers_of(arm, size) if kind == 'gated' else arm.replace('pointwise-', 'pointwise:')
-    assert cfg.model.backbone.mixers == wanted
-    first = 'none' if kind == 'gated' else 'attn'
-    rest = Config.fromfile(path.with_name(path.name.replace(f'-{arm}_', f'-{first}_')))
-    assert differences(cfg, rest) <= {'model.backbone.mixers'}
+    base = load_config(path)
+    network = network_of(path)
+    assert base.model.backbone.type == f'mmbackbones.{network}'
+    assert arm_of_config(base) == ('none' if path in GATED else 'attn')
+    for arm in [arm for arm in ARMS[network] if arm != arm_of_config(base)]:
+        cfg = load_config(path, {ARM_KEY: arm})
+        assert differences(cfg, base) == {'model.backbone.mixers'}
+        assert arm_of_config(cfg) == arm
+        depths = (1, 1, 3, 1) if path.parent == MINIATURE else None
+        assert cfg.model.backbone.mixers == spell_out(network, arm, depths)
+
+
+def test_an_arm_has_one_identity():
+    path = MINIATURE / f'gated-mini_upernet_{SHAPES_ADE20K}.py'
+    by_name, in_full = (load_config(path, {ARM_KEY: arm}) for arm in ('ssm-last2', ('none', 'none', 'ssm', 'ssm')))
+    assert config_hash(by_name) == config_hash(in_full) != config_hash(load_config(path))
+
+
+def test_an_unknown_arm_is_refused():
+    cfg = load_config(MINIATURE / f'gated-mini_upernet_{SHAPES_ADE20K}.py', {ARM_KEY: 'ss2d-lst2'})
+    with pytest.raises(InputError, match=r"mixers='ss2d-lst2' unknown; known: .*ss2d-last2"):
+        MODELS.build(cfg.model.backbone)
+
+
+@pytest.mark.parametrize(('suite', 'folder'), [('controlled', FOLDER), ('controlled_miniature', MINIATURE)])
+def test_the_suites_train_every_arm_of_every_base(suite, folder):
+    trainings = read_suite(CONFIGS / 'suites' / f'{suite}.yaml').trainings
+    found = {}
+    for training in trainings:
+        found.setdefault(CONFIGS.parent / training.config, []).append(training.arm)
+    assert found.keys() == set(folder.glob('*.py'))
+    for path, arms in found.items():
+        wanted = [arm for arm in ARMS[network_of(path)] if folder == FOLDER or not arm.endswith('-all')]
+        assert sorted(arms) == sorted(wanted)
+
+
+def mambaouts_file(path):
+    """The config of MambaOut that a base changes in its type and mixers, or the zoo's miniature in the quickstart."""
+    if path.parent == MINIATURE:
+        name = path.name.replace('gated-mini_fpn_', '').replace('gated-mini_upernet', 'upernet')
+        return CONFIGS / 'quickstart' / name
+    return CONFIGS / 'mambaout' / path.name.replace('gated', 'mambaout')
+
+
+@pytest.mark.parametrize('path', GATED, ids=lambda path: path.stem)
+def test_the_arm_without_a_mixer_is_mambaouts_config(path):
+    if 'fcn' in path.stem:
+        source = path.with_name(path.name.replace('fcn-1x1', 'upernet'))
+        changed = {'.'.join(key.split('.')[:2]) for key in differences(*map(Config.fromfile, (path, source)))}
+        assert changed == {'model.decode_head', 'model.auxiliary_head'}
+    else:
+        assert differences(*map(Config.fromfile, (path, mambaouts_file(path)))) == {
+            'model.backbone.type',
+            'model.backbone.mixers',
+        }
 
 
 @pytest.mark.parametrize(
-    ('folder', 'size', 'base'),
-    [(FOLDER, 'tiny', 'mambaout'), (FOLDER, 'small', 'mambaout'), (MINIATURE, 'mini', 'quickstart')],
+    ('path', 'arm'),
+    [
+        (path, arm)
+        for path in BASES
+        for arm in ARMS[network_of(path)]
+        if arm == 'none' or arm.startswith('hybrid') or arm.endswith('attn')
+    ],
+    ids=lambda value: getattr(value, 'stem', value),
 )
-def test_the_arm_without_a_mixer_is_mambaouts_config(folder, size, base):
-    for path in folder.glob(f'*gated-{size}-none_*.py'):
-        if 'fcn' in path.stem:
-            source = path.with_name(path.name.replace('fcn-1x1', 'upernet'))
-            changed = {'.'.join(key.split('.')[:2]) for key in differences(*map(Config.fromfile, (path, source)))}
-            assert changed == {'model.decode_head', 'model.auxiliary_head'}
-        else:
-            source = CONFIGS / base / path.name.replace(f'gated-{size}-none', f'mambaout-{size}')
-            assert differences(*map(Config.fromfile, (path, source))) == {
-                'model.backbone.type',
-                'model.backbone.mixers',
-            }
-
-
-@pytest.mark.parametrize(
-    'path',
-    [path for path in PATHS if re.search('(none|hybrid-all|hybrid-last2|-attn)_', path.stem)],
-    ids=lambda p: p.stem,
-)
-def test_channels_fit_the_backbone(path):
-    cfg = Config.fromfile(path)
+def test_channels_fit_the_backbone(path, arm):
+    cfg = load_config(path, {ARM_KEY: arm})
     with torch.device('meta'):
         channels = list(MODELS.build({**cfg.model.backbone, 'init_cfg': None}).out_channels)
     head = cfg.model.neck if 'neck' in cfg.model and cfg.model.neck else cfg.model.decode_head
@@ -117,10 +144,8 @@ def test_channels_fit_the_backbone(path):
         assert head.channels == sum(channels)
 
 
-def segmentor(name):
-    cfg = Config.fromfile(MINIATURE / f'{name}_{SHAPES_ADE20K}.py')
-    if name.startswith('gated'):
-        cfg.model.backbone.mixers = 'identity'  # no depthwise convolution: nothing but 3x3 steps to coarser maps
+def segmentor(name, arm):
+    cfg = load_config(MINIATURE / f'{name}_{SHAPES_ADE20K}.py', {ARM_KEY: arm})
     adapt_to_device(cfg, 'none')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
@@ -137,15 +162,18 @@ def reached(model, side=256):
 
 
 def test_context_free_head_reaches_no_further_than_the_backbone():
-    """63 px of five 3x3 steps to stride 32, and the 32 px between two places that resizing to stride 4 blends."""
-    places = reached(segmentor('gated-mini-none_fcn-1x1'))
+    """63 px of five 3x3 steps to stride 32, and the 32 px between two places that resizing to stride 4 blends.
+
+    The arm has no depthwise convolution: nothing but 3x3 steps to coarser maps.
+    """
+    places = reached(segmentor('gated-mini_fcn-1x1', 'identity-all'))
     assert (places.amax(0) - places.amin(0) + 1).tolist() == [63 + 32] * 2
-    assert len(reached(segmentor('gated-mini-none_upernet'))) > 0.99 * 256**2
+    assert len(reached(segmentor('gated-mini_upernet', 'identity-all'))) > 0.99 * 256**2
 
 
 def test_isotropic_segmentor_is_causal_through_the_head():
     """One stride, so nothing is resized within the head, and the logits of a patch depend on those before it alone."""
-    patches = reached(segmentor('isotropic-mini-causal-attn_fcn-1x1'), side=128) // 8
+    patches = reached(segmentor('isotropic-mini_fcn-1x1', 'causal-attn'), side=128) // 8
     seen = set((16 * patches[:, 0] + patches[:, 1]).tolist())
     assert seen == set(range(8 * 16 + 8 + 1))
-    assert len(reached(segmentor('isotropic-mini-attn_fcn-1x1'), side=128)) > 0.99 * 128**2
+    assert len(reached(segmentor('isotropic-mini_fcn-1x1', 'attn'), side=128)) > 0.99 * 128**2

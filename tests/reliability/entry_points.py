@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer
 from mmbackbones.engine.cli import run_command, test, train
 from tests.checkpoints.crafted import GADGETS, Call
 
-CONFIG = 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
+CONFIG = 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py'
 
 
 def apart(folder: Path, name: str, command, *arguments: object) -> tuple[int, str]:

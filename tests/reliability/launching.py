@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-SEGMENTOR = 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
-DETECTOR = 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
+SEGMENTOR = 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py'
+DETECTOR = 'configs/quickstart/mask-rcnn_1xb4-300_shapes-coco.py'
 ENVIRONMENT = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable)
 TIMEOUT = 900  # seconds; a hang, whatever the machine
 

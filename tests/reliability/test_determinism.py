@@ -12,6 +12,7 @@ from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.registry import MODELS
 from tests.backbones.test_registry import ROWS, image, loss_of
 from tests.conftest import ROOT
+from tests.miniatures import DETECTOR, SEGMENTOR
 from tests.reliability.harness import same_bits
 
 
@@ -59,7 +60,7 @@ def test_same_seed_same_bits(name, deterministic):
 @pytest.mark.promise('same-bits-training')
 @pytest.mark.parametrize(
     'config',
-    ['mask-rcnn_vmamba-mini_fpn_1xb4-300_shapes-coco.py', 'vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'],
+    [DETECTOR, SEGMENTOR],
 )
 def test_whole_trainings_under_the_switch(config, tmp_path):
     """Two processes one after the other, with ``randomness.deterministic=True``."""
@@ -73,7 +74,9 @@ def test_whole_trainings_under_the_switch(config, tmp_path):
             [
                 sys.executable,
                 'tools/train.py',
-                f'configs/quickstart/{config}',
+                config,
+                '--backbone',
+                'vmamba_mini',
                 '--work-dir',
                 tmp_path / name,
                 '--cfg-options',

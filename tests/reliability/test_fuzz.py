@@ -46,7 +46,7 @@ HANG = 120  # seconds of one case; usual are milliseconds
 MEMORY = 3 << 30  # bytes of address space on top of what the process has
 
 ANN = 'coco/annotations/instances_train2017.json'
-CONFIG = ROOT / 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
+CONFIG = ROOT / 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py'
 
 junk = st.recursive(
     st.one_of(

@@ -9,8 +9,8 @@ from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
 from tests.reliability.harness import PREEMPTED, Training, assert_equal, kill_often
 
-SEGMENTOR = ROOT / 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
-DETECTOR = ROOT / 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
+SEGMENTOR = ROOT / 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py'
+DETECTOR = ROOT / 'configs/quickstart/mask-rcnn_1xb4-300_shapes-coco.py'
 
 BY_ITERATION = """
 _base_ = '{base}'

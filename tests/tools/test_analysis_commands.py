@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.miniatures import written
 
 pytestmark = pytest.mark.slow
 DET = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
-SEG = 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
 
 
 def run(tool: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -33,7 +33,7 @@ def error_of(done: subprocess.CompletedProcess) -> str:
 
 
 def test_complexity_of_two_configs():
-    done = run('complexity', DET, SEG, '--depth', 2)
+    done = run('complexity', DET, written('vmamba_mini', 'segmentation'), '--depth', 2)
     assert done.returncode == 0, done.stderr
     assert '262.5' in done.stdout and 'roi_head.mask_head' in done.stdout
     assert 'published as MambaOut Tiny: 43 M, 262 G (MambaOut paper' in done.stdout
@@ -52,7 +52,7 @@ def test_complexity_of_a_folder(tmp_path):
 def test_complexity_bad_usage():
     assert error_of(run('complexity')) == 'error: expected configs or --all'
     refusal = error_of(run('complexity', '--all', '--shape', 64, 64))
-    assert '--shape and --cfg-options: expected configs alone' in refusal
+    assert '--shape, --backbone and --cfg-options: expected configs alone' in refusal
 
 
 def test_tokens(realdata, tmp_path):

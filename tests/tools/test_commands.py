@@ -14,8 +14,8 @@ import torch
 from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
 
-DETECTOR = 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
-SEGMENTOR = 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
+DETECTOR = 'configs/quickstart/mask-rcnn_1xb4-300_shapes-coco.py'
+SEGMENTOR = 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py'
 FULL_DETECTOR = 'configs/mambaout/mask-rcnn_mambaout-femto_fpn_8xb2-amp-1x_coco.py'
 FULL_SEGMENTOR = 'configs/mambaout/mambaout-femto_upernet_8xb2-amp-160k_ade20k-512x512.py'
 

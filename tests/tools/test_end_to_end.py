@@ -10,8 +10,7 @@ import pytest
 from mmbackbones.analysis.speed.end_to_end import BASIC, COLUMNS
 from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
-
-QUICK = ROOT / 'configs' / 'quickstart'
+from tests.miniatures import DETECTOR, SEGMENTOR, written
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
@@ -29,8 +28,8 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 def test_both_tasks(tmp_path):
     shapes = write_shapes(tmp_path / 'shapes', train=12, val=2)
     done = run(
-        QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',
-        QUICK / 'mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
+        written('vim_mini', 'detection'),
+        SEGMENTOR,
         '--coco',
         shapes / 'coco',
         '--ade20k',
@@ -63,7 +62,7 @@ def test_configs_exist():
     [
         (('--iterations', '0'), '--iterations 0: expected 1 and more'),
         (('--coco', 'nowhere'), '--coco nowhere: no such folder'),
-        ((QUICK / 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py',), 'no data for detection'),
+        ((DETECTOR,), 'no data for detection'),
     ],
 )
 def test_bad_usage(arguments, message):

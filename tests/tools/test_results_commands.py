@@ -19,11 +19,9 @@ from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
+from tests.miniatures import DETECTOR, SEGMENTOR, written
 
-DETECTOR = 'configs/quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
-SEGMENTORS = [
-    f'configs/quickstart/{name}-mini_upernet_1xb8-500_shapes-ade20k-128x128.py' for name in ('mambaout', 'vim')
-]
+SEGMENTORS = [SEGMENTOR, str(written('vim_mini', 'segmentation'))]
 
 
 def command(tool, *arguments):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.miniatures import DETECTOR, written
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 
 def test_speed(tmp_path):
-    config = 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
+    config = written('vmamba_mini', 'segmentation')
     done = run(
         'tools/analysis/speed.py',
         config,
@@ -47,8 +48,8 @@ def test_speed(tmp_path):
 
 def test_bad_usage(tmp_path):
     for command, message in (
-        (('speed.py', 'configs/quickstart/mask-rcnn_base.py', '--sizes', 8), '--sizes 8: expected sides of 64 px'),
-        (('train_miniatures.py', 'vim-maxi', '--data', tmp_path / 'data'), 'vim-maxi: no such quickstart config'),
+        (('speed.py', DETECTOR, '--sizes', 8), '--sizes 8: expected sides of 64 px'),
+        (('train_miniatures.py', 'vim-maxi', '--data', tmp_path / 'data'), 'vim-maxi: no such miniature training'),
     ):
         done = run(f'tools/analysis/{command[0]}', *command[1:])
         assert done.returncode == 2

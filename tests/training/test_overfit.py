@@ -1,4 +1,4 @@
-"""Every backbone, in its quickstart segmentor, learns two images by heart. A new backbone adds one row."""
+"""Every miniature of the zoo, in the quickstart's segmentor, learns two images by heart."""
 
 import pytest
 import torch
@@ -9,39 +9,21 @@ from mmengine.structures import PixelData
 
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.datasets.shapes import write_shapes
-from mmbackbones.engine.config import load_config
+from mmbackbones.engine.config import load_config, parse_options
 from mmbackbones.engine.device import adapt_to_device
-from mmbackbones.launch.miniature import CONFIGS
+from mmbackbones.launch.suite_file import read_suite
 from mmbackbones.registry import MODELS
+from mmbackbones.zoo.models import TASKS, backbone_config, miniature_names
 from tests.conftest import ROOT
+from tests.miniatures import miniature
 
-# Class -> name of its quickstart models.
-ROWS = {
-    'EfficientVMamba': 'efficientvmamba-mini',
-    'GatedMixerNet': 'gated-mixer-mini',
-    'IsotropicMixerNet': 'isotropic-mixer-mini',
-    'LocalVMamba': 'localvmamba-mini',
-    'LocalVim': 'localvim-mini',
-    'Mamba': 'mamba-mini',
-    'MambaOut': 'mambaout-mini',
-    'MambaVision': 'mambavision-mini',
-    'PlainMamba': 'plainmamba-mini',
-    'PlainMambaAdapter': 'plainmamba-adapter-mini',
-    **{
-        f'TimmBackbone, {family}': f'{family.lower()}-mini'
-        for family in ('ConvNeXt', 'Swin', 'PVTv2', 'FocalNet', 'ConvFormer', 'CAFormer', 'ResNet', 'DeiT')
-    },
-    'Vim': 'vim-mini',
-    'VMamba': 'vmamba-mini',
-    'VMamba, first version': 'vmamba-mini-v0',
-}
-CONTROLLED = sorted((ROOT / 'configs' / 'controlled' / 'miniature').glob('*shapes-ade20k*.py'))
+CONTROLLED = [
+    training
+    for training in read_suite(ROOT / 'configs' / 'suites' / 'controlled_miniature.yaml').trainings
+    if training.task == 'segmentation'
+]
 STEPS = 60
 CROP = slice(8, 136)  # of 144 or 160 px
-
-
-def segmentor_of(name: str) -> Config:
-    return load_config(str(CONFIGS[f'{name}_upernet_1xb8-500_shapes-ade20k-128x128']))
 
 
 def build(cfg: Config) -> torch.nn.Module:
@@ -54,7 +36,7 @@ def build(cfg: Config) -> torch.nn.Module:
 @pytest.fixture(scope='module')
 def two_images(tmp_path_factory) -> dict:
     """The same 128x128 px of two images as a batch of mmseg's, every class in both."""
-    cfg = segmentor_of('vim-mini')
+    cfg = miniature('vim_mini', 'segmentation')
     dataset = cfg.train_dataloader.dataset
     dataset.data_root = f'{write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=24, val=1)}/ade20k'
     dataset.pipeline = [step for step in dataset.pipeline if not step.type.startswith('Random')]
@@ -90,27 +72,24 @@ def right_pixels(model: torch.nn.Module, batch: dict) -> list[float]:
     return shares
 
 
-def test_every_backbone_has_a_row():
-    registered = {name for name, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)}
-    assert registered == {segmentor_of(name).model.backbone.type.removeprefix('mmbackbones.') for name in ROWS.values()}
-    detectors = {
-        load_config(str(path)).model.backbone.type.removeprefix('mmbackbones.')
-        for name, path in CONFIGS.items()
-        if name.startswith('mask-rcnn')
-    }
-    assert registered == detectors
+def test_every_backbone_has_a_miniature():
+    registered = {f'mmbackbones.{name}' for name, cls in MODELS.module_dict.items() if issubclass(cls, Backbone)}
+    for task in TASKS:
+        assert registered == {backbone_config(name, task)['type'] for name in miniature_names()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize('name', miniature_names())
 def test_learns_two_images_by_heart(name, two_images):
-    learn_by_heart(segmentor_of(name), two_images)
+    learn_by_heart(miniature(name, 'segmentation'), two_images)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('path', CONTROLLED, ids=lambda path: path.stem.partition('_1xb8')[0])
-def test_every_controlled_arm_learns_two_images_by_heart(path, two_images):
-    learn_by_heart(load_config(str(path)), two_images)
+@pytest.mark.parametrize(
+    'training', CONTROLLED, ids=lambda training: training.name.replace('_1xb8-500_shapes-ade20k', '')
+)
+def test_every_controlled_arm_learns_two_images_by_heart(training, two_images):
+    learn_by_heart(load_config(training.config, parse_options(training.options)), two_images)
 
 
 def learn_by_heart(cfg, two_images):

@@ -8,9 +8,7 @@ from mmbackbones.zoo.published import match, published_checkpoints, published_ro
 from tests.conftest import ROOT
 
 CONFIGS = sorted(
-    path
-    for path in ROOT.glob('configs/**/*_*.py')
-    if path.relative_to(ROOT).parts[1] != '_base_' and not path.stem.endswith('_base')
+    path for path in ROOT.glob('configs/**/*_*.py') if path.relative_to(ROOT).parts[1] not in ('_base_', 'tasks')
 )
 
 
@@ -67,6 +65,21 @@ def test_no_row_is_claimed_twice_by_one_recipe():
         assert networks.setdefault((row.task, row.name, native), network) == network
 
 
+def test_a_task_with_a_backbone_has_the_row_of_the_backbones_file():
+    names = {'detection': 'mask-rcnn_1x_coco.py', 'segmentation': 'upernet_160k_ade20k-512x512.py'}
+    common = [path for path in CONFIGS if path.parent.name not in ('native', 'quickstart', 'controlled', 'miniature')]
+    assert len(common) > 100
+    for path in common:
+        network, task = published.network_and_task(path)
+        assert match(ROOT / 'configs/tasks' / names[task], backbone=network.replace('-', '_')) == match(path)
+
+
+def test_miniatures_have_none():
+    for path in ('quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py', 'mask-rcnn_1xb4-300_shapes-coco.py'):
+        assert match(path, 'quickstart', 'vim_mini') == match(path, 'quickstart')
+        assert match(path, 'quickstart').remark == 'a miniature for the quickstart'
+
+
 def test_native_networks_may_have_another_remark():
     name = 'localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py'
     assert match(ROOT / 'configs/localvim/native' / name).remark == ''
@@ -76,6 +89,7 @@ def test_native_networks_may_have_another_remark():
 
 def test_what_is_not_there():
     assert match('my_model.py').row is None
+    assert match('mask-rcnn_1x_coco.py').remark == 'the name of the config tells no network'
     assert match('mask-rcnn_mine-tiny_fpn_8xb2_coco.py').remark == 'mine-tiny is not in configs.csv'
     assert match('mask-rcnn_plainmamba-l1_sfp_8xb2-amp-1x_coco.py').remark == 'published with a ViT-Adapter only'
     with pytest.raises(InputError, match='0 published rows of Mamba Giant'):

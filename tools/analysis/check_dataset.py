@@ -19,10 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--full', action='store_true', help='decode every image and every object mask')
     parser.add_argument('--no-cache', action='store_true', help='look again, even where nothing has changed')
     parser.add_argument('--json', metavar='FILE', help='write everything that was found into this file')
+    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the config's")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
-    reports = inspect_config(load_config(args.config, args.cfg_options), args.splits, args.full, not args.no_cache)
+    cfg = load_config(args.config, args.cfg_options, args.backbone)
+    reports = inspect_config(cfg, args.splits, args.full, not args.no_cache)
     if args.json:
         write_json(reports, args.json)
     console = Console(width=None if sys.stdout.isatty() else 160)

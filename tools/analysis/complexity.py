@@ -14,10 +14,11 @@ from mmbackbones.analysis.complexity.table import (
 )
 from mmbackbones.analysis.tables import show, write_file
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.config import Overrides, load_config
+from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
 from mmbackbones.paths import CONFIGS
+from mmbackbones.zoo.published import match
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs='?',
         const=CONFIGS,
         metavar='FOLDER',
-        help='every config below a folder (default: those of this project)',
+        help='every config below a folder, with every miniature and controlled arm (default: those of this project)',
     )
     parser.add_argument('--csv', metavar='FILE', help='write one line per config')
     parser.add_argument('--markdown', metavar='FILE', help='write one table per task')
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)',
     )
     parser.add_argument('--depth', type=int, default=1, help='also show submodules down to this depth (default: 1)')
+    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the config's")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
@@ -54,19 +56,23 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError('expected configs or --all')
     if args.record and (args.all or args.csv or args.markdown):
         raise InputError('--record: expected configs alone, without --all, --csv and --markdown')
-    if (args.all or args.csv or args.markdown) and (args.shape or args.cfg_options):
-        raise InputError('--shape and --cfg-options: expected configs alone, without --all, --csv and --markdown')
+    if (args.all or args.csv or args.markdown) and (args.shape or args.backbone or args.cfg_options):
+        raise InputError(
+            '--shape, --backbone and --cfg-options: expected configs alone, without --all, --csv and --markdown'
+        )
     if not (args.all or args.csv or args.markdown):
         cache = {}
         for config in args.configs:
             shape = tuple(args.shape) if args.shape else None
-            cfg = load_config(config, args.cfg_options)
+            cfg = load_config(config, args.cfg_options, args.backbone)
             counts = count_complexity(cfg, shape, cache)
-            print(f'{config}, {counts.shape[0]}x{counts.shape[1]} px')
+            given = arm_of_config(cfg) if ARM_KEY in (args.cfg_options or {}) else None
+            name, found = run_name(config, args.backbone, given), match(config, backbone=args.backbone)
+            print(f'{name}, {counts.shape[0]}x{counts.shape[1]} px')
             show(table_of(counts, args.depth), width=100)
-            show(*sentences_on(counts, config, cfg.model.backbone.type.removeprefix('mmbackbones.')))
+            show(*sentences_on(counts, found, cfg.model.backbone.type.removeprefix('mmbackbones.')))
             if args.record:
-                append_record(args.record, record_of(cfg, config, counts))
+                append_record(args.record, record_of(cfg, name, counts))
         return
     rows = []
     for row in count_configs(all_configs(args.all) if args.all else args.configs):

@@ -5,7 +5,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.complexity.controlled import EVERYWHERE, count_arms
+from mmbackbones.analysis.complexity.controlled import MIXERS, count_arms
 from mmbackbones.backbones.gated_mixer_net import MATCHED, MATCHED_SIDE
 from mmbackbones.engine.cli import run_command
 
@@ -29,10 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--mixers',
         nargs='+',
-        choices=list(EVERYWHERE),
-        default=list(EVERYWHERE),
+        choices=MIXERS,
         metavar='NAME',
-        help=f'only these out of {", ".join(EVERYWHERE)} (default: all)',
+        help=f'only these out of {", ".join(MIXERS)} (default: all)',
     )
     args = parser.parse_args(argv)
 
@@ -40,11 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     none = None
     for cost in count_arms(args.arch, tuple(args.shape), args.equal, args.mixers):
         if cost.missing:
-            table.add_row(cost.arm, cost.place, 'cannot be had')
+            table.add_row(cost.mixer, cost.place, 'cannot be had')
             continue
         none = none or cost
         table.add_row(
-            cost.arm,
+            cost.mixer,
             cost.place,
             f'{cost.params / 1e6:.2f}',
             f'{cost.params / none.params - 1:+.1%}',

@@ -7,7 +7,7 @@ from mmbackbones.analysis.figures import save
 from mmbackbones.analysis.tables import make_folder, show
 from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, table, write_reports
 from mmbackbones.engine.cli import run_command
-from mmbackbones.engine.config import Overrides, load_config
+from mmbackbones.engine.config import Overrides, load_config, run_name
 from mmbackbones.evaluation.records import RECORDS, append_record
 
 
@@ -29,15 +29,17 @@ def main(argv: list[str] | None = None) -> None:
         default='work_dirs/tokens',
         help='folder for tokens.csv, a figure per task and the records (default: work_dirs/tokens)',
     )
+    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the configs' own")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
     out, reports, records = Path(args.out), [], []
     for config in args.configs:
-        cfg = load_config(config, args.cfg_options)
-        found = report_config(cfg, Path(config).stem, args.split)
+        cfg = load_config(config, args.cfg_options, args.backbone)
+        name = run_name(config, args.backbone)
+        found = report_config(cfg, name, args.split)
         reports += found
-        records.append(record_of(cfg, config, found[0], args.split))
+        records.append(record_of(cfg, f'{name}.py', found[0], args.split))
     reports += paper_reports()
     show(table(reports))
     make_folder(out)

@@ -1,4 +1,4 @@
-"""Train every quickstart config beside its untrained self: tools/analysis/train_miniatures.py [CONFIG ...]."""
+"""Train every miniature of the zoo beside its untrained self: tools/analysis/train_miniatures.py [NAME ...]."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.cli import run_command
-from mmbackbones.launch.miniature import CONFIGS, ROOT, read_csv, train_miniature, write_rows
+from mmbackbones.launch.miniature import RUNS, read_csv, train_miniature, write_rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,32 +14,32 @@ def main(argv: list[str] | None = None) -> None:
         description='Exit status: 0 if all reached box AP50 or mIoU of 0.5 and did not before, 1 if not, 2 bad usage.'
     )
     parser.add_argument(
-        'configs',
+        'runs',
         nargs='*',
-        metavar='CONFIG',
-        default=list(CONFIGS),
-        help=f'names of quickstart configs (default: all): {", ".join(CONFIGS)}',
+        metavar='NAME',
+        default=list(RUNS),
+        help=f'task and miniature (default: all): {", ".join(RUNS)}',
     )
     parser.add_argument(
         '--csv',
         type=Path,
         metavar='FILE',
-        help='write the rows into this file after each run; rows of other configs in it stay',
+        help='write the rows into this file after each run; rows of other runs in it stay',
     )
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'miniatures')
-    parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'shapes', help='made if it does not exist')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', 'miniatures'))
+    parser.add_argument('--data', type=Path, default=Path('data', 'shapes'), help='made if it does not exist')
     args = parser.parse_args(argv)
 
     write_shapes(args.data)
     if args.csv:
         read_csv(args.csv)  # a file that is no such table is refused before hours of training
     ran = []
-    for config in args.configs:
-        ran.append(train_miniature(config, args.work_dir / config, args.data))
+    for run in args.runs:
+        ran.append(train_miniature(run, args.work_dir / run, args.data))
         values = {name: ran[-1][name] for name in ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained', 'learned')}
-        print(f'{config}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if value), flush=True)
+        print(f'{run}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if value), flush=True)
         if args.csv:
-            write_rows(args.csv, list({**read_csv(args.csv), config: ran[-1]}.values()))  # others may have written too
+            write_rows(args.csv, list({**read_csv(args.csv), run: ran[-1]}.values()))  # others may have written too
     if any(row['learned'] != 'yes' for row in ran):
         sys.exit(1)
 

@@ -104,9 +104,8 @@ def _result_of(work_dir: Path, notes: list[str]) -> Result:
         remarks.append(f'run at commit {made_at}, the code is at {now}')
     multi_scale = [record for record in tested if record['tta'] and _is_last(record, work_dir, trained)]
     macs = [record['metrics'].get('macs') for record in records if record['kind'] == 'complexity']
-    published = match(
-        main.get('config_file') or main['config'], main['recipe'] if main['recipe'] in ('common', 'native') else None
-    )
+    recipe = main['recipe'] if main['recipe'] in ('common', 'native', 'quickstart') else None
+    published = match(main.get('config_file') or main['config'], recipe, main.get('backbone'))
     remarks += [published.remark] if published.remark else []
     return Result(
         work_dir,
@@ -147,12 +146,15 @@ def _staleness(record: dict) -> list[str]:
         InputError: the config file has changed since.
     """
     try:
-        path = find_config(record.get('config_file') or '')
+        path = find_config(record.get('config_file') or record['config'])
     except InputError:
         return [f'the config file {record.get("config_file")} is not here, so it was not compared with the run']
     now, then = (
         flatten(settings)
-        for settings in (settings_of(load_config(str(path), record.get('options'))), record['settings'])
+        for settings in (
+            settings_of(load_config(str(path), record.get('options'), record.get('backbone'))),
+            record['settings'],
+        )
     )
     keys = sorted(key for key in now.keys() | then.keys() if now.get(key, ...) != then.get(key, ...))
     if keys:

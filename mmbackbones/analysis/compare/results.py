@@ -16,6 +16,7 @@ SCORES = tuple(PUBLISHED)
 COLUMNS = (
     'table',
     'config',
+    'arm',
     'recipe',
     'seed',
     *SCORES,
@@ -76,6 +77,7 @@ class Result:
                 dict.fromkeys(COLUMNS, ''),
                 table=table,
                 config=Path(record['config']).stem,
+                arm=record.get('arm'),
                 recipe=record['recipe'],
                 seed=record['seed'],
                 **{name: f'{score:.1f}' for name, score in scores.items()},

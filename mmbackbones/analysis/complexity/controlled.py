@@ -8,16 +8,10 @@ import torch
 from mmbackbones.analysis.complexity.count import ONE_UNIT, PUBLISHED_RULE, SCAN_RULES, count_module
 from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
 from mmbackbones.errors import InputError
+from mmbackbones.layers.arms import ARMS
 
-STAGES = 4
-BRANCHES = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
-CONTROLS = ('pointwise:ssm', 'pointwise:bissm', 'pointwise:ss2d', 'pointwise:attn')
-EVERYWHERE = {
-    'none': 'none',
-    **{name: name for name in (*BRANCHES, *CONTROLS, 'identity')},
-    'hybrid': (('ss2d', 'attn'),) * STAGES,
-}
-PLACES = {'last two stages': STAGES - 2, 'everywhere': 0}
+PLACES = {'last2': 'last two stages', 'all': 'everywhere'}
+MIXERS = tuple(dict.fromkeys(arm.rpartition('-')[0] or arm for arm in ARMS['GatedMixerNet']))
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class ArmCost:
     ``macs_published`` adds them uncut, as the published tables do.
     """
 
-    arm: str
+    mixer: str
     place: str
     params: int = 0
     macs: int = 0
@@ -36,17 +30,18 @@ class ArmCost:
     missing: str = ''
 
 
-def arms(names: Sequence[str] = tuple(EVERYWHERE)) -> Iterator[tuple[str, str, tuple]]:
-    """Name, place and ``mixers`` of the hierarchical arms with these names, MambaOut itself first."""
-    for place, first in PLACES.items():
-        for name, mixers in EVERYWHERE.items():
-            if (name in names and name != 'none') or (name == 'none' and first):
-                by_stage = (mixers,) * STAGES if isinstance(mixers, str) else mixers
-                yield name, place if name != 'none' else 'nowhere', ('none',) * first + by_stage[first:]
+def arms(names: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Mixer, place and arm of the hierarchical arms with these mixers (None: all), MambaOut itself first."""
+    yield 'none', 'nowhere', 'none'
+    for ending, place in PLACES.items():
+        for arm in ARMS['GatedMixerNet']:
+            mixer, _, end = arm.rpartition('-')
+            if end == ending and (names is None or mixer in names):
+                yield mixer, place, arm
 
 
 def count_arms(
-    arch: str | dict, shape: tuple[int, int], equal: str | None = None, names: Sequence[str] = tuple(EVERYWHERE)
+    arch: str | dict, shape: tuple[int, int], equal: str | None = None, names: Sequence[str] | None = None
 ) -> Iterator[ArmCost]:
     """Count every arm's backbone without output norms. Nothing is computed.
 
@@ -54,17 +49,17 @@ def count_arms(
         arch (str | dict): of :class:`GatedMixerNet`.
         shape (tuple[int, int]): height and width in pixels.
         equal (str | None): see :class:`GatedMixerNet`.
-        names (Sequence[str]): keys of ``EVERYWHERE``; MambaOut itself is always counted.
+        names (Sequence[str] | None): of ``MIXERS``, None: all; MambaOut itself is always counted.
 
     Raises:
         InputError: unknown ``arch`` or ``equal``, or an image below 4 px.
     """
     if min(shape) < 4:
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected 4 px or more')
-    for name, place, mixers in arms(names):
+    for name, place, arm in arms(names):
         try:
             with torch.device('meta'):
-                model = GatedMixerNet(arch=arch, mixers=mixers, equal=equal, norm_cfg=None).eval()
+                model = GatedMixerNet(arch=arch, mixers=arm, equal=equal, norm_cfg=None).eval()
         except InputError as error:
             if name == 'none':  # not the mixers' fault
                 raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.config import Config
 from rich.table import Table
@@ -10,12 +11,14 @@ from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, SCAN_RUL
 from mmbackbones.analysis.complexity.rules import describe, explain, remark_on
 from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
-from mmbackbones.engine.config import load_config
+from mmbackbones.engine.config import ARM_KEY, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
+from mmbackbones.layers.arms import ARMS
+from mmbackbones.zoo.models import miniature_names
 from mmbackbones.zoo.published import Match, match
 
-NOT_COUNTED = ('_base_',)  # folders of parts, which are no models
+NOT_COUNTED = ('_base_', 'tasks')  # folders of parts, which are no models
 COLUMNS = (
     'config',
     'task',
@@ -59,8 +62,20 @@ MARKDOWN = {
 }
 
 
-def all_configs(folder: str | Path) -> list[Path]:
-    """Every config of a detector or segmentor below a folder, quickstart and controlled ones included.
+class Counted(NamedTuple):
+    """A config, with the backbone and the arm that it is given."""
+
+    config: Path
+    backbone: str | None = None
+    arm: str | None = None
+
+    @property
+    def name(self) -> str:
+        return run_name(*self)
+
+
+def all_configs(folder: str | Path) -> list[Counted]:
+    """Every config of a detector or segmentor below a folder, with every miniature and every controlled arm.
 
     Raises:
         InputError: there is none.
@@ -72,16 +87,25 @@ def all_configs(folder: str | Path) -> list[Path]:
     )
     if not paths:
         raise InputError(f'{folder}: no configs below this folder')
-    return paths
+    return [counted for path in paths for counted in _expand(path)]
 
 
-def record_of(cfg: Config, config: str | Path, counts: Complexity) -> dict:
+def _expand(path: Path) -> list[Counted]:
+    if path.parent.name == 'quickstart':
+        return [Counted(path, name) for name in miniature_names()]
+    if 'controlled' in path.parts:
+        network = 'GatedMixerNet' if 'gated' in path.name else 'IsotropicMixerNet'
+        return [Counted(path, arm=arm) for arm in ARMS[network]]
+    return [Counted(path)]
+
+
+def record_of(cfg: Config, name: str, counts: Complexity) -> dict:
     """A record of kind ``'complexity'`` (see :mod:`mmbackbones.evaluation.records`), for the work dir of a run."""
     metrics = dict(params=counts.params['total'], macs=counts.total_macs())
-    return config_record('complexity', cfg, config, metrics, shape=list(counts.shape))
+    return config_record('complexity', cfg, f'{name}.py', metrics, shape=list(counts.shape))
 
 
-def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
+def count_configs(configs: Iterable[str | Path | Counted]) -> Iterator[dict[str, object]]:
     """One row per config; equal backbones are counted once, and necks and heads once per set of maps.
 
     Yields:
@@ -91,12 +115,14 @@ def count_configs(paths: Iterable[str | Path]) -> Iterator[dict[str, object]]:
         InputError: as :func:`load_config` and :func:`count_complexity`.
     """
     cache = {}
-    for path in paths:
-        cfg = load_config(str(path))
-        yield row_of(Path(path), cfg, count_complexity(cfg, cache=cache), match(path))
+    for config in configs:
+        counted = config if isinstance(config, Counted) else Counted(Path(config))
+        cfg = load_config(counted.config, {ARM_KEY: counted.arm} if counted.arm else None, counted.backbone)
+        found = match(counted.config, backbone=counted.backbone)
+        yield row_of(counted.name, cfg, count_complexity(cfg, cache=cache), found)
 
 
-def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[str, object]:
+def row_of(name: str, cfg: Config, counts: Complexity, found: Match) -> dict[str, object]:
     """The :data:`COLUMNS` of one config."""
     published = found.row
     heads = [name for name in counts.macs if name not in ('total', 'backbone', 'neck')]
@@ -104,7 +130,7 @@ def row_of(path: Path, cfg: Config, counts: Complexity, found: Match) -> dict[st
     steps = explain(cfg.model.backbone.type.rpartition('.')[2], counts, published)
     theirs = macs + sum(step.macs for step in steps) / 1e9 if steps else None
     row = dict(
-        config=path.stem,
+        config=name,
         task='detection' if 'roi_head' in counts.macs else 'segmentation',
         recipe=cfg.get('recipe'),
         height=counts.shape[0],
@@ -197,19 +223,18 @@ def table_of(counts: Complexity, depth: int = 1) -> Table:
     return rich_table(('module', 'parameters (M)', 'MACs (G)'), rows)
 
 
-def sentences_on(counts: Complexity, config: str, family: str) -> list[str]:
+def sentences_on(counts: Complexity, found: Match, family: str) -> list[str]:
     """The scans by every rule, the published row, and why it differs.
 
     Args:
         counts: of the model.
-        config: its config, which names the published row.
+        found: what it may be held against.
         family: class of the backbone, without scope.
     """
     sentences = []
     if counts.scans:
         sums = ', '.join(f'{counts.total_macs(rule) / 1e9:.1f} by {rule}' for rule in SCAN_RULES)
         sentences.append(f'all MACs (G) with the scan counted per element of (B, D, L): {sums}')
-    found = match(config)
     if found.row is None:
         return [*sentences, f'no published row: {found.remark}']
     row = found.row

@@ -138,10 +138,13 @@ def miniatures(root: Path) -> str:
     """What quickstart-size models reach on the generated shapes."""
     rows = read(root, 'miniature_training.csv')
     scores = ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained')
-    lines = [[row['backbone'], f'`{row["config"].split("_1xb")[0]}`', *(row[name] for name in scores)] for row in rows]
-    head = ['backbone', 'config', 'box AP50', 'box AP', 'mask AP', 'mIoU', 'untrained (AP50 or mIoU)']
+    lines = []
+    for row in rows:
+        kind, _, _, name = row['config'].split('_', 3)  # as in mask-rcnn_1xb4-300_shapes-coco_vim_mini
+        lines.append([row['backbone'], f'`{name}`, {kind}', *(row[score] for score in scores)])
+    head = ['backbone', 'miniature, head', 'box AP50', 'box AP', 'mask AP', 'mIoU', 'untrained (AP50 or mIoU)']
     device, torch, date = (distinct(rows, name) for name in ('device', 'torch', 'date'))
-    about = f'{len(rows)} configs; {device}, torch {torch}, {date}; `miniature_training.csv`.'
+    about = f'{len(rows)} trainings; {device}, torch {torch}, {date}; `miniature_training.csv`.'
     return f'{markdown_table(head, lines)}\n{about}'
 
 

@@ -252,7 +252,7 @@ def _score(run: FinishedRun, resamples: int, seed: int) -> Values:
 
 
 def _scores(run: FinishedRun, values: Values) -> list[Score]:
-    published = match(run.record['config'], run.record['recipe']).row
+    published = match(run.record['config'], run.record['recipe'], run.record.get('backbone')).row
     scores = []
     for (metric, _, _), drawn in values.items():
         name = f'{metric}, multi-scale' if run.record.get('tta') else metric

@@ -142,7 +142,7 @@ def controlled(scores: Sequence[Score]) -> Section:
             Table(
                 'mixers',
                 'Scores of the controlled networks in percent, with 95 % intervals over the test images.',
-                ['mixer', 'network', 'arch', 'seed', 'metric', 'score', 'low', 'high'],
+                ['arm', 'network', 'arch', 'seed', 'metric', 'score', 'low', 'high'],
                 rows,
             ),
         ],
@@ -155,7 +155,8 @@ def _backbone(run: FinishedRun) -> dict:
 
 def _mixer(run: FinishedRun) -> list[str]:
     backbone = _backbone(run)
-    return [str(backbone.get('mixers', 'none')), backbone['type'].partition('.')[2], str(backbone.get('arch'))]
+    arm = run.record.get('arm') or str(backbone.get('mixers', 'none'))
+    return [arm, backbone['type'].partition('.')[2], str(backbone.get('arch'))]
 
 
 def predictions(data: ReportData) -> Section:

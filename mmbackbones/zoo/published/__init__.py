@@ -27,8 +27,9 @@ RECIPES = {
     'classification': ('resolution', '224'),
 }
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
+RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
-CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[^_]+)_(?P<head>[^_]+)_.*')
+CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*')
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,22 @@ def published_row(task: str, family: str, variant: str, recipe: str | None = Non
     return rows[0]
 
 
-def match(config: str | Path, recipe: str | None = None) -> Match:
+def match(config: str | Path, recipe: str | None = None, backbone: str | None = None) -> Match:
     """The published row of a config.
 
     Args:
         config: its path, or its bare name as records keep it.
-        recipe: ``'common'`` or ``'native'``; by default by the folder.
+        recipe: ``'common'``, ``'native'`` or ``'quickstart'``; by default by the folder.
+        backbone: model of the zoo that the config was given in place of its own.
     """
     config = Path(config)
+    recipe = recipe or RECIPE_OF_FOLDER.get(config.parent.name, 'common')
     try:
-        network, task = network_and_task(config)
+        network, task = network_and_task(config, backbone)
     except InputError:
-        return Match(None, 'the name of the config tells no network')
-    recipe = recipe or ('native' if config.parent.name == 'native' else 'common')
+        if recipe != 'quickstart':
+            return Match(None, 'the name of the config tells no network')
+        network, task = '', ''
     for line in _read('configs.csv'):
         if all(fnmatchcase(name, line[key]) for key, name in dict(network=network, task=task, recipe=recipe).items()):
             row = published_row(task, line['family'], line['variant']) if line['family'] else None
@@ -129,12 +133,14 @@ def match(config: str | Path, recipe: str | None = None) -> Match:
     return Match(None, f'{network} is not in configs.csv')
 
 
-def network_and_task(config: str | Path) -> tuple[str, str]:
-    """``('mambaout-tiny', 'detection')`` from the name of a config.
+def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[str, str]:
+    """``('mambaout-tiny', 'detection')`` from the name of a config, or of the task and the backbone it was given.
 
     Raises:
         InputError: the name is not built as ours are.
     """
+    if backbone is not None:
+        return backbone.replace('_', '-'), 'detection' if Path(config).name.startswith('mask-rcnn_') else 'segmentation'
     found = CONFIG_NAME.fullmatch(Path(config).name)
     if found is None or not (found['detector'] or found['head'] in SEGMENTORS):
         raise InputError(f'{config}: expected a name such as mask-rcnn_NETWORK_fpn_... or NETWORK_upernet_...')

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.engine.config import load_config
+from mmbackbones.engine.config import ARM_KEY, load_config
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import RECORDS, REQUIRED, append_record, settings_of
 from tests.conftest import ROOT
@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 def make_work_dir(tmp_path):
 
     def make(config, **more):
-        cfg = load_config(str(ROOT / 'configs' / config))
+        cfg = load_config(ROOT / 'configs' / config, more.get('options'), more.get('backbone'))
         record = {
             **dict.fromkeys(REQUIRED),
             'kind': 'train',
@@ -52,6 +52,24 @@ def test_published_numbers_stand_beside_ours(make_work_dir):
     )
     assert (row['params (M)'], row['published params (M)'], row['training (h)']) == ('42.0', '43.0', '2.00')
     assert 'MambaOut paper' in row['source']
+
+
+def test_a_task_with_a_backbone_is_held_against_what_the_backbones_own_file_is(make_work_dir):
+    found = collect([make_work_dir('tasks/mask-rcnn_1x_coco.py', backbone='mambaout_tiny')])
+    (row,) = found.rows()
+    assert (row['published box AP'], row['published params (M)']) == ('45.1', '43.0') and not found.left_out
+
+
+def test_the_arm_has_a_column_and_is_part_of_the_run(make_work_dir):
+    config, options = 'controlled/mask-rcnn_gated-tiny_fpn_8xb2-amp-1x_coco.py', {ARM_KEY: 'ss2d-last2'}
+    found = collect([make_work_dir(config, options=options, arm='ss2d-last2'), make_work_dir(config, arm='none')])
+    assert [row['arm'] for row in found.rows()] == ['ss2d-last2', 'none'] and not found.left_out
+    other = make_work_dir(config, options=options)
+    record = json.loads((other / RECORDS).read_text())
+    record['options'] = {ARM_KEY: 'ssm-last2'}  # as if the table of arms had changed
+    (other / RECORDS).write_text(json.dumps(record) + '\n')
+    (reason,) = collect([other]).left_out.values()
+    assert 'has changed since the run, in model.backbone.mixers' in reason
 
 
 def test_no_published_row_is_said(make_work_dir):

@@ -23,27 +23,21 @@ from mmbackbones.analysis.complexity.table import COLUMNS, all_configs, count_co
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.layers.arms import ARMS
 from mmbackbones.ops.scan_orders import scan_order, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
+from mmbackbones.zoo.models import miniature_names
 from tests.conftest import ROOT
+from tests.miniatures import TASKS, miniature
 
 CONFIGS = {
     'detection': 'mask-rcnn_{}_fpn_8xb2-amp-1x_coco.py',
     'segmentation': '{}_upernet_8xb2-amp-160k_ade20k-512x512.py',
 }
-QUICKSTART = {
-    'detection': 'mask-rcnn_{}_fpn_1xb4-300_shapes-coco.py',
-    'segmentation': '{}_upernet_1xb8-500_shapes-ade20k-128x128.py',
-}
-MINIATURES = sorted((ROOT / 'configs/quickstart').glob('*upernet*shapes*.py'))
 
 
 def config(network: str, task: str, overrides: dict | None = None):
     return load_config(str(ROOT / 'configs' / network.split('-')[0] / CONFIGS[task].format(network)), overrides)
-
-
-def mini(network: str, task: str, overrides: dict | None = None):
-    return load_config(str(ROOT / 'configs/quickstart' / QUICKSTART[task].format(network)), overrides)
 
 
 PUBLISHED = {  # million parameters, GMACs
@@ -153,11 +147,11 @@ ALL_PROPOSALS = {  # random networks suppress most of their proposals, trained o
 }
 
 
-@pytest.mark.parametrize('network', ['mambaout-mini', 'vmamba-mini'])
-@pytest.mark.parametrize('task', QUICKSTART)
+@pytest.mark.parametrize('network', ['mambaout_mini', 'vmamba_mini'])
+@pytest.mark.parametrize('task', TASKS)
 def test_the_sum_equals_the_whole(network, task):
     """Backbone, neck and heads, counted apart and without values, against one traced and computed forward pass."""
-    cfg = mini(network, task, ALL_PROPOSALS if task == 'detection' else None)
+    cfg = miniature(network, task, ALL_PROPOSALS if task == 'detection' else None)
     counts = count_complexity(cfg, (160, 224))
     total, modules = traced(cfg, (160, 224))
     assert counts.macs['total'] == pytest.approx(total, rel=1e-4)  # global pooling has no rule here
@@ -179,8 +173,8 @@ def test_the_sum_equals_the_whole_at_full_size(task):
 
 def test_counts_by_hand():
     """A stem of two 3x3 convolutions and one block per stage, counted with a pencil."""
-    cfg = mini(
-        'mambaout-mini',
+    cfg = miniature(
+        'mambaout_mini',
         'segmentation',
         {
             'model.backbone.arch': dict(depths=(1,), dims=(8,)),
@@ -211,7 +205,7 @@ def test_scan_rules_by_hand():
     shapes, order = ((2, 6, 10), (6, 4), (2, 1, 4, 10), (6,)), scan_order('w2', 2, 5).order
     counts = count_module(Scan(), *(torch.empty(shape) for shape in shapes), order)
     assert counts.scans == {4: 2 * 6 * 12}
-    mixed = count_complexity(mini('vmamba-mini', 'segmentation'), (64, 64))
+    mixed = count_complexity(miniature('vmamba_mini', 'segmentation'), (64, 64))
     assert mixed.total_macs() == mixed.macs['total']
     assert mixed.total_macs(ONE_UNIT) == pytest.approx(mixed.macs['total'] - mixed.scan_macs() / 2, abs=1)
 
@@ -316,9 +310,9 @@ HARMLESS = {  # element-wise, reductions, layout
 }
 
 
-@pytest.mark.parametrize('path', MINIATURES, ids=lambda path: path.stem)
-def test_nothing_expensive_goes_uncounted(path):
-    found = count_complexity(load_config(str(path)), (64, 64)).uncounted
+@pytest.mark.parametrize('name', miniature_names())
+def test_nothing_expensive_goes_uncounted(name):
+    found = count_complexity(miniature(name, 'segmentation'), (64, 64)).uncounted
     assert {name.split('.')[1] for name in found} <= HARMLESS
 
 
@@ -344,7 +338,7 @@ def test_equal_parts_are_counted_once(monkeypatch):
 
 def test_table(tmp_path):
     folder = ROOT / 'configs/vmamba'
-    paths = [path for path in all_configs(folder) if 'small-s' in path.name]
+    paths = [config for config in all_configs(folder) if 'small-s' in config.name]
     rows = {(row['config'], row['recipe']): row for row in count_configs(paths)}
     row = rows['mask-rcnn_vmamba-small-s2l15_fpn_8xb2-amp-1x_coco', 'common']
     assert (row['published_macs_G'], row['params_off_percent']) == (384, 0)
@@ -363,11 +357,14 @@ def test_table(tmp_path):
 
 
 def test_all_finds_every_config():
-    found = {path.relative_to(ROOT / 'configs').as_posix() for path in all_configs(ROOT / 'configs')}
-    assert 'vim/native/vim-tiny_upernet_4xb8-60k_ade20k-512x512.py' in found
-    assert 'quickstart/vim-mini_upernet_1xb8-500_shapes-ade20k-128x128.py' in found
-    assert not [name for name in found if '_base' in name]
-    assert all('model' in load_config(str(ROOT / 'configs' / name)) for name in sorted(found)[::20])
+    found = all_configs(ROOT / 'configs')
+    folders = {config.config.parent.relative_to(ROOT / 'configs').as_posix() for config in found}
+    assert {'vim/native', 'quickstart', 'controlled', 'controlled/miniature'} <= folders
+    assert not folders & {'tasks', '_base_/models'}
+    assert len(found) == len({(config.name, config.config.parent) for config in found}) > 400
+    assert {config.backbone for config in found} - {None} == set(miniature_names())
+    assert {config.arm for config in found} - {None} == {arm for arms in ARMS.values() for arm in arms}
+    assert all('model' in load_config(config.config) for config in found[::40])
 
 
 @pytest.mark.full

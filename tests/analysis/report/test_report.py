@@ -17,11 +17,9 @@ from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
 from tests.browser import faults_of
 from tests.conftest import ROOT
+from tests.miniatures import SEGMENTOR
 
-ARMS = {
-    'plain': 'configs/quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
-    'scan': 'configs/quickstart/vmamba-mini_upernet_1xb8-500_shapes-ade20k-128x128.py',
-}
+ARMS = {'plain': [SEGMENTOR], 'scan': [SEGMENTOR, '--backbone', 'vmamba_mini']}
 
 
 @pytest.fixture(scope='module')
@@ -36,10 +34,10 @@ def runs(tmp_path_factory) -> Path:
         'train_cfg.max_iters=3',
     ]
     for arm, config in ARMS.items():
-        _call('tools/train.py', config, '--work-dir', folder / arm, *options)
+        _call('tools/train.py', *config, '--work-dir', folder / arm, *options)
     _call(
         'tools/test.py',
-        ARMS['plain'],
+        SEGMENTOR,
         folder / 'plain' / 'iter_3.pth',
         '--work-dir',
         folder / 'plain',
@@ -52,7 +50,7 @@ def runs(tmp_path_factory) -> Path:
     )
     _call(
         'tools/analysis/resolution_sweep.py',
-        ARMS['plain'],
+        SEGMENTOR,
         folder / 'plain' / 'iter_3.pth',
         '--sizes',
         64,
@@ -63,10 +61,10 @@ def runs(tmp_path_factory) -> Path:
         folder / 'sweep',
         *options,
     )
-    _call('tools/analysis/tokens.py', ARMS['plain'], '--out', folder / 'tokens', *options[:3])
+    _call('tools/analysis/tokens.py', SEGMENTOR, '--out', folder / 'tokens', *options[:3])
     _call(
         'tools/analysis/speed.py',
-        ARMS['plain'],
+        SEGMENTOR,
         '--sizes',
         64,
         96,

@@ -15,11 +15,12 @@ from mmbackbones.analysis.speed.worker import OUT_OF_MEMORY, NetworkCase, Networ
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records
 from tests.conftest import ROOT
+from tests.miniatures import SEGMENTOR, written
 from tools.analysis.speed import parse
 
 CONFIGS = ROOT / 'configs'
-MINI = str(CONFIGS / 'quickstart/mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco.py')
-MINI_SEG = str(CONFIGS / 'quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py')
+MINI = str(written('vim_mini', 'detection'))
+MINI_SEG = str(ROOT / SEGMENTOR)
 VIM_TINY = str(CONFIGS / 'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py')
 DEIT_TINY = str(CONFIGS / 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py')
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='memory is read from /proc')
@@ -49,7 +50,7 @@ def test_rows_csv_and_records(tmp_path):
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [*COLUMNS, *about]
     assert [line['backend'] for line in lines] == ['chunked', 'reference'] * 2
-    assert lines[0]['config'] == 'mask-rcnn_vim-mini_sfp_1xb4-300_shapes-coco' and lines[0]['commit']
+    assert lines[0]['config'] == 'mask-rcnn_vim-mini_fpn_1xb4-300_shapes-coco' and lines[0]['commit']
     assert float(lines[1]['images_per_s']) == pytest.approx(1e3 / float(lines[1]['median_ms']), rel=2e-3)
     append_record(tmp_path / 'records.jsonl', record_of(rows[1], about))
     (record,) = read_records(tmp_path / 'records.jsonl')
@@ -94,18 +95,19 @@ def test_vim_tiny_is_ten_times_as_fast_as_the_loop():
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 @pytest.mark.parametrize(
-    ('config', 'part', 'step'),
+    ('task', 'part', 'step'),
     [
-        (MINI_SEG, 'backbone', 'inference'),
-        (MINI_SEG, 'backbone', 'training'),
-        (MINI_SEG, 'model', 'inference'),
-        (MINI_SEG, 'model', 'training'),
-        (MINI, 'model', 'inference'),
-        (MINI, 'model', 'training'),
+        ('segmentor', 'backbone', 'inference'),
+        ('segmentor', 'backbone', 'training'),
+        ('segmentor', 'model', 'inference'),
+        ('segmentor', 'model', 'training'),
+        ('detector', 'model', 'inference'),
+        ('detector', 'model', 'training'),
     ],
 )
-def test_steps(config, part, step, precision):
+def test_steps(task, part, step, precision):
     """Inference leaves the weights alone, training changes those that get a gradient."""
+    config = MINI if task == 'detector' else MINI_SEG
     if precision == 'bf16' and config == MINI and part == 'model':
         pytest.skip("mmcv's CPU operators take float32 alone")
     made = NetworkStep(

@@ -24,6 +24,7 @@ from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED
 from tests.conftest import ROOT
+from tests.miniatures import miniature
 
 DET = str(ROOT / 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py')
 SEG = str(ROOT / 'configs/mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py')
@@ -151,8 +152,7 @@ def test_choices_and_crops():
 )
 def test_counts_equal_the_maps_of_the_backbone(name):
     """At sides that no stride divides."""
-    (path,) = (ROOT / 'configs/quickstart').glob(f'{name}-mini_upernet*')
-    cfg = load_config(str(path))
+    cfg = miniature(f'{name}_mini', 'segmentation')
     stages = stages_of(cfg)
     backbone = MODELS.build({**cfg.model.backbone, 'init_cfg': None}).eval()
     with torch.no_grad():

@@ -1,2 +1,0 @@
-_base_ = 'gated-tiny-none_fcn-1x1_8xb2-amp-160k_ade20k-512x512.py'
-model = dict(backbone=dict(mixers=('none', 'none', 'ssm', 'ssm')))

@@ -1,2 +1,0 @@
-_base_ = 'mask-rcnn_gated-tiny-none_fpn_8xb2-amp-1x_coco.py'
-model = dict(backbone=dict(mixers='causal-attn'))

@@ -1,2 +1,0 @@
-_base_ = '../../quickstart/mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128.py'
-model = dict(backbone=dict(type='mmbackbones.GatedMixerNet', mixers='none'))

@@ -1,2 +1,0 @@
-_base_ = 'isotropic-mini-attn_fcn-1x1_1xb8-500_shapes-ade20k-128x128.py'
-model = dict(backbone=dict(mixers='pointwise:attn'))

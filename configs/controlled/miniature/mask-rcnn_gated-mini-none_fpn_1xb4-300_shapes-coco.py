@@ -1,2 +1,0 @@
-_base_ = '../../quickstart/mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco.py'
-model = dict(backbone=dict(type='mmbackbones.GatedMixerNet', mixers='none'))

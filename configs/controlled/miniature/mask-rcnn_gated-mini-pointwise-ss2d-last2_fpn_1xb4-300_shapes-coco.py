@@ -1,2 +1,0 @@
-_base_ = 'mask-rcnn_gated-mini-none_fpn_1xb4-300_shapes-coco.py'
-model = dict(backbone=dict(mixers=('none', 'none', 'pointwise:ss2d', 'pointwise:ss2d')))

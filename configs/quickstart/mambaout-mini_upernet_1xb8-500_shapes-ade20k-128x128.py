@@ -1,8 +1,0 @@
-_base_ = 'upernet_base.py'
-model = dict(
-    backbone=dict(
-        type='mmbackbones.MambaOut',
-        arch=dict(depths=(1, 1, 3, 1), dims=(16, 32, 48, 64)),
-        init_cfg=None),
-    decode_head=dict(in_channels=[16, 32, 48, 64]),
-    auxiliary_head=dict(in_channels=48))

@@ -1,7 +1,0 @@
-_base_ = 'mask-rcnn_base.py'
-model = dict(
-    backbone=dict(
-        type='mmbackbones.EfficientVMamba',
-        arch=dict(dims=(16, 32, 48, 64), depths=(1, 1, 2, 1)),
-        init_cfg=None),
-    neck=dict(in_channels=[16, 32, 48, 64]))

@@ -1,0 +1,97 @@
+"""``--backbone NAME``: exchange the backbone of a config, and with it all that depends on its maps.
+
+The result is the configuration of that backbone's own file: options, drop path and weights are the zoo's, channels and
+strides are those of the registered class. A plain backbone, whose maps have one stride, gets the neck that makes a
+pyramid: SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet.
+"""
+
+import functools
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.registry import MODELS
+from mmbackbones.zoo.models import backbone_config
+
+STRIDES = (4, 8, 16, 32)  # of the maps that the heads of both tasks read
+DETECTOR_NECKS = ('FPN', 'mmbackbones.SimpleFeaturePyramid')
+SEGMENTOR_NECKS = (None, 'Feature2Pyramid')
+SEGMENTOR_HEADS = ('UPerHead', 'FCNHead')
+
+
+def swap_backbone(cfg: Config, name: str) -> None:
+    """Exchange the backbone of ``cfg``, in place.
+
+    Args:
+        cfg: of a detector with FPN or a simple pyramid, or of a segmentor with UperNet or a context-free FCN head. It
+            may have no backbone yet, as the configs of ``configs/tasks`` have none.
+        name: of a model of the zoo.
+
+    Raises:
+        InputError: unknown name, an authors' recipe, or a neck or head that this does not know.
+    """
+    if cfg.get('recipe') == 'native':
+        raise InputError(
+            f'--backbone {name}: {cfg.filename} is the recipe of one network by its authors; expected a config of '
+            'the common recipe, such as one of configs/tasks'
+        )
+    task = task_of(cfg)
+    channels, strides = _maps(name, task)
+    if strides != STRIDES and len(set(strides)) > 1:
+        raise InputError(f'--backbone {name}: its maps have the strides {strides}, expected {STRIDES} or equal ones')
+    fit = _fit_detector if task == 'detection' else _fit_segmentor
+    fit(cfg.model, name, list(channels), strides)
+    cfg.model['backbone'] = ConfigDict(backbone_config(name, task))
+
+
+@functools.cache
+def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels and strides of a backbone's maps; neither memory nor random numbers are used."""
+    with torch.device('meta'):
+        backbone = MODELS.build({**backbone_config(name, task), 'init_cfg': None})
+    return backbone.out_channels, backbone.out_strides
+
+
+def _scales(stride: int) -> list[float]:
+    """What turns maps of one stride into a pyramid."""
+    return [stride // wanted if stride % wanted == 0 else stride / wanted for wanted in STRIDES]
+
+
+def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
+    neck = model.neck
+    if neck.type not in DETECTOR_NECKS:
+        raise InputError(f'--backbone {name}: model.neck.type={neck.type}, expected {" or ".join(DETECTOR_NECKS)}')
+    if strides == STRIDES and neck.type == 'FPN':
+        neck['in_channels'] = channels
+        return
+    shared = dict(out_channels=neck.out_channels, num_outs=neck.num_outs)
+    if strides == STRIDES:
+        model['neck'] = ConfigDict(type='FPN', in_channels=channels, **shared)
+    else:
+        model['neck'] = ConfigDict(
+            type='mmbackbones.SimpleFeaturePyramid',
+            in_channels=channels[0],
+            scales=tuple(_scales(strides[0])),
+            norm_cfg=None,
+            **shared,
+        )
+
+
+def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
+    head, neck = model.decode_head, (model.get('neck') or {}).get('type')
+    if neck not in SEGMENTOR_NECKS:
+        raise InputError(f'--backbone {name}: model.neck.type={neck}, expected none or Feature2Pyramid')
+    if head.type not in SEGMENTOR_HEADS:
+        raise InputError(f'--backbone {name}: model.decode_head.type={head.type}, expected UPerHead or FCNHead')
+    model.pop('neck', None)
+    head['in_channels'] = channels
+    if head.type == 'FCNHead':  # one 1x1 convolution over the maps side by side, whatever their strides
+        head['channels'] = sum(channels)
+    elif strides != STRIDES:
+        model['neck'] = ConfigDict(
+            type='Feature2Pyramid', embed_dim=channels[0], rescales=_scales(strides[0]), norm_cfg=head.norm_cfg
+        )
+    if model.get('auxiliary_head'):
+        model.auxiliary_head['in_channels'] = channels[model.auxiliary_head.in_index]

@@ -1,0 +1,78 @@
+"""The arms of the controlled experiment: one name for each choice of token mixers.
+
+An arm's name stands wherever a network takes ``mixers``. ``pointwise-ssm`` is the control of ``ssm``: as many
+parameters, and no mixing across tokens. ``hybrid`` takes turns. ``-last2`` mixes in stages 3 and 4, ``-all`` in all.
+"""
+
+from collections.abc import Sequence
+
+Mixers = str | Sequence[str | Sequence[str]]
+
+_STAGED = {
+    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')},
+    # Causal attention has the parameters of full attention, whose control is its own too.
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn')},
+    'identity': 'identity',
+    'hybrid': ('ss2d', 'attn'),
+}
+_PLACES = {
+    'last2': lambda mixer: ('none', 'none', mixer, mixer),
+    'all': lambda mixer: mixer if isinstance(mixer, str) else (mixer,) * 4,
+}
+# Network -> arm -> mixers: one for all blocks, or one entry for each of the four stages.
+ARMS: dict[str, dict[str, Mixers]] = {
+    'GatedMixerNet': {
+        'none': 'none',
+        **{f'{name}-{place}': put(mixer) for name, mixer in _STAGED.items() for place, put in _PLACES.items()},
+    },
+    'IsotropicMixerNet': {
+        name: name.replace('pointwise-', 'pointwise:')
+        for name in (
+            'attn',
+            'causal-attn',
+            'ssm',
+            'ssm-reversed',
+            'bissm',
+            'pointwise-attn',
+            'pointwise-ssm',
+            'pointwise-bissm',
+        )
+    },
+}
+
+
+def spell_out(network: str, mixers: Mixers, depths: Sequence[int] | None = None) -> Mixers:
+    """The mixers that an arm's name stands for; what is no such name is returned as it is.
+
+    Args:
+        network: class of the network.
+        mixers: an arm's name, or mixers.
+        depths: blocks of each stage, if known. A stage with fewer blocks than mixers that take turns has the first.
+    """
+    arm = ARMS.get(network, {}).get(mixers) if isinstance(mixers, str) else None
+    if arm is None:
+        return mixers
+    if isinstance(arm, str) or depths is None:
+        return arm
+    return tuple(_cut(stage, depth) for stage, depth in zip(arm, depths))
+
+
+def _cut(stage: str | Sequence[str], depth: int) -> str | Sequence[str]:
+    if isinstance(stage, str) or len(stage) <= depth:
+        return stage
+    return stage[0] if depth == 1 else stage[:depth]
+
+
+def arm_name(network: str, mixers: Mixers, depths: Sequence[int] | None = None) -> str:
+    """The arm's name of these mixers; other mixers spelled out, stage by stage: ``none,none,ss2d,ss2d+attn``."""
+    mixers = _as_tuples(mixers)
+    for name in ARMS[network]:
+        if spell_out(network, name, depths) == mixers:
+            return name
+    entries = [mixers] if isinstance(mixers, str) else mixers
+    text = ','.join(entry if isinstance(entry, str) else '+'.join(entry) for entry in entries)
+    return text.replace(':', '-')
+
+
+def _as_tuples(mixers: Mixers) -> Mixers:
+    return mixers if isinstance(mixers, str) else tuple(map(_as_tuples, mixers))

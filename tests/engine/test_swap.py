@@ -1,0 +1,78 @@
+"""``--backbone NAME`` on configs that have a backbone already; tests/configs holds the task configs to the zoo."""
+
+import pytest
+
+from mmbackbones.engine.config import load_config
+from mmbackbones.errors import InputError
+from tests.configs.test_common_recipe import text
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / 'configs'
+DETECTOR = CONFIGS / 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+PLAIN_DETECTOR = CONFIGS / 'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py'
+SEGMENTOR = CONFIGS / 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'
+PLAIN_SEGMENTOR = CONFIGS / 'vim/vim-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'
+
+
+@pytest.mark.parametrize(
+    ('hierarchical', 'plain'), [(DETECTOR, PLAIN_DETECTOR), (SEGMENTOR, PLAIN_SEGMENTOR)], ids=['detector', 'segmentor']
+)
+def test_there_and_back(hierarchical, plain):
+    assert text(load_config(hierarchical, backbone='vim_tiny')) == text(load_config(plain))
+    assert text(load_config(plain, backbone='mambaout_tiny')) == text(load_config(hierarchical))
+    assert text(load_config(plain, backbone='vim_tiny')) == text(load_config(plain))
+
+
+def test_a_context_free_head_takes_all_maps_side_by_side():
+    path = CONFIGS / 'controlled/gated-tiny_fcn-1x1_8xb2-amp-160k_ade20k-512x512.py'
+    hierarchical, plain = (load_config(path, backbone=name).model for name in ('mambaout_base', 'vim_tiny'))
+    assert hierarchical.decode_head.in_channels == [128, 256, 512, 768] and hierarchical.decode_head.channels == 1664
+    assert plain.decode_head.in_channels == [192] * 4 and plain.decode_head.channels == 768
+    assert 'neck' not in plain and plain.auxiliary_head is None
+
+
+def test_overrides_apply_to_the_new_backbone():
+    cfg = load_config(DETECTOR, {'model.backbone.window_size': (56, 28)}, 'mambavision_tiny')
+    assert cfg.model.backbone.window_size == (56, 28) and cfg.model.backbone.type == 'mmbackbones.MambaVision'
+
+
+@pytest.mark.parametrize(
+    ('change', 'path', 'message'),
+    [
+        (
+            '',
+            CONFIGS / 'vim/native/vim-tiny_upernet_4xb8-60k_ade20k-512x512.py',
+            'the recipe of one network by its authors',
+        ),
+        ("model = dict(neck=dict(type='BFP'))", DETECTOR, 'model.neck.type=BFP, expected FPN or mmbackbones.Simple'),
+        ("model = dict(neck=dict(type='JPU'))", SEGMENTOR, 'model.neck.type=JPU, expected none or Feature2Pyramid'),
+        (
+            "model = dict(decode_head=dict(type='PSPHead'))",
+            SEGMENTOR,
+            'model.decode_head.type=PSPHead, expected UPerHead',
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(change, path, message, tmp_path):
+    (tmp_path / 'a.py').write_text(f"_base_ = '{path}'\n{change}\n")
+    with pytest.raises(InputError, match=message.replace('.', r'\.')):
+        load_config(tmp_path / 'a.py', backbone='vmamba_tiny_s1l8')
+
+
+def test_a_task_without_a_backbone_asks_for_one():
+    with pytest.raises(InputError, match='a task without a backbone; choose one, such as --backbone'):
+        load_config('tasks/mask-rcnn_1x_coco')
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('vmamba_tiny', 'vmamba_tiny: no such backbone; nearest: .*vmamba_tiny'),
+        ('VMamba-Tiny-S1L8', 'nearest: vmamba_tiny_s1l8'),
+        ('???', r'mmbackbones/zoo/models\.csv lists them'),
+    ],
+)
+def test_an_unknown_backbone_gets_the_nearest_names(name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(DETECTOR, backbone=name)
+    assert '\n' not in str(caught.value)
