@@ -12,6 +12,7 @@ import difflib
 import functools
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from mmbackbones.errors import InputError
 
@@ -58,13 +59,10 @@ def backbone_config(name: str, task: str) -> dict[str, object]:
         InputError: no such model; the message names the nearest ones.
     """
     row = _row(name)
-    arch = _literal(row['arch']) if row['arch'].startswith('{') else row['arch']
-    backbone = dict(type=f'mmbackbones.{row["class"]}', arch=arch)
-    for option, value in options_of(name, task).items():
-        if option.startswith('arch.'):
-            arch[option.removeprefix('arch.')] = value
-        else:
-            backbone[option] = value
+    options = options_of(name, task)
+    within = {key.removeprefix('arch.'): options.pop(key) for key in list(options) if key.startswith('arch.')}
+    arch = _literal(row['arch']) | within if row['arch'].startswith('{') else row['arch']
+    backbone = dict(type=f'mmbackbones.{row["class"]}', arch=arch, **options)
     if name in _table('miniatures.csv'):
         return dict(backbone, init_cfg=None)
     rate, _ = drop_path(name, task)
@@ -81,7 +79,7 @@ def _row(name: str) -> dict[str, str]:
     return rows[name]
 
 
-def _literal(text: str) -> object:
+def _literal(text: str) -> Any:
     return ast.literal_eval(text)
 
 
