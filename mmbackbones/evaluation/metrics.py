@@ -1,6 +1,7 @@
 """mmseg's IoU metric, which also keeps what a later paired comparison needs: the areas of every image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -20,7 +21,7 @@ class IoUMetric(SegIoUMetric):
     ``label``, each int64 [N, classes].
     """
 
-    def __init__(self, *args, output_dir: str | None = None, **kwargs):
+    def __init__(self, *args: object, output_dir: str | None = None, **kwargs: object):
         super().__init__(*args, output_dir=output_dir and str(Path(output_dir, 'masks')), **kwargs)
         self._areas_file = Path(output_dir, 'areas.npz') if output_dir else None
         if self.output_dir:
@@ -35,9 +36,6 @@ class IoUMetric(SegIoUMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         if self._areas_file and is_main_process() and not self.format_only:
             columns = list(zip(*results))
-            np.savez_compressed(
-                self._areas_file,
-                image_ids=np.array(columns[-1]),
-                **{name: np.stack(column).astype(np.int64) for name, column in zip(AREAS, columns)},
-            )
+            counted: dict[str, Any] = {name: np.stack(column).astype(np.int64) for name, column in zip(AREAS, columns)}
+            np.savez_compressed(self._areas_file, image_ids=np.array(columns[-1]), **counted)
         return super().compute_metrics([areas[:-1] for areas in results])

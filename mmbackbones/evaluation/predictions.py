@@ -77,16 +77,17 @@ class Sample:
 
     Args:
         run: any of the runs; the others must have been tested on the same images.
-        annotations: COCO annotation file, for detectors.
+        annotations: COCO annotation file, for detectors; by default the one that the run's config names.
 
     Raises:
         InputError: files of predictions are missing, or images of the annotations were not tested.
     """
 
     def __init__(self, run: FinishedRun, annotations: Path | None = None):
-        self.annotations = annotations
+        self.annotations: Path | None = None
         if run.record['task'] == 'detection':
-            images = sorted(load_annotations(annotations)['images'], key=lambda image: image['id'])
+            self.annotations = annotation_file(run, annotations)
+            images = sorted(load_annotations(self.annotations)['images'], key=lambda image: image['id'])
             self.image_ids = [image['id'] for image in images]
             self.sizes = [(image['width'], image['height']) for image in images]
         else:

@@ -155,7 +155,7 @@ def _with_new_names(record: dict) -> dict:
     elif record['kind'] == 'ladder':
         renamed['points'] = renamed.pop('rungs', [])
     elif kind == 'speed':
-        renamed['attention'] = OLD_ATTENTION.get(record.get('attention'), record.get('attention'))
+        renamed['attention'] = OLD_ATTENTION.get(str(record.get('attention')), record.get('attention'))
     return renamed
 
 

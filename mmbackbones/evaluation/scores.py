@@ -34,7 +34,7 @@ def score(
         InputError: predictions are missing or damaged, or do not give the score that the record states.
     """
     if run.record['task'] == 'detection':
-        values = {}
+        values: Values = {}
         for metric in metrics:
             values |= _score_detections(run, sample, counts, splits, metric)
     else:
@@ -45,6 +45,7 @@ def score(
 def _score_detections(
     run: FinishedRun, sample: Sample, counts: np.ndarray, splits: Sequence[str], metric: str
 ) -> Values:
+    assert sample.annotations is not None  # of a detector it reads them
     iou_type = IOU_TYPES[metric]
     tested = set(run.record['image_ids'])
     missing = [image_id for image_id in sample.image_ids if image_id not in tested]

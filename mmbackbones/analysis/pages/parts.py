@@ -1,7 +1,7 @@
 """Each generated part as a function of the project's folder and of the words behind its name; all return Markdown."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from mmbackbones.analysis.tables import markdown_table, read_csv
 from mmbackbones.zoo.published import Match, match, network_and_task
 
 Rows = list[dict[str, str]]
+SCORES = {'detection': ('AP_box', 'AP_mask'), 'segmentation': ('mIoU_ss', 'mIoU_ms')}
+SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scale'}
 
 
 def read(root: Path, name: str) -> Rows:
@@ -26,39 +28,68 @@ def distinct(rows: Rows, column: str) -> str:
 
 def results(root: Path) -> str:
     """The README's table: what docs/results.csv lists, counted in complexity.csv, scored in the published tables."""
-    counts = {
-        network_and_task(row['config']): row
-        for row in read(root, 'complexity.csv')
-        if row['recipe'] == 'common' and '_fcn-1x1_' not in row['config']
-    }
+    counts = _common(root)
     shown = read_csv(root / 'docs' / 'results.csv')
     rows = []
     for line in shown:
         cells = []
-        for task, scores in (('detection', ('AP_box', 'AP_mask')), ('segmentation', ('mIoU_ss', 'mIoU_ms'))):
+        for task in SCORES:
             row = counts[line['network'], task]
-            cells += [_cost(row), _scores(match(row['config']), scores), '']
+            cells += [_cost(row), _scores(match(row['config']), task), '']
         rows.append([line['name'], line['token mixer'], *cells])
     head = ['backbone', 'token mixer']
-    head += ['Mask R-CNN 1x: params / MACs', 'box / mask AP, published', 'ours']
-    head += ['UperNet 160k: params / MACs', 'mIoU single / multi-scale, published', 'ours']
+    head += ['Mask R-CNN 1x: params / MACs', f'{SHOWN["detection"]}, published', 'ours']
+    head += ['UperNet 160k: params / MACs', f'{SHOWN["segmentation"]}, published', 'ours']
     return f'{_counted(list(counts.values()))}\n\n{markdown_table(head, rows)}'
+
+
+def _common(root: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Counts under the common recipe by network and task."""
+    return {
+        network_and_task(row['config']): row
+        for row in read(root, 'complexity.csv')
+        if row['recipe'] == 'common' and '_fcn-1x1_' not in row['config']
+    }
+
+
+def family(root: Path, task: str, folder: str) -> str:
+    """What configs/FOLDER has for a task under the common recipe, beside the published rows."""
+    paths = (root / 'configs' / folder).glob('*.py')
+    networks = {name for name, of in map(network_and_task, paths) if of == task}
+    counts = {name: row for (name, of), row in _common(root).items() if of == task and name in networks}
+    lines = []
+    for name, row in sorted(counts.items(), key=lambda item: (item[0].split('-')[0], float(item[1]['params_M']))):
+        found = match(row['config'])
+        lines.append([name, _cost(row), found.remark or _published(found), _scores(found, task), ''])
+    head = ['network', 'params / MACs, counted', 'published', SHOWN[task], 'ours']
+    sources = dict.fromkeys(row['source'] for row in counts.values() if row['source'] and not row['remark'])
+    about = f'Published: {"; ".join(sources)}. ' if sources else ''
+    notes = ''.join(f'* `{name}`: {row["why_apart"]}\n' for name, row in counts.items() if row['why_apart'])
+    texts = (markdown_table(head, lines), notes, about + _counted(list(counts.values())))
+    return '\n'.join(text for text in texts if text)
+
+
+def _published(found: Match) -> str:
+    costs = ((found.row.params, 'M'), (found.row.macs, 'G')) if found.row else ()
+    return ' / '.join(f'{cost:g} {unit}' if cost else '-' for cost, unit in costs)
 
 
 def _cost(row: dict[str, str]) -> str:
     return f'{float(row["params_M"]):.1f} M / {float(row["macs_G"]):.0f} G'
 
 
-def _scores(found: Match, names: Sequence[str]) -> str:
+def _scores(found: Match, task: str) -> str:
     """Published scores, where the published network is the one of our config."""
     if found.row is None or found.remark or not found.row.metrics:
         return ''
-    return ' / '.join(f'{found.row.metrics[name]:.1f}' if name in found.row.metrics else '-' for name in names)
+    known = found.row.metrics
+    return ' / '.join(f'{known[name]:.1f}' if name in known else '-' for name in SCORES[task])
 
 
 def _counted(rows: Rows) -> str:
     torch, timm, date, commit = (distinct(rows, name) for name in ('torch', 'timm', 'date', 'commit'))
-    return f'Counted with torch {torch} and timm {timm}, {date}, commit {commit}.'
+    shapes = ' and '.join(sorted({f'{row["height"]}x{row["width"]}' for row in rows}, reverse=True))
+    return f'Counted at {shapes} px with torch {torch} and timm {timm}, {date}, commit {commit}.'
 
 
 def complexity(root: Path) -> str:
@@ -192,6 +223,7 @@ def _runs(rows: Rows, name: str) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     'results': results,
+    'family': family,
     'complexity': complexity,
     'scan': scan,
     'scan-bounds': bounds,
