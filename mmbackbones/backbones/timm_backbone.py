@@ -41,7 +41,8 @@ ANY_SIZE = {
 }
 # Source modules whose authors pad odd maps before halving them; the others' convolutions drop the odd row.
 PADDED_DOWNSAMPLING = ('focalnet',)
-ATTENTION = ('fused', 'materialised')
+ATTENTION = ('sdpa', 'eager')
+OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}  # names of version 0.1, still taken
 BATCH_NORMS = ('BN', 'SyncBN')
 BATCH_NORM = dict(type='BN')
 SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.IGNORECASE)
@@ -79,8 +80,8 @@ class TimmBackbone(Backbone):
     its other ones to the class's defaults.)
 
     Args:
-        attention (str): ``'fused'`` runs attention through torch's scaled-dot-product attention, ``'materialised'``
-            writes its matrix out, as the speed figures of early papers were measured.
+        attention (str): ``'sdpa'`` runs attention through torch's ``scaled_dot_product_attention``. ``'eager'`` writes
+            its matrix out, as in the speed figures of early papers.
         size_divisor (int | None): pad the image, below and on the right, to multiples of this many pixels, for networks
             that demand it; maps are cropped again. None: to whole patches, where patches do not overlap.
         norm_eval (bool): keep the batch norms within at their pretrained running statistics.
@@ -99,13 +100,14 @@ class TimmBackbone(Backbone):
     def __init__(
         self,
         *,
-        attention: str = 'fused',
+        attention: str = 'sdpa',
         size_divisor: int | None = None,
         norm_eval: bool = False,
         bn_cfg: dict = BATCH_NORM,
         **run: Unpack[RunOptions],
     ):
         super().__init__(**run)
+        attention = OLD_ATTENTION.get(str(attention), attention)
         self.check_choice(ATTENTION, attention=attention)
         if bn_cfg.get('type') not in BATCH_NORMS:
             raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
@@ -158,10 +160,10 @@ class TimmBackbone(Backbone):
 
     def _choose_attention(self, net: nn.Module, attention: str) -> None:
         layers = [module for module in net.modules() if hasattr(module, 'fused_attn')]
-        if attention == 'materialised' and not layers:
-            raise InputError(f"{self.family}: attention='materialised', but it has no attention that can be fused")
+        if attention == 'eager' and not layers:
+            raise InputError(f"{self.family}: attention='eager', but it has no attention to choose")
         for layer in layers:
-            layer.fused_attn = attention == 'fused'
+            layer.fused_attn = attention == 'sdpa'
 
     def _choose_batch_norm(self, net: nn.Module, norm_eval: bool, kind: str) -> nn.Module:
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

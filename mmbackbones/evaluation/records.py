@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
 from mmbackbones.errors import InputError
 
 RECORDS = 'records.jsonl'
@@ -73,7 +74,6 @@ MULTI_SCALE = ('tta_pipeline', 'tta_model')
 WITHOUT_EFFECT = ('data_root', 'ann_file', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'seed')
 # Names in records of version 0.1; today's names stand in for them when such a record is read.
 OLD_KINDS = {'probe': 'long_range', 'ladder': 'resolution_sweep'}
-OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}
 # What is told beside a comparison without forbidding it.
 SURROUNDINGS = ('device', 'versions', 'commit', 'scan_backend', 'python')
 

@@ -109,8 +109,8 @@ def test_deit_at_another_size_is_a_deit_made_for_it():
         torch.testing.assert_close(out, reference)
 
 
-@pytest.mark.parametrize(('attention', 'calls'), [('fused', 3), ('materialised', 0)])
-def test_attention_is_fused_unless_told_not_to(attention, calls, monkeypatch):
+@pytest.mark.parametrize(('attention', 'calls'), [('sdpa', 3), ('eager', 0), ('fused', 3), ('materialised', 0)])
+def test_attention_is_sdpa_unless_told_not_to(attention, calls, monkeypatch):
     counted, original = [], F.scaled_dot_product_attention
 
     def count(*args, **kwargs):
@@ -318,8 +318,8 @@ def test_mixed_precision(family):
         (dict(arch=dict(name='convnext_atto', widths=3)), "convnext_atto: .*unexpected keyword argument 'widths'"),
         (dict(arch='deit_tiny_patch16_224'), r'12 maps have the strides \[16\]; choose out_indices'),
         (dict(arch='convnext_atto', out_indices=(0, 4)), 'expected ascending feature maps out of 0..3'),
-        (dict(arch='convnext_atto', attention='flash'), "attention='flash', expected one of fused, materialised"),
-        (dict(arch='convnext_atto', attention='materialised'), 'no attention that can be fused'),
+        (dict(arch='convnext_atto', attention='flash'), "attention='flash', expected one of sdpa, eager"),
+        (dict(arch='convnext_atto', attention='eager'), 'no attention to choose'),
         (dict(arch='convnext_atto', norm_eval=True), 'it has no batch norm'),
         (dict(arch='resnet10t', bn_cfg=dict(type='GN')), 'expected a type of BN, SyncBN'),
         (dict(arch='test_efficientnet', bn_cfg=dict(type='SyncBN')), "only 'BN' is supported"),

@@ -7,9 +7,10 @@ from mmbackbones.analysis.speed.networks import PARTS, PRESETS, STEPS, arms, che
 from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, record_of, table_of, write_timings
 from mmbackbones.analysis.speed.worker import ATTENTION, DTYPES, NetworkCase
 from mmbackbones.analysis.tables import show
+from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
 from mmbackbones.engine.cli import run_command
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import OLD_ATTENTION, append_record
+from mmbackbones.evaluation.records import append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 from mmbackbones.paths import find_config
 
@@ -50,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         '--attention',
         nargs='+',
         type=lambda name: OLD_ATTENTION.get(name, name),
-        choices=tuple(ATTENTION),
+        choices=ATTENTION,
         default=[],
         help='sdpa, or eager: its matrix written out; where the backbone lets one choose (default: as its config says)',
     )

@@ -29,6 +29,7 @@ from mmbackbones.analysis.speed.worker import (
     serve,
 )
 from mmbackbones.analysis.timing import in_turns
+from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
@@ -53,7 +54,7 @@ PRESETS = {
     'vim-1248': Preset(
         configs=('vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py', 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py'),
         sizes=(224, 512, 640, 736, 1024, 1248, 2048),
-        attention=tuple(ATTENTION),
+        attention=ATTENTION,
         batch={'cuda': 32, 'cpu': 1},
         precision={'cuda': 'fp16', 'cpu': 'fp32'},
         claim='Vim (arXiv 2401.09417, abstract): 2.8 times as fast as DeiT and 86.8 % less GPU memory in batch '
@@ -105,8 +106,8 @@ def _attention_kinds(case: NetworkCase, cfg, asked: Sequence[str]) -> list[str |
         build_without_values(backbone_config(replace(case, attention='eager'), cfg))
     except InputError:  # a backbone that says that it has none
         return [None]
-    own = cfg.model.backbone.get('attention', 'fused')
-    return list(asked) or [kind for kind, name in ATTENTION.items() if name == own]
+    own = cfg.model.backbone.get('attention', ATTENTION[0])
+    return list(asked) or [OLD_ATTENTION.get(own, own)]
 
 
 def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:

@@ -28,9 +28,7 @@ OBJECTS = 8  # per image in the training of a detector
 SAMPLE_SECONDS, MOST_REPEATS = 0.3, 50
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 OUT_OF_MEMORY = 'out of memory'
-# Kinds of attention, and what the backbones that have both call them: torch's scaled_dot_product_attention, or the
-# matrix of attention written out.
-ATTENTION = {'sdpa': 'fused', 'eager': 'materialised'}
+ATTENTION = ('sdpa', 'eager')
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class NetworkTiming:
 def backbone_config(case: NetworkCase, cfg: Config) -> dict:
     """The backbone's configuration without weights, with the attention asked for."""
     backbone = {**cfg.model.backbone, 'init_cfg': None}
-    return backbone if case.attention is None else {**backbone, 'attention': ATTENTION[case.attention]}
+    return backbone if case.attention is None else {**backbone, 'attention': case.attention}
 
 
 def build(case: NetworkCase) -> tuple[nn.Module, str]:
