@@ -73,10 +73,10 @@ class GatedMixerNet(MambaOut):
     def _replace_conv(self, block: nn.Module, name: str, prefix: str, options: dict) -> None:
         if name == 'identity':
             block.conv = nn.Identity()
-            self.unused_keys = (*self.unused_keys, prefix)
+            self.allowed_unexpected = (*self.allowed_unexpected, prefix)
         elif name != 'none':
             block.conv = MixedConv(block.conv, build_branch(name, block.conv.out_channels, **options))
-            self.fresh_keys = (*self.fresh_keys, f'{prefix}gate', f'{prefix}branch.')
+            self.allowed_missing = (*self.allowed_missing, f'{prefix}gate', f'{prefix}branch.')
 
     def no_weight_decay(self) -> set[str]:
         """The gates too, which must be free to leave zero."""

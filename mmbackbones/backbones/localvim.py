@@ -128,7 +128,7 @@ class LocalVim(PlainBackbone):
         self.rope = not self.with_cls_token
         super().__init__(**run)
         if block_norm == 'layer':
-            self.fresh_keys = (*self.fresh_keys, *(f'layers.{i}.norm.bias' for i in range(len(self.layers))))
+            self.allowed_missing = (*self.allowed_missing, *(f'layers.{i}.norm.bias' for i in range(len(self.layers))))
         self.rotary_grid = self.grid
         if self.rope:
             self.register_buffer('rope_grid', torch.tensor(self.grid))

@@ -32,7 +32,7 @@ class MambaOut(Backbone):
     archs = {name.removeprefix('mambaout_'): dict(model_name=name) for name in timm.list_models('mambaout_*')}
     default_arch = 'tiny'
     default_out_indices = (0, 1, 2, 3)
-    unused_keys: tuple[str, ...] = ('head.',)
+    allowed_unexpected: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_mambaout)
 
     def __init__(self, **run: Unpack[RunOptions]):
@@ -41,7 +41,7 @@ class MambaOut(Backbone):
         self.depths = tuple(len(stage.blocks) for stage in net.stages)
         self.check_out_indices(len(self.depths))
         built = self.out_indices[-1] + 1
-        self.unused_keys = (*self.unused_keys, *(f'stages.{i}.' for i in range(built, len(self.depths))))
+        self.allowed_unexpected = (*self.allowed_unexpected, *(f'stages.{i}.' for i in range(built, len(self.depths))))
 
         self.stem = net.stem
         self.stages = net.stages[:built]

@@ -147,7 +147,7 @@ class MambaVision(StagedBackbone):
         'large': dict(dims=196, depths=(3, 3, 10, 5), num_heads=(16, 32), stem_width=64, layer_scale=1e-5),
     }
     arch_defaults = dict(num_heads=(8, 16), stem_width=64, layer_scale=None, d_state=8)
-    unused_keys: tuple[str, ...] = ('norm.', 'head.')
+    allowed_unexpected: tuple[str, ...] = ('norm.', 'head.')
     convert_state_dict = staticmethod(convert_mambavision)
 
     def __init__(

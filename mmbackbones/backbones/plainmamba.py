@@ -163,7 +163,7 @@ class PlainMamba(PlainBackbone):
     }
     arch_defaults = dict(patch_size=16, stem_convs=1, dwconv_blocks=(), **{**MAMBA_OPTIONS, 'd_conv': 7})
     default_arch = 'L1'
-    unused_keys: tuple[str, ...] = ('head.',)
+    allowed_unexpected: tuple[str, ...] = ('head.',)
     convert_state_dict = staticmethod(convert_plainmamba)
 
     def __init__(self, *, selection: str = 'official', step_bias: str = 'official', **run: Unpack[PlainRunOptions]):
@@ -171,7 +171,7 @@ class PlainMamba(PlainBackbone):
         self.selection, self.step_bias = selection, step_bias
         super().__init__(**run)
         if self.norm_cfg is None or self.out_indices[-1] != self.depth - 1:
-            self.unused_keys = (*self.unused_keys, f'outnorm{self.depth - 1}.')
+            self.allowed_unexpected = (*self.allowed_unexpected, f'outnorm{self.depth - 1}.')
 
     @classmethod
     def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:

@@ -200,7 +200,7 @@ class PlainMambaAdapter(PlainMamba):
         InputError: blocks that do not divide into the groups, or a width that does not into the heads.
     """
 
-    fresh_keys = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')
+    allowed_missing = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')
 
     def __init__(
         self,

@@ -121,7 +121,7 @@ class TimmBackbone(Backbone):
 
         whole = net.state_dict().keys()
         net.prune_intermediate_layers(list(self.out_indices), prune_norm=True, prune_head=True)
-        self.unused_keys = tuple(f'net.{key}' for key in sorted(whole - net.state_dict().keys()))
+        self.allowed_unexpected = tuple(f'net.{key}' for key in sorted(whole - net.state_dict().keys()))
         self._choose_attention(net, attention)
         self.net = self._choose_batch_norm(net, norm_eval, bn_cfg['type'])
         self.net.is_init = True  # timm has done so; mmengine would call what it finds under the name init_weights

@@ -82,7 +82,8 @@ def to_names_of(module: nn.Module, weights: Weights, name: str, prefix: str | No
 
     Args:
         module (nn.Module): a model, or one with a ``backbone``, in whose part alone the keys are renamed. A model that
-            has ``convert_state_dict`` may get its authors' names; ``fresh_keys`` are the prefixes that these may lack.
+            has ``convert_state_dict`` may get its authors' names; ``allowed_missing`` are the prefixes that these may
+            lack.
         weights (dict): of such a model, or of a larger one that has it as its ``backbone``.
         name (str): the file, for the message.
         prefix (str, optional): take only the keys under this prefix.
@@ -103,7 +104,7 @@ def to_names_of(module: nn.Module, weights: Weights, name: str, prefix: str | No
         weights, layout = under_prefix(weights, prefix), f'mm checkpoint, {prefix}*'
         if not weights:
             raise InputError(f'checkpoint {name}: no key begins with {prefix!r}')
-    needed = [key for key in own if not key.startswith(tuple(getattr(module, 'fresh_keys', ())))]
+    needed = [key for key in own if not key.startswith(tuple(getattr(module, 'allowed_missing', ())))]
     if all(key in weights and weights[key].dim() == own[key].dim() for key in needed):
         return weights, layout
     convert = getattr(module, 'convert_state_dict', None)

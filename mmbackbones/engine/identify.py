@@ -48,7 +48,7 @@ def _fingerprint(backbone: type[Backbone], arch: str) -> tuple[tuple[str, ...], 
     """Key prefixes that do not tell variants apart, and the shapes of what does."""
     with torch.device('meta'):
         model = _whole(backbone, arch)
-    skipped = (*model.fresh_keys, *model.unused_keys, *RESIZED)
+    skipped = (*model.allowed_missing, *model.allowed_unexpected, *RESIZED)
     return skipped, _shapes(model.state_dict(), skipped)
 
 

@@ -20,8 +20,8 @@ class Pretrained:
 
     The keys tell the layouts apart: a whole detector, segmentor or OpenMMLab classifier (keys under ``backbone.``), our
     own names, or the authors' names, which the module's ``convert_state_dict`` renames. Keys in the module's
-    ``fresh_keys`` may be missing, keys in its ``unused_keys`` may be unexpected. No others may. A module without these
-    attributes must match exactly.
+    ``allowed_missing`` may be missing, keys in its ``allowed_unexpected`` may be unexpected. No others may. A module
+    without these attributes must match exactly.
 
     Args:
         checkpoint (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
@@ -50,8 +50,8 @@ class Pretrained:
                 weights,
                 name=self.checkpoint,
                 prefix=self.prefix,
-                allowed_missing=tuple(getattr(module, 'fresh_keys', ())),
-                allowed_unexpected=tuple(getattr(module, 'unused_keys', ())),
+                allowed_missing=tuple(getattr(module, 'allowed_missing', ())),
+                allowed_unexpected=tuple(getattr(module, 'allowed_unexpected', ())),
             )
         except InputError as error:
             if isinstance(module, Backbone):

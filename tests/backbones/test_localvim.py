@@ -168,9 +168,9 @@ def test_initializer_takes_the_released_layout(block_norm, tmp_path):
 
 def test_layer_norm_alone_may_lack_its_biases(tmp_path):
     """The allow-list holds nothing of a model with RMSNorm, and nothing but norms of the other."""
-    assert LocalVim(arch=TINY, out_indices=(2,)).fresh_keys == ('outnorm',)
+    assert LocalVim(arch=TINY, out_indices=(2,)).allowed_missing == ('outnorm',)
     layer = LocalVim(arch=TINY, out_indices=(1,), block_norm='layer')
-    assert layer.fresh_keys == ('outnorm', 'layers.0.norm.bias', 'layers.1.norm.bias')
+    assert layer.allowed_missing == ('outnorm', 'layers.0.norm.bias', 'layers.1.norm.bias')
     published_file(tmp_path / 'model.ckpt', block_norm='layer')
     rms = LocalVim(
         arch=TINY, out_indices=(2,), init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'model.ckpt'))

@@ -62,7 +62,7 @@ def test_published_keys(name):
     converted = {key: tuple(value.shape) for key, value in model.convert_state_dict(weights).items()}
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert len(converted) == published['num_state_dict_entries']
-    assert {key: own.get(key) for key in converted if not key.startswith(model.unused_keys)} == {
+    assert {key: own.get(key) for key in converted if not key.startswith(model.allowed_unexpected)} == {
         key: shape for key, shape in converted.items() if not key.startswith('head.')
     }
     assert [key for key in own if key not in converted] == [
@@ -120,7 +120,7 @@ def test_subset_of_stages_builds_no_later_ones():
     whole = MambaOut(arch=SMALL).eval()
     part = MambaOut(arch=SMALL, out_indices=(0, 2)).eval()
     assert len(part.stages) == 3 and part.out_channels == (16, 32) and part.out_strides == (4, 16)
-    assert 'stages.3.' in part.unused_keys
+    assert 'stages.3.' in part.allowed_unexpected
     part.load_state_dict({key: value for key, value in whole.state_dict().items() if key in part.state_dict()})
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -131,7 +131,7 @@ def test_a_classifiers_weights_fit(family, tmp_path):
     arch = dict(ARCHS[family])
     backbone = build(arch, norm_cfg=None)
     # A classifier of the same shape: what was cut off, put back with other classes.
-    full = {key: torch.zeros(3) for key in (key.removeprefix('net.') for key in backbone.unused_keys)}
+    full = {key: torch.zeros(3) for key in (key.removeprefix('net.') for key in backbone.allowed_unexpected)}
     net = shake(backbone.net)
     assert full and all(key.split('.')[0] in ('head', 'fc', 'norm') for key in full)
     save_file({**net.state_dict(), **full}, tmp_path / 'model.safetensors')
@@ -227,7 +227,7 @@ def test_each_map_is_normalized():
 def test_what_lies_past_the_last_map_is_not_built():
     whole, part = (shake(build(TIMM['ConvNeXt'], norm_cfg=None, out_indices=indices)) for indices in (None, (0, 2)))
     assert part.out_channels == (8, 16) and part.out_strides == (4, 16)
-    assert any(key.startswith('net.stages.3.') for key in part.unused_keys)
+    assert any(key.startswith('net.stages.3.') for key in part.allowed_unexpected)
     assert not any(key.startswith('net.stages.3.') for key in part.state_dict())
     assert len(whole.freezable_modules()) == 5 and len(part.freezable_modules()) == 4
 

@@ -31,7 +31,7 @@ class SelfWilledLinear(nn.Linear):
 class Small(Backbone):
     """A backbone whose position table depends on the resolution and whose authors say ``encoder``."""
 
-    unused_keys = ('head.',)
+    allowed_unexpected = ('head.',)
 
     def __init__(self, grid=4, **kwargs):
         super().__init__(**kwargs)

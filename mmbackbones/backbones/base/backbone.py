@@ -104,9 +104,9 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         archs (dict[str, dict]): the named architectures, each with its keys of ``arch``.
         arch_required (tuple[str, ...]), arch_defaults (dict): what an ``arch`` must and may hold.
         default_arch (str | None), default_out_indices (tuple[int, ...]), norm_eps (float): see above.
-        fresh_keys (tuple[str, ...]): prefixes of keys that may be missing in a checkpoint (they keep their
+        allowed_missing (tuple[str, ...]): prefixes of keys that may be missing in a checkpoint (they keep their
             initialization).
-        unused_keys (tuple[str, ...]): prefixes of keys that may be unexpected in a converted checkpoint.
+        allowed_unexpected (tuple[str, ...]): prefixes of keys that may be unexpected in a converted checkpoint.
     """
 
     archs: dict[str, dict] = {}
@@ -117,8 +117,8 @@ class Backbone(BaseModule, metaclass=_BackboneType):
     norm_eps = 1e-6
     out_channels: tuple[int, ...]
     out_strides: tuple[int, ...]
-    fresh_keys: tuple[str, ...] = ('outnorm',)
-    unused_keys: tuple[str, ...] = ()
+    allowed_missing: tuple[str, ...] = ('outnorm',)
+    allowed_unexpected: tuple[str, ...] = ()
 
     def __init__(
         self,

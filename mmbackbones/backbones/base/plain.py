@@ -106,7 +106,7 @@ class PlainBackbone(Backbone):
     with_cls_token = False
     rope = False
     pad_patches = True
-    unused_keys: tuple[str, ...] = ('head.', 'norm_f.')
+    allowed_unexpected: tuple[str, ...] = ('head.', 'norm_f.')
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class PlainBackbone(Backbone):
         if self.rope and self.with_cls_token:
             raise InputError(f'{self.family}: rope=True has no place for a class token; set with_cls_token=False')
         built = self.out_indices[-1] + 1
-        self.unused_keys = (*self.unused_keys, *(f'layers.{i}.' for i in range(built, depth)))
+        self.allowed_unexpected = (*self.allowed_unexpected, *(f'layers.{i}.' for i in range(built, depth)))
 
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, width) < patch_size:

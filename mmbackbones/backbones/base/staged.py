@@ -33,7 +33,7 @@ class StagedBackbone(Backbone):
     default_arch = 'tiny'
     default_out_indices = (0, 1, 2, 3)
     norm_eps = 1e-5
-    unused_keys: tuple[str, ...] = ('classifier.',)
+    allowed_unexpected: tuple[str, ...] = ('classifier.',)
 
     def __init__(self, **run: Unpack[RunOptions]):
         super().__init__(**run)
@@ -43,8 +43,8 @@ class StagedBackbone(Backbone):
         self.out_channels = tuple(dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
         last = self.out_indices[-1]
-        self.unused_keys = (
-            *self.unused_keys,
+        self.allowed_unexpected = (
+            *self.allowed_unexpected,
             f'layers.{last}.downsample.',
             *(f'layers.{i}.' for i in range(last + 1, len(depths))),
         )
