@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmbackbones.analysis.compare.benchmark import DETECTIONS, compare_synthetic, write_synthetic
 from mmbackbones.analysis.timing import wall_and_cpu
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.environment import environment
 
 

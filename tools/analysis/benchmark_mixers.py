@@ -6,7 +6,7 @@ import torch
 
 from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
 from mmbackbones.analysis.speed.mixers import CASES, METHODS, benchmark
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:

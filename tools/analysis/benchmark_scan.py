@@ -4,7 +4,7 @@ import sys
 
 from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
 from mmbackbones.analysis.speed.scan import CASES, METHODS, benchmark
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import Overrides, load_config
 
 

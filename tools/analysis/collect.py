@@ -5,7 +5,7 @@ import argparse
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.analysis.compare.results import COLUMNS, shown_tables, to_markdown
 from mmbackbones.analysis.tables import show, write_csv, write_file
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:

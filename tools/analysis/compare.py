@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
 from mmbackbones.analysis.tables import show, write_file
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.predictions import SPLITS, load_run
 from mmbackbones.evaluation.records import RECORDS, append_record
 from mmbackbones.evaluation.scores import IOU_TYPES

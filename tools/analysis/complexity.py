@@ -13,7 +13,7 @@ from mmbackbones.analysis.complexity.table import (
     write_counts,
 )
 from mmbackbones.analysis.tables import show, write_file
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mmbackbones.analysis.speed.end_to_end import BASIC, train, write_rows
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 
 

@@ -13,7 +13,7 @@ from mmbackbones.analysis.long_range.show import SAYS, SAYS_ALWAYS, draw, markdo
 from mmbackbones.analysis.long_range.train import STEPS, runs_of
 from mmbackbones.analysis.tables import make_folder, show, write_file
 from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, LongRangeTask
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS
 

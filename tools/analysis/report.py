@@ -3,7 +3,7 @@
 import argparse
 
 from mmbackbones.analysis.report.write import write_report
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from mmbackbones.analysis.figures import save
 from mmbackbones.analysis.tables import show
 from mmbackbones.analysis.tokens.resolution_sweep import sweep
 from mmbackbones.analysis.tokens.sweep_points import KIND, by_metric, draw, table, to_record, write_points
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, append_record
 

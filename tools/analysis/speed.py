@@ -8,7 +8,7 @@ from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, r
 from mmbackbones.analysis.speed.worker import ATTENTION, DTYPES, NetworkCase
 from mmbackbones.analysis.tables import show
 from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmbackbones.analysis.figures import save
 from mmbackbones.analysis.tables import make_folder, show
 from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, table, write_reports
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import Overrides, load_config, run_name
 from mmbackbones.evaluation.records import RECORDS, append_record
 

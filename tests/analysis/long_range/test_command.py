@@ -8,7 +8,7 @@ import torch
 from mmbackbones.analysis.long_range.train import (
     distance_bins,
 )
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
 
