@@ -104,7 +104,7 @@ def p_value(differences: np.ndarray) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Correct p-values for their number, so that the probability of any false claim stays below the level (Holm 1979)."""
+    """Correct p-values for their number, so that the chance of any false claim stays below the level (Holm 1979)."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(np.argsort(p_values, kind='stable')):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
