@@ -1,1 +1,1 @@
-"""Questions put to networks, data and runs, one folder each."""
+"""Analyses of networks, data and runs, one folder per question."""

@@ -1,4 +1,4 @@
-"""Figures as files. A figure needs no display, and the same data gives the same bytes."""
+"""Write figures to files. No display is needed, and the same data gives the same bytes."""
 
 import io
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def plot_interval(
     label: str,
     number: int = 0,
 ) -> None:
-    """A curve with the ends of its intervals; ``number`` chooses the marker."""
+    """Plot a curve with its intervals; ``number`` selects the marker."""
     # An end of a bootstrap interval may lie a rounding error beyond the value.
     below = [max(0.0, value - end) for value, end in zip(y, low)]
     above = [max(0.0, end - value) for value, end in zip(y, high)]

@@ -1,4 +1,4 @@
-"""The record that every measurement of a config begins with."""
+"""The common part of the records of all measurements of a config."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from mmbackbones.evaluation.records import REQUIRED
 
 
 def config_record(kind: str, cfg: Config, config: str | Path, metrics: dict, **more: object) -> dict:
-    """A record of a config, see :mod:`mmbackbones.evaluation.records`; keys that are not given are None.
+    """A record of a config, see :mod:`mmbackbones.evaluation.records`. Keys that are not given are None.
 
     Args:
-        kind: of the record, such as ``'speed'``.
+        kind: kind of the record, such as ``'speed'``.
         cfg: the configuration.
-        config: its file.
-        metrics: what was measured.
+        config: file of the configuration.
+        metrics: the measurements.
         more: further keys; they go before those of the environment.
     """
     found = dict(

@@ -1,7 +1,7 @@
-"""Tables as CSV, as Markdown and on the terminal, and the files of an analysis: whole, or not there.
+"""Tables as CSV, as Markdown and on the terminal, and the files of an analysis, which are whole or absent.
 
-Every file goes through :func:`write_file`, so a reader never meets half a table, and a path that cannot be written ends
-a command with one line that names it.
+:func:`write_file` writes every file, so that no table is ever half-written. If a path cannot be written, the command
+ends with one line that names it.
 """
 
 import csv
@@ -31,9 +31,9 @@ def write_csv(
     Args:
         path: the file; an earlier one is replaced.
         columns: names, in order.
-        rows: one per line.
-        digits: format of floats, such as ``'.4g'``; by default all their digits. None is an empty cell.
-        conditions: further columns with the same value on every line, such as device and date.
+        rows: rows of cells. None is an empty cell.
+        digits: format of floats, such as ``'.4g'``; by default all their digits.
+        conditions: more columns with the same value on every line, such as device and date.
 
     Raises:
         InputError: the file cannot be written.
@@ -61,7 +61,7 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Cells], digits: str = '') -> str:
-    """The same as a Markdown table, its last line ended."""
+    """The same as a Markdown table. The last line ends with a newline."""
     lines = [columns, ['---'] * len(columns)]
     lines += [[cell(value, digits).replace('|', '\\|') for value in _cells(row, columns)] for row in rows]
     return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
@@ -76,7 +76,7 @@ def rich_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]]
 
 
 def show(*parts: Table | str, width: int = 150) -> None:
-    """Print tables and sentences: as wide as the terminal, or ``width`` characters where there is none."""
+    """Print tables and sentences with the width of the terminal, or ``width`` characters without a terminal."""
     console = Console(width=None if sys.stdout.isatty() else width, highlight=False, emoji=False)
     for part in parts:
         if isinstance(part, str):
@@ -97,7 +97,7 @@ def _cells(row: Cells, columns: Sequence[str]) -> list[object]:
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Write a file that is whole or not there; folders above it are made. A device or a pipe is written to as it is.
+    """Write a file that is whole or absent, and make its parent folders. A device or pipe is written directly.
 
     Raises:
         InputError: it cannot be written.
@@ -116,11 +116,11 @@ def write_file(path: str | Path, content: str | bytes) -> None:
 
 
 def make_folder(path: str | Path, option: str = '--out') -> Path:
-    """Make a folder, and those above it, unless it is there.
+    """Make a folder and its parents if it does not exist.
 
     Args:
         path: the folder.
-        option: that named it, for the message.
+        option: option that named it, for the message.
 
     Raises:
         InputError: it cannot be made.

@@ -1,8 +1,8 @@
-"""Time and peak memory of a call, in the way that all measurements here take them.
+"""Time and peak memory of a call, for all measurements.
 
-Functions that are compared take turns, round after round, and so share the conditions. A figure is the median over the
-rounds. On a CPU with one thread the clock is the processor time of the process: other work on the machine does not
-count. On CUDA the device takes the time itself, by events.
+Compared functions take turns in each round, so that they have the same conditions. A figure is the median over the
+rounds. On a CPU with one thread the clock is the processor time of the process, so other work on the machine does not
+count. On CUDA the time is measured on the device by events.
 """
 
 import ctypes
@@ -22,11 +22,11 @@ SAMPLE_SECONDS = 0.05  # a round calls a short function as often as fills this
 
 @dataclass
 class Cost:
-    """What a call takes.
+    """Time and memory of a call.
 
     Attributes:
-        seconds (list[float]): of one call, an entry per round.
-        peak (int | None): most bytes held during a call beyond those held before; None where that cannot be read.
+        seconds (list[float]): seconds of one call, an entry per round.
+        peak (int | None): most bytes held during a call beyond those held before; None if this cannot be read.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -39,10 +39,10 @@ def measure_in_turns(
     """Measure functions side by side.
 
     Args:
-        calls: by name.
-        rounds: timed rounds; in each every function runs for about ``sample_seconds``.
+        calls: functions by name.
+        rounds: timed rounds. In each round every function runs for about ``sample_seconds``.
         device: ``'cpu'`` or ``'cuda'``.
-        sample_seconds: of one function in one round; by default ``SAMPLE_SECONDS``.
+        sample_seconds: duration of one function in one round; by default ``SAMPLE_SECONDS``.
     """
     sample_seconds = SAMPLE_SECONDS if sample_seconds is None else sample_seconds
     costs, repeats = {}, {}
@@ -55,18 +55,18 @@ def measure_in_turns(
 
 
 def in_turns(members: Sequence[T], rounds: int) -> Iterator[T]:
-    """All members, one after the other, ``rounds`` times."""
+    """Yield all members in order, ``rounds`` times."""
     for _ in range(rounds):
         yield from members
 
 
 def median(seconds: Sequence[float]) -> float | None:
-    """Median of the rounds; None without any."""
+    """Median of the rounds; None without rounds."""
     return statistics.median(seconds) if seconds else None
 
 
 def seconds_of(function: Callable[[], object], repeats: int, device: str) -> float:
-    """Mean seconds of calls in a row. Before several calls comes an untimed one, which fills the caches again."""
+    """Mean seconds of consecutive calls. An untimed call before several ones fills the caches."""
     if repeats > 1:
         function()
     if device == 'cuda':
@@ -90,14 +90,14 @@ def _clock() -> Callable[[], float]:
 
 
 def clock_name(device: str) -> str:
-    """What :func:`seconds_of` reads: ``'CPU time'`` (one thread), ``'wall clock'`` (several) or ``'CUDA events'``."""
+    """Clock of :func:`seconds_of`: ``'CPU time'`` (one thread), ``'wall clock'`` (several) or ``'CUDA events'``."""
     if device == 'cuda':
         return 'CUDA events'
     return 'CPU time' if _clock() is time.process_time else 'wall clock'
 
 
 def wall_and_cpu(function: Callable[[], T]) -> tuple[T, float, float]:
-    """Call a function once: its result, seconds on the wall and seconds of processor time of all threads."""
+    """Call a function once. Returns its result, wall-clock seconds and processor seconds of all threads."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
     return result, time.perf_counter() - wall, time.process_time() - cpu
@@ -123,7 +123,7 @@ def peak_memory(function: Callable[[], object], device: str) -> int | None:
 
 
 def process_bytes(field: str, file: str = '/proc/self/status') -> int | None:
-    """Bytes of an entry of Linux's /proc; None where there is no such thing."""
+    """Bytes of an entry of Linux's /proc; None on other systems."""
     if not Path(file).exists():
         return None
     for line in Path(file).read_text().splitlines():

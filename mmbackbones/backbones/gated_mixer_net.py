@@ -1,12 +1,12 @@
-"""GatedMixerNet: MambaOut in which only the token mixer changes, to compare mixers and nothing else.
+"""GatedMixerNet: MambaOut with other token mixers, to compare mixers while all else stays equal.
 
 MambaOut (https://arxiv.org/abs/2405.07992, timm's implementation) is the Mamba block without its state-space model.
-Here its depthwise convolution is replaced in place by ``mixer(c) = conv(c) + gate * branch(conv(c))``, with one gate
-per channel that starts at zero: every arm starts as MambaOut, whose ImageNet weights fit, so that no arm needs an
-ImageNet training of its own. Arms of one seed also draw the same random numbers, for the heads built after them too.
+``mixer(c) = conv(c) + gate * branch(conv(c))`` replaces its depthwise convolution in place, with one gate per channel
+that starts at zero. Every arm therefore starts as MambaOut. MambaOut's ImageNet weights fit, so no arm needs a new
+ImageNet training. Arms of one seed draw the same random numbers, also for the heads built after them.
 
-The branches are :func:`mmbackbones.layers.token_mixers.build_branch`'s. The convolutions look ahead, so that a causal
-branch makes no causal network; :class:`IsotropicMixerNet` is one.
+:func:`mmbackbones.layers.token_mixers.build_branch` makes the branches. The convolutions see later tokens, so a causal
+branch does not make the network causal. :class:`IsotropicMixerNet` with a causal branch is causal.
 """
 
 from collections.abc import Sequence
@@ -34,19 +34,19 @@ class GatedMixerNet(MambaOut):
 
     Args:
         mixers (str | Sequence[str | Sequence[str]]): one name for all blocks, or one entry per stage: a name, or names
-            that take turns over the stage's blocks. ``'none'`` leaves MambaOut's convolution, ``'identity'`` takes it
-            out, the other names are branches, see :func:`build_branch`. Or the name of an arm, such as
-            ``'ss2d-last2'``, see :data:`mmbackbones.layers.arms.ARMS`.
+            that alternate over the stage's blocks. ``'none'`` keeps MambaOut's convolution, ``'identity'`` removes it,
+            the other names are branches, see :func:`build_branch`. Or the name of an arm, such as ``'ss2d-last2'``,
+            see :data:`mmbackbones.layers.arms.ARMS`.
         d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
         equal (str | None): None keeps MambaOut's widths, so that its weights fit. ``'params'`` and ``'macs'`` are for
-            training from scratch: they change the expansion ratio of all blocks until the whole backbone has as many
+            training from scratch: they change the expansion ratio of all blocks so that the whole backbone has as many
             parameters, or multiply-accumulates at 224x224 px, as MambaOut.
 
     The other arguments are :class:`MambaOut`'s.
 
     Raises:
-        InputError: a mixer list that does not fit the stages, an unknown mixer, an ``equal`` that cannot be had, and
-            what :class:`MambaOut` raises.
+        InputError: a mixer list that does not fit the stages, an unknown mixer, an ``equal`` that no expansion ratio
+            gives, and the errors of :class:`MambaOut`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class MixedConv(nn.Conv2d):
 
 
 class MixerCost(NamedTuple):
-    """What a mixer costs beyond MambaOut's convolution; less than nothing for ``identity``."""
+    """Cost of a mixer beyond MambaOut's convolution; negative for ``identity``."""
 
     params: int
     macs: int
@@ -114,8 +114,8 @@ def mixer_cost(name: str, dim: int, height: int, width: int, kernel_size: int = 
         name (str): one of ``MIXERS``.
         dim (int): channels that are mixed.
         height (int), width (int): tokens.
-        kernel_size (int): of the convolution, which ``identity`` takes out.
-        options: those of :func:`build_branch`.
+        kernel_size (int): kernel size of the convolution, which ``identity`` removes.
+        options: options of :func:`build_branch`.
     """
     if name == 'none':
         return MixerCost(0, 0)
@@ -125,10 +125,10 @@ def mixer_cost(name: str, dim: int, height: int, width: int, kernel_size: int = 
 
 
 def resolve_mixers(mixers: str | Sequence[str | Sequence[str]], depths: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """One name per block, by stage; an arm's name is spelled out.
+    """One name per block, by stage. An arm's name is replaced by its mixers.
 
     Raises:
-        InputError: the list does not fit the stages or blocks, or names something else than ``MIXERS``.
+        InputError: the list does not fit the stages or blocks, or has a name that is not in ``MIXERS``.
     """
     mixers = spell_out('GatedMixerNet', mixers, depths)
     if isinstance(mixers, str) and mixers not in MIXERS:

@@ -1,9 +1,9 @@
-"""IsotropicMixerNet: patches, then equal gated blocks in which the token mixer is all that looks beyond its token.
+"""IsotropicMixerNet: patches, then equal gated blocks in which only the token mixer sees other tokens.
 
-The hierarchical nets of the comparison have convolutions that look ahead, so what the MambaOut paper asks in its
-figure 3 (https://arxiv.org/abs/2405.07992: does causal mixing harm understanding?) needs a net without them. Block:
-MambaOut's, its convolution replaced by a branch of :mod:`mmbackbones.layers.token_mixers`; trunk: that of
-:class:`PlainBackbone`. With a causal branch the whole network is causal: norms, gates and projections are per token.
+Figure 3 of the MambaOut paper (https://arxiv.org/abs/2405.07992) asks whether causal mixing harms understanding. The
+convolutions of the hierarchical nets see later tokens, so the question needs a net without convolutions. The block is
+MambaOut's, with a branch of :mod:`mmbackbones.layers.token_mixers` in place of its convolution. The trunk is that of
+:class:`PlainBackbone`. Norms, gates and projections are per token, so a causal branch makes the whole network causal.
 
 No weights are published.
 """
@@ -49,11 +49,11 @@ class IsotropicMixerNet(PlainBackbone):
     and ``expansion_ratio`` (hidden width of a block over its width, 8/3 as in MambaOut).
 
     Args:
-        mixers (str | Sequence[str]): the branch of all blocks, or branches that take turns, see :func:`build_branch`.
+        mixers (str | Sequence[str]): the branch of all blocks, or branches that alternate, see :func:`build_branch`.
             Or the name of an arm, such as ``'pointwise-attn'``, see :data:`mmbackbones.layers.arms.ARMS`.
         d_state (int), dt_rank (int | None), head_width (int | None): see :func:`build_branch`.
-        position (bool): a learned position table, the same for all mixers. Without it full attention knows no places
-            while causal attention and scans do, so that a comparison without it is one of position codes as well.
+        position (bool): a learned position table, the same for all mixers. Without it full attention has no position
+            information, while causal attention and scans have some. A comparison would then also compare this.
 
     The other arguments are those of :class:`PlainBackbone`.
     """

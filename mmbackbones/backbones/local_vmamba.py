@@ -1,12 +1,12 @@
-"""LocalVMamba: VMamba's scans in orders that a search chose for each block, windows among them.
+"""LocalVMamba: VMamba with scan orders that a search chose for each block, some of them over windows.
 
 Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", ECCV 2024 workshops,
 https://arxiv.org/abs/2403.09338
 Authors' code and weights: https://github.com/hunto/LocalMamba (Apache-2.0). Written anew from the paper and from
-recorded activations of that code; parameters carry its names but for the gate.
+recorded activations of that code; parameters have its names, except the gate.
 
-The published code brings column-major sequences back with height and width exchanged, so on maps that are not square
-tokens end up in wrong places. ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse.
+The published code inverts column-major sequences with height and width exchanged, which misplaces tokens on maps that
+are not square. ``scan_inverse='official'`` reproduces this, ``'exact'`` is the correct inverse.
 """
 
 from types import SimpleNamespace
@@ -130,8 +130,8 @@ class LocalVMamba(StagedBackbone):
     ``'h v_flip w2 w7_flip'``, or one per block) and ``d_state`` (16).
 
     Args:
-        scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
-            that are not square.
+        scan_inverse (str): ``'official'``, as in the published results, or ``'exact'``. They differ on maps that are
+            not square.
 
     The other arguments are those of :class:`Backbone`.
     """

@@ -1,18 +1,18 @@
-"""LocalVim: Vim with four scan orders per block that a search chose, windows among them.
+"""LocalVim: Vim with four scan orders per block that a search chose, some of them over windows.
 
 Paper: "LocalMamba: Visual State Space Model with Windowed Selective Scan", ECCV 2024 workshops,
 https://arxiv.org/abs/2403.09338
 Authors' code and weights: https://github.com/hunto/LocalMamba (Apache-2.0). Written anew from the paper and from
-recorded activations of that code; parameters carry its names but for the gate and the state matrices.
+recorded activations of that code; parameters have its names, except the gate and the state matrices.
 
-Numerics are the authors'. What is a choice here:
+The numerics are the authors'. These points are options here or differ:
 
-* their code brings column-major sequences back with height and width exchanged, so on maps that are not square tokens
-  end up in wrong places: ``scan_inverse='official'`` reproduces it, ``'exact'`` is the true inverse;
-* the weights were trained with RMSNorm before each mixer, their dense configs say LayerNorm: ``block_norm``;
-* their file defines the small model twice, in all blocks with the same four orders (the definition that counts), and
-  with the searched ones of tiny, which their dense configs name. The weights do not tell: ``small_uniform`` and
-  ``small_searched``;
+* ``scan_inverse``: their code inverts column-major sequences with height and width exchanged, which misplaces tokens on
+  maps that are not square. ``'official'`` reproduces this, ``'exact'`` is the correct inverse;
+* ``block_norm``: the weights were trained with RMSNorm before each mixer, but their dense configs have LayerNorm;
+* ``small_uniform`` and ``small_searched``: their file defines the small model twice. The effective definition has the
+  same four orders in all blocks. The other one has the searched orders of tiny, which their dense configs name. The
+  weights fit both;
 * the variant with a class token takes any image size here.
 """
 
@@ -93,8 +93,8 @@ class LocalVim(PlainBackbone):
     instead of the rotary position code; False).
 
     Args:
-        scan_inverse (str): ``'official'``, how the published results were made, or ``'exact'``; they differ on maps
-            that are not square.
+        scan_inverse (str): ``'official'``, as in the published results, or ``'exact'``. They differ on maps that are
+            not square.
         block_norm (str): norm before each mixer, ``'rms'`` as in the released weights, or ``'layer'`` as in the
             authors' dense configs, whose biases a released checkpoint then lacks.
 

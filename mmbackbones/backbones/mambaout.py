@@ -2,9 +2,9 @@
 
 Paper: "MambaOut: Do We Really Need Mamba for Vision?", CVPR 2025, https://arxiv.org/abs/2405.07992
 Authors' code and weights: https://github.com/yuweihao/MambaOut (Apache-2.0).
-Implementation: timm's (Apache-2.0), which loads the authors' weights to the bit. Nothing of the network is written
-again here; this file adds the surface of a dense backbone. A LayerNorm follows each returned map, as the author states
-for his detectors and segmentors (issue 251 of his repository); the classifier has none.
+The implementation is timm's (Apache-2.0), which loads the authors' weights bit for bit. This file only adds the
+interface of a dense backbone. A LayerNorm follows each returned map, as the author states for his detectors and
+segmentors (issue 251 of his repository). The classifier has no such norms.
 """
 
 from types import SimpleNamespace

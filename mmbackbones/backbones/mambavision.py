@@ -2,11 +2,11 @@
 
 Paper: "MambaVision: A Hybrid Mamba-Transformer Vision Backbone", CVPR 2025, https://arxiv.org/abs/2407.08083
 Authors' code and weights: https://github.com/NVlabs/MambaVision. That code is under the NVIDIA Source Code License-NC
-(research and evaluation only) and nothing of it was used here: this file was written from the paper, from the released
-weights' names and shapes and from recorded activations. The weights are CC-BY-NC-SA-4.0: whatever is converted or
-fine-tuned from them stays non-commercial and share-alike.
+(research and evaluation only) and is not used here. This file is written from the paper, from the names and shapes of
+the released weights and from recorded activations. The weights are CC-BY-NC-SA-4.0: converted or fine-tuned weights
+stay non-commercial and share-alike.
 
-The bias of the step size is added twice, as in the training of the weights; ``step_bias='exact'`` adds it once.
+The bias of ``dt`` is added twice, as in the training of the weights. ``step_bias='exact'`` adds it once.
 """
 
 import math
@@ -68,7 +68,7 @@ class MambaVisionMixer(nn.Module):
     Args:
         dim (int): channels C of the tokens.
         d_state (int): state size N of each scanned channel.
-        step_bias (str): ``'exact'`` adds the bias of the step size once, ``'official'`` twice.
+        step_bias (str): ``'exact'`` adds the bias of ``dt`` once, ``'official'`` twice.
     """
 
     def __init__(self, dim: int, *, d_state: int, step_bias: str):
@@ -122,18 +122,18 @@ class TokenBlock(nn.Module):
 class MambaVision(StagedBackbone):
     """MambaVision for detection and segmentation.
 
-    Stages 0 and 1 are convolutions. In stages 2 and 3 the first half of the blocks scans, the others attend, all within
-    windows. Maps are padded with zeros at the bottom and the right to whole windows, once per stage; these tokens are
-    scanned and attended to like all others, as in the authors' code.
+    Stages 0 and 1 are convolutions. In stages 2 and 3 the first half of the blocks scans and the second half attends,
+    all within windows. Maps are padded with zeros at the bottom and the right to whole windows, once per stage. Scans
+    and attention include these tokens, as in the authors' code.
 
     Keys of ``arch`` besides ``dims`` and ``depths``: ``num_heads`` (of stages 2 and 3: 8 and 16), ``stem_width`` (64),
     ``layer_scale`` (initial value, None: none) and ``d_state`` (8).
 
     Args:
-        window_size (tuple[int, int]): side of the windows in stages 2 and 3, in tokens. The weights do not depend on
-            it, the output does: 14 and 7 in pretraining at 224 px; 64 and 32 in the authors' segmentors, 112 and 56 in
-            their detectors, wider than most maps.
-        step_bias (str): ``'official'``, what the released weights were trained with, or ``'exact'``; see
+        window_size (tuple[int, int]): side of the windows in stages 2 and 3, in tokens. It changes the output, but not
+            the shapes of the weights: 14 and 7 in pretraining at 224 px; 64 and 32 in the authors' segmentors; 112 and
+            56 in their detectors, wider than most maps.
+        step_bias (str): ``'official'``, as in the training of the released weights, or ``'exact'``; see
             :class:`MambaVisionMixer`.
 
     The other arguments are those of :class:`Backbone`.

@@ -1,13 +1,13 @@
-"""PlainMamba: four snaking scans of a plain backbone, told apart by what the last step's direction adds to B.
+"""PlainMamba: a plain backbone with four scans in alternating directions. B depends on the direction of the last step.
 
 Paper: "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition", BMVC 2024,
 https://arxiv.org/abs/2403.17695. Authors' code and weights: https://github.com/ChenhongyiYang/PlainMamba (states no
-licence). Written anew from the paper and from recorded activations of that code; parameters of the blocks carry its
+licence). Written anew from the paper and from recorded activations of that code; parameters of the blocks have its
 names.
 
-Two peculiarities of the authors' code are the default, since the weights were trained with them: only the tokens follow
-the four orders while their step sizes, B and C stay in raster order (``selection='official'``), and the bias of the
-step size is added twice (``step_bias='official'``). Their corrections are called ``'exact'``.
+Two peculiarities of the authors' code are the default, because the weights were trained with them. The tokens follow
+the four orders, but ``dt``, B and C stay in raster order (``selection='official'``). The bias of ``dt`` is added twice
+(``step_bias='official'``). ``'exact'`` corrects either.
 """
 
 import math
@@ -66,10 +66,10 @@ class PlainMambaMixer(nn.Module):
         d_state (int): state size N per channel.
         d_conv (int): side of the depthwise convolution before the scans, odd.
         expand (int): inner channels D = expand * C.
-        dt_rank (int | None): rank of the step size's projection, None: ceil(C / 16).
-        selection (str): ``'exact'`` orders step sizes, B and C as the tokens that they were computed from;
+        dt_rank (int | None): rank of the projection of ``dt``. None: ceil(C / 16).
+        selection (str): ``'exact'`` orders ``dt``, B and C like the tokens that they are computed from;
             ``'official'`` leaves them in raster order.
-        step_bias (str): ``'exact'`` adds the bias of the step size once, ``'official'`` twice.
+        step_bias (str): ``'exact'`` adds the bias of ``dt`` once, ``'official'`` twice.
     """
 
     def __init__(
@@ -149,11 +149,11 @@ class PlainMamba(PlainBackbone):
     ``dwconv_blocks`` (blocks that end with a convolution, none); ``patch_size`` is even and ``d_conv`` 7.
 
     Args:
-        selection (str), step_bias (str): ``'official'``, what the released weights were trained with, or ``'exact'``;
+        selection (str), step_bias (str): ``'official'``, as in the training of the released weights, or ``'exact'``;
             see :class:`PlainMambaMixer`.
 
     The other arguments are those of :class:`PlainBackbone`. The norm of the last block's map is the classifier's final
-    norm and loaded with it; the other maps' norms are fresh.
+    norm and is loaded from it. The norms of other maps are new.
     """
 
     archs = {

@@ -1,12 +1,12 @@
-"""PlainMamba with a ViT-Adapter: four strides for detection, out of a plain backbone beside a small convolutional one.
+"""PlainMamba with a ViT-Adapter: a small convolutional network beside the plain backbone gives maps of four strides.
 
 Papers: "PlainMamba", BMVC 2024, https://arxiv.org/abs/2403.17695, section 4; "Vision Transformer Adapter for Dense
 Predictions", ICLR 2023, https://arxiv.org/abs/2205.08534, section 3 and figure 4. The authors' code is at
 https://github.com/ChenhongyiYang/PlainMamba and https://github.com/czczup/ViT-Adapter (Apache-2.0). Written anew on
-mmcv's deformable attention; parameters carry the names of that code.
+mmcv's deformable attention; parameters have the names of that code.
 
-No recorded activations of the authors' adapter exist, so what is checked against them is the number of parameters.
-Different here: any image size. Theirs must be multiples of 32.
+No recorded activations of the authors' adapter exist, so only its number of parameters is checked.
+This adapter takes any image size. Theirs must be multiples of 32.
 """
 
 from typing import TypedDict
@@ -62,10 +62,10 @@ class SpatialPrior(nn.Module):
 
 
 class DeformableAttention(MultiScaleDeformableAttention):
-    """mmcv's parameters and its PyTorch implementation, by itself.
+    """mmcv's parameters and its PyTorch implementation, without the rest of mmcv's module.
 
-    Without the residual and the dropout around it, and with the grids as numbers: mmcv's module reads them out of a
-    tensor, and on CUDA insists on an operator that its CPU wheels lack.
+    It has no residual and no dropout. Its grids are numbers, while mmcv's module reads them from a tensor. On CUDA,
+    mmcv's module requires an operator that its CPU wheels lack.
     """
 
     def forward(self, query: Tensor, points: Tensor, value: Tensor, grids: list[Grid]) -> Tensor:
@@ -79,7 +79,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
 
 
 class Attend(nn.Module):
-    """What injector and extractor share: each query looks at a few places of other maps, around its own."""
+    """Base class of injector and extractor: each query attends to a few places of other maps, around its own place."""
 
     def __init__(self, dim: int, num_heads: int, num_points: int, num_levels: int):
         super().__init__()
@@ -102,7 +102,7 @@ def centres(grids: list[Grid], device: torch.device) -> Tensor:
 
 
 class Injector(Attend):
-    """Adds to the tokens of the trunk what they find in the maps beside it, by a factor per channel."""
+    """Adds features of the adapter's maps to the tokens of the trunk, with a factor per channel."""
 
     def __init__(self, dim: int, num_heads: int, num_points: int, init_value: float):
         super().__init__(dim, num_heads, num_points, LEVELS)
@@ -113,7 +113,7 @@ class Injector(Attend):
 
 
 class Extractor(Attend):
-    """Adds to the maps beside the trunk what they find in it, then a feed-forward layer with a convolution."""
+    """Adds features of the trunk to the adapter's maps, then applies a feed-forward layer with a convolution."""
 
     def __init__(self, dim: int, num_heads: int, num_points: int, ratio: float, drop_path: float):
         super().__init__(dim, num_heads, num_points, 1)
@@ -167,7 +167,7 @@ def to_maps(x: Tensor, grids: list[Grid]) -> list[Tensor]:
 
 
 class TrunkOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`PlainMamba` but for those of its maps, which are the adapter's."""
+    """The keyword arguments of :class:`PlainMamba`, except those of its maps."""
 
     arch: str | dict | None
     img_size: int | tuple[int, int]
@@ -184,20 +184,21 @@ class PlainMambaAdapter(PlainMamba):
     """PlainMamba with an adapter, returning maps of strides 4, 8, 16 and 32, all as wide as the trunk.
 
     Args:
-        num_groups (int): groups that the blocks are divided into; maps and tokens meet before and after each.
-        num_heads (int), num_points (int): of the deformable attention; a head looks at so many places per map.
-        conv_width (int): channels of the first convolutions beside the trunk.
-        ffn_ratio (float): hidden channels of the extractors' feed-forward layers over the trunk's.
-        init_value (float): what the injectors' factors start at: with 0 the trunk computes what it was trained for.
-        frozen_stages (int): 0 freezes the trunk's patches and position table, n also its first n blocks; the adapter
-            always learns.
-        norm_cfg (dict): batch norm of the convolutions and of the returned maps. With ``SyncBN`` the trunk's is too.
+        num_groups (int): number of groups of blocks. An injector runs before each group, an extractor after it.
+        num_heads (int), num_points (int): heads of the deformable attention, and places per map that a head attends to.
+        conv_width (int): channels of the first convolutions of the adapter.
+        ffn_ratio (float): ratio of the hidden channels of the extractors' feed-forward layers to the trunk's channels.
+        init_value (float): initial value of the injectors' factors. With 0 the trunk computes the same as without
+            adapter.
+        frozen_stages (int): 0 freezes the trunk's patches and position table, n also its first n blocks. The adapter is
+            never frozen.
+        norm_cfg (dict): batch norm of the convolutions and of the returned maps. ``SyncBN`` also applies to the trunk.
 
     The other arguments are those of :class:`PlainMamba`, but for ``out_indices`` and ``out_feature``: see
     :class:`TrunkOptions`.
 
     Raises:
-        InputError: blocks that do not divide into the groups, or a width that does not into the heads.
+        InputError: the number of blocks is not a multiple of the groups, or the width not one of the heads.
     """
 
     allowed_missing = ('spm.', 'interactions.', 'level_embed', 'up.', 'ad_norm')

@@ -1,9 +1,8 @@
-"""Any feature backbone of timm as a dense backbone: the baselines.
+"""Any feature backbone of timm as a dense backbone, for the baselines.
 
-timm (https://github.com/huggingface/pytorch-image-models, Apache-2.0; the weights' licences stand on their pages)
-holds the networks; nothing of them is written again here. What this file adds: any image size, taken as the authors'
-own dense code takes it; a norm on each returned map; freezing, recomputation, layer depths and weights in the way of
-the other backbones.
+The networks are timm's (https://github.com/huggingface/pytorch-image-models, Apache-2.0; the pages of the weights state
+their licences). This file adds: any image size, processed as in the authors' dense code; a norm on each returned map;
+freezing, activation checkpointing, layer depths and loading of weights like the other backbones.
 """
 
 import re
@@ -49,9 +48,9 @@ SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.
 
 
 class _PadBeforeShift:
-    """Swin as its authors' dense code has it: a map is padded to whole windows, then shifted.
+    """Swin as in its authors' dense code: a map is padded to whole windows, then shifted.
 
-    timm shifts first, whereupon its mask no longer lies where opposite borders meet (issue 2438 of its repository).
+    timm shifts first, so that its mask is not at the place where opposite borders meet (issue 2438 of its repository).
     """
 
     def _attn(self, x: Tensor) -> Tensor:
@@ -80,21 +79,21 @@ class TimmBackbone(Backbone):
     its other ones to the class's defaults.)
 
     Args:
-        attention (str): ``'sdpa'`` runs attention through torch's ``scaled_dot_product_attention``. ``'eager'`` writes
-            its matrix out, as in the speed figures of early papers.
-        size_divisor (int | None): pad the image, below and on the right, to multiples of this many pixels, for networks
-            that demand it; maps are cropped again. None: to whole patches, where patches do not overlap.
-        norm_eval (bool): keep the batch norms within at their pretrained running statistics.
-        bn_cfg (dict): ``type='SyncBN'`` synchronises the batch norms within over the devices, ``'BN'`` does not.
+        attention (str): ``'sdpa'`` runs attention through torch's ``scaled_dot_product_attention``. ``'eager'`` stores
+            the attention matrix, as in the speed figures of early papers.
+        size_divisor (int | None): pad the image at the bottom and the right to multiples of this many pixels, for
+            networks that require it; maps are cropped afterwards. None: pad to whole patches if patches do not overlap.
+        norm_eval (bool): keep the network's batch norms at their pretrained running statistics.
+        bn_cfg (dict): ``type='SyncBN'`` synchronises the network's batch norms over the devices, ``'BN'`` does not.
 
-    The other arguments are those of :class:`Backbone`. ``out_indices`` counts timm's feature maps as its
-    ``features_only`` mode does (a ResNet's 0 is its stem); None: those of strides 4, 8, 16 and 32. Plain nets, whose
-    maps have one stride, need the indices of their blocks. Stages to freeze, and blocks to checkpoint, are what timm
-    groups as such. Weights of timm's hub: ``hf://timm/convnext_tiny.fb_in1k/model.safetensors``.
+    The other arguments are those of :class:`Backbone`. ``out_indices`` are those of timm's ``features_only`` mode (0 of
+    a ResNet is its stem). None: the maps of strides 4, 8, 16 and 32. Plain nets, whose maps have one stride, need the
+    indices of their blocks. timm's groups define the stages to freeze and the blocks to checkpoint. Weights of timm's
+    hub have addresses such as ``hf://timm/convnext_tiny.fb_in1k/model.safetensors``.
 
     Raises:
-        InputError: unknown name or option, a model without feature maps, ``out_indices`` beyond its maps, or an image
-            size that it cannot take.
+        InputError: unknown name or option, a model without feature maps, ``out_indices`` beyond its maps, or an
+            unsupported image size.
     """
 
     def __init__(
@@ -245,7 +244,7 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, options: dict, drop_path_rate: float) -> nn.Module:
-    """timm's model, without weights, able to take any image size where timm has a way."""
+    """timm's model without weights, for any image size if timm supports that."""
     if drop_path_rate:
         options = dict(options, drop_path_rate=drop_path_rate)
     try:

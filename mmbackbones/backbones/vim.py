@@ -3,14 +3,15 @@
 Paper: "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", ICML 2024,
 https://arxiv.org/abs/2401.09417. Authors' code and weights: https://github.com/hustvl/Vim (Apache-2.0).
 
-Numerics are the authors', parameter names too. What differs from their code:
+Numerics and parameter names are the authors'. Differences from their code:
 
-* any image size, by padding and by resizing the position table; theirs takes the size of the constructor only;
-* released tables have the class token's row in the middle. It is taken out there when the model has no class token;
-  the authors' own resizing takes the first row for it;
-* a fresh norm on each returned map (``norm_cfg=None`` gives theirs, raw maps);
-* with stride 8 a row and a column more, so that maps measure ceil(side / 8) (``pad_patches=False`` gives theirs);
-* nothing is flipped for the backward direction.
+* this backbone takes any image size, by padding and by resizing the position table; theirs takes only the size of the
+  constructor;
+* released tables have the class token's row in the middle. A model without class token removes the middle row; the
+  authors' resizing removes the first row;
+* a new norm follows each returned map (``norm_cfg=None`` gives raw maps, as in their code);
+* with stride 8 maps have one more row and column, ceil(side / 8) (``pad_patches=False`` gives their size);
+* the backward direction flips no tensor.
 """
 
 from typing_extensions import Unpack
@@ -35,13 +36,14 @@ class Vim(PlainBackbone):
 
     Args:
         bidirection (str): the settings of the paper's ablation (section 4.4): ``'none'``, which is
-            :class:`mmbackbones.backbones.Mamba`; ``'layer'``, blocks forward and backward in turn; ``'ssm'``;
+            :class:`mmbackbones.backbones.Mamba`; ``'layer'``, forward and backward blocks alternate; ``'ssm'``;
             ``'ssm_conv'``, the released models. See :class:`MambaMixer` for the last two.
-        divide_out (bool): halve the sum of both directions, as in all released models. The authors' segmentation
-            config of the small model, run with their code of the time, does not.
-        with_cls_token (bool): keep the class token in the middle of the sequence; the authors' dense code drops it.
-        rope (bool): rotary position code on the residual stream before each block (and so on every returned map but
-            the last block's), as in some of the authors' dense configs. No released checkpoint was trained with it.
+        divide_out (bool): halve the sum of both directions, as in all released models. The authors' segmentor of the
+            small model does not.
+        with_cls_token (bool): keep the class token in the middle of the sequence. The authors' dense code drops it.
+        rope (bool): rotary position code on the residual stream before each block, and therefore on every returned map
+            except the last block's. Some of the authors' dense configs have it. No released checkpoint was trained with
+            it.
         pad_patches (bool): zero-pad the image so that every stride starts a patch, see :class:`PatchEmbed`.
 
     ``arch`` and the other arguments: see :class:`PlainBackbone`. The authors' dense code returns the mixer's output

@@ -2,12 +2,12 @@
 
 Paper: "VMamba: Visual State Space Model", NeurIPS 2024, https://arxiv.org/abs/2401.10166
 Authors' code and weights: https://github.com/MzeroMiko/VMamba (MIT). Written anew from the paper and from recorded
-activations of that code; parameters carry its names.
+activations of that code; parameters have its names.
 
-``*_s<ratio>l<depth>`` are the second version (one state per channel, MLP, overlapping convolutions), named after the
-inner width over the width and the depth of the third stage; ``*_v0`` is the first version (16 states, gate, no MLP,
-4x4 patches). The authors' second version keeps maps channel-first and normalizes over axis 1; here all maps are
-channels-last in memory, which changes no number.
+``*_s<ratio>l<depth>`` are the second version (``d_state`` 1, MLP, overlapping convolutions). The name has the ratio of
+``d_inner`` to the width, and the depth of the third stage. ``*_v0`` is the first version (``d_state`` 16, gate, no MLP,
+4x4 patches). The authors' second version has channels-first maps and normalizes over axis 1. Here all maps are
+channels-last in memory, which gives the same numbers.
 """
 
 from timm.layers import DropPath, Mlp
@@ -46,8 +46,8 @@ class VSSBlock(nn.Module):
 class VMamba(StagedBackbone):
     """VMamba for detection and segmentation.
 
-    Keys of ``arch`` besides ``dims`` and ``depths``, the second version's values being the defaults: ``ssm_ratio``
-    (inner width over width), ``d_state``, ``mlp_ratio`` (0: no MLP), ``conv_bias``, ``gate``, ``patches`` (4x4 patches
+    Keys of ``arch`` besides ``dims`` and ``depths``, with the second version's values as defaults: ``ssm_ratio``
+    (``d_inner`` over width), ``d_state``, ``mlp_ratio`` (0: no MLP), ``conv_bias``, ``gate``, ``patches`` (4x4 patches
     and 2x2 merging in place of 3x3 convolutions with stride 2).
     """
 

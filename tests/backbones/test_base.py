@@ -9,7 +9,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from mmbackbones.backbones.base import Backbone
-from mmbackbones.backbones.base.checkpointing import recompute
+from mmbackbones.backbones.base.checkpointing import run_checkpointed
 
 
 class Parent(Backbone):
@@ -58,7 +58,7 @@ def test_an_unknown_keyword_is_refused_before_anything_is_built(options):
 def test_recomputation_moves_the_statistics_of_any_batch_norm_once(norm):
     x = torch.randn(5, 3, requires_grad=True)
     block = nn.Sequential(nn.Linear(3, 3), norm)
-    recompute(block, x).square().sum().backward()
+    run_checkpointed(block, x).square().sum().backward()
     once = norm.running_mean.clone(), norm.running_var.clone()
     norm.reset_running_stats()
     block(x)

@@ -1,6 +1,6 @@
 """The data of the synthetic long-range task.
 
-Labels follow from the pixels by each task's rule, and every dial ends at chance.
+Labels follow from the pixels by each task's rule. At the hardest value of each setting the best accuracy is chance.
 """
 
 import itertools
@@ -113,7 +113,7 @@ def test_sizes(tokens):
 
 
 class TestFarEnds:
-    """At the end of each dial the best possible observer, hence every arm, is at chance."""
+    """At the hardest value of each setting the best possible observer, hence every mixer, is at chance."""
 
     @pytest.mark.parametrize('task', TASKS)
     def test_no_cues(self, task):

@@ -1,1 +1,1 @@
-"""Finished runs beside each other and beside published results."""
+"""Comparison of finished runs with each other and with published results."""

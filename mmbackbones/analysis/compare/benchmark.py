@@ -1,4 +1,4 @@
-"""A comparison of two synthetic detectors at the size of COCO val, to be timed."""
+"""A comparison of two synthetic detectors at the size of COCO val, for timing."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ CLASSES, OBJECTS, DETECTIONS = 80, 7.3, 100  # per image: COCO val has 36,781 ob
 
 
 def write_synthetic(folder: Path, images: int) -> tuple[Path, list[Path]]:
-    """Annotations, and the results of two detectors that find three quarters of the objects among chance boxes."""
+    """Write annotations, and results of two detectors with three quarters of the objects and random boxes."""
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, CLASSES + 1)
     share /= share.sum()
@@ -60,7 +60,7 @@ def write_synthetic(folder: Path, images: int) -> tuple[Path, list[Path]]:
 
 
 def compare_synthetic(truth: Path, results: list[Path], images: int, resamples: int) -> tuple[float, float, float]:
-    """Difference in AP of the second detector from the first, with the ends of its 95 % interval."""
+    """AP of the second detector minus AP of the first, with the ends of the 95 % interval."""
     counts = draw_counts(images, resamples, seed=0)
     scores = [average_precision(match_detections(truth, path, 'bbox')['all'], counts).mean(1) for path in results]
     gaps = scores[1] - scores[0]

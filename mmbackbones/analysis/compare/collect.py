@@ -1,7 +1,7 @@
-"""One results table from the records of finished runs, published numbers beside them.
+"""One results table from the records of finished runs, with published numbers beside them.
 
-Runs that may not be compared get tables of their own. A run that is incomplete, mixed or stale gets a reason in place
-of a score.
+Runs that may not be compared get separate tables. A run that is incomplete, mixed or stale gets a reason in place of a
+score.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from mmbackbones.zoo.published import match
 
 
 def collect(work_dirs: Sequence[str | Path]) -> Results:
-    """Collect the results of work dirs; a folder of work dirs stands for all of them.
+    """Collect the results of work dirs, or of folders of work dirs.
 
     Raises:
         InputError: a folder does not exist.
@@ -69,7 +69,7 @@ def _is_work_dir(path: Path) -> bool:
 
 
 def _result_of(work_dir: Path, notes: list[str]) -> Result:
-    """The result that the records of a work dir tell.
+    """The result in the records of a work dir.
 
     Raises:
         InputError: the work dir is incomplete, mixed or stale.
@@ -140,7 +140,7 @@ def _require_one_run(records: Sequence[dict]) -> None:
 
 
 def _staleness(record: dict) -> list[str]:
-    """Raise if the config is not what was run; remark on what cannot be known.
+    """Raise an error if the config is not that of the run. Returns remarks if this cannot be checked.
 
     Raises:
         InputError: the config file has changed since.
@@ -163,7 +163,7 @@ def _staleness(record: dict) -> list[str]:
 
 
 def _place(result: Result, found: Results) -> None:
-    """Put a result into the first table in which it may stand."""
+    """Add a result to the first table whose results it may be compared with."""
     keys = []
     for table in found.tables:
         keys.append(differing_keys([_bare(table[0].record), _bare(result.record)]))

@@ -1,7 +1,7 @@
-"""Is a difference in AP or mIoU real? Paired bootstrap over the images that two models were tested on.
+"""Test whether a difference in AP or mIoU is real, by a paired bootstrap over the images of the test.
 
-With fewer than three seeds per arm the answer is about the checkpoints at hand. With three and more, a hierarchical
-bootstrap over seeds and images answers for the methods. docs/compare.md gives formulas and limits.
+With fewer than three seeds per arm the answer is about these checkpoints. With three or more, a hierarchical bootstrap
+over seeds and images gives an answer about the methods. docs/compare.md has formulas and limits.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ LEVEL = 0.05
 
 @dataclass
 class Arm:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
     runs: list[FinishedRun]
@@ -42,15 +42,15 @@ class Difference:
 
     Attributes:
         metric (str): ``'box AP'``, ``'mask AP'`` or ``'mIoU'``.
-        split, group (str): ``'all'``, or which part of objects, classes or images.
-        arm, reference (str): names.
+        split, group (str): ``'all'``, or a part of the objects, classes or images.
+        arm, reference (str): names of the arms.
         score, reference_score (float): in percent.
-        difference (float): of the two.
+        difference (float): ``score`` minus ``reference_score``.
         low, high (float): ends of the 95 % interval.
         p (float): two-sided; ``p_holm`` is corrected for the comparisons of its metric and split.
-        images (int): that were resampled.
+        images (int): number of resampled images.
         about (str): ``'methods'`` or ``'checkpoints'``.
-        seeds (int): of the arm that has fewer.
+        seeds (int): number of seeds, of the arm with fewer.
     """
 
     metric: str
@@ -72,14 +72,14 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """Everything that a comparison found.
+    """Results of a comparison.
 
     Attributes:
         arms (list[Arm]): the reference first.
-        differences (list[Difference]): of every other arm from it.
-        sentences (list[str]): what may be concluded.
-        notes (list[str]): what else differs, such as the device, and what could not be split.
-        resamples, seed (int): of the bootstrap.
+        differences (list[Difference]): differences of the other arms from it.
+        sentences (list[str]): conclusions.
+        notes (list[str]): other differences, such as the device, and parts that could not be scored.
+        resamples, seed (int): number of resamples and seed of the bootstrap.
     """
 
     arms: list[Arm]
@@ -102,13 +102,13 @@ def compare_runs(
     """Compare saved predictions with those of the first arm.
 
     Args:
-        paths: work dirs of trainings or ``--out`` folders of tests; runs that differ in their seed alone form an arm.
-        resamples: of the bootstrap.
-        seed: of its draws.
-        allow: keys, or prefixes of keys, that may differ beside the backbone and its channels.
-        splits: of ``SPLITS``.
+        paths: work dirs of trainings or ``--out`` folders of tests. Runs that differ only in their seed form an arm.
+        resamples: number of resamples.
+        seed: seed of the resamples.
+        allow: keys, or prefixes of keys, that may differ besides the backbone and its channels.
+        splits: some of ``SPLITS``.
         metrics: ``'box AP'`` and ``'mask AP'`` by default, for detectors.
-        annotations: COCO annotation file, if it lies elsewhere than the config says.
+        annotations: COCO annotation file, if its path differs from the config.
 
     Raises:
         InputError: fewer than two runs, runs that may not be compared (the keys are named), or faulty predictions.
@@ -125,7 +125,7 @@ def compare_runs(
 def compare_scores(
     scored: Sequence[tuple[FinishedRun, Values]], images: int, resamples: int, seed: int, splits: Sequence[str] = ()
 ) -> Comparison:
-    """Compare runs that are scored on the same draws and may be compared.
+    """Compare runs with scores on the same draws. The runs must be comparable.
 
     Args:
         scored: runs with their scores in the data and in each resample.

@@ -1,4 +1,4 @@
-"""The results table: rows, columns and tables of what :mod:`mmbackbones.analysis.compare.collect` found."""
+"""The results table: rows, columns and tables of the results of :mod:`mmbackbones.analysis.compare.collect`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,15 +40,15 @@ COLUMNS = (
 
 @dataclass
 class Result:
-    """A finished run: its last checkpoint at one scale, and at several where that was tested.
+    """A finished run: scores of its last checkpoint at one scale, and at several scales if these were tested.
 
     Attributes:
-        work_dir (Path): of the run.
-        record (dict): of the training, or of the test where the weights came from elsewhere.
+        work_dir (Path): work dir of the run.
+        record (dict): record of the training, or of the test if the weights are from elsewhere.
         multi_scale (dict | None): record of the multi-scale test.
-        macs (float | None): G multiply-accumulates, where a record of the config's complexity is in the work dir.
-        published (Match): what it is held against.
-        remarks (list[str]): what a reader must know.
+        macs (float | None): G multiply-accumulates, if the work dir has a record of the config's complexity.
+        published (Match): the published result to which it is compared.
+        remarks (list[str]): remarks for the reader.
     """
 
     work_dir: Path
@@ -104,13 +104,13 @@ class Result:
 
 @dataclass
 class Results:
-    """What was found.
+    """Results of all work dirs.
 
     Attributes:
-        tables (list[list[Result]]): runs that may be compared, table by table.
-        apart (list[str]): why each further table does not stand in an earlier one.
+        tables (list[list[Result]]): comparable runs, table by table.
+        apart (list[str]): for each further table, why its runs are not in an earlier one.
         left_out (dict[Path, str]): work dirs without a row, with the reason.
-        notes (list[str]): what else differs within a table, such as the device, and lines that were no records.
+        notes (list[str]): other differences within a table, such as the device, and lines that are not records.
     """
 
     tables: list[list[Result]] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Results:
 
 
 def shown_columns(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Columns that fit a page: scores, cost and what is published, where there is any."""
+    """Columns that fit a page: scores, cost and published results, if there are any."""
     hidden = ('table', 'source', 'work dir', 'date', 'commit', 'device', 'published row')
     return [name for name in COLUMNS if name not in hidden and any(row[name] for row in rows)]
 
@@ -140,7 +140,7 @@ def shown_tables(found: Results) -> list[Table]:
 
 
 def to_markdown(found: Results) -> str:
-    """The tables with their notes, sources and what was left out."""
+    """The tables with their notes, sources and left out work dirs."""
     lines = []
     for number in range(1, len(found.tables) + 1):
         rows = [row for row in found.rows() if row['table'] == str(number)]

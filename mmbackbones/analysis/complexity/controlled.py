@@ -1,4 +1,4 @@
-"""What each arm of the controlled experiment costs: parameters and multiply-accumulates of its backbone."""
+"""Cost of each arm of the controlled experiment: parameters and multiply-accumulates of its backbone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ MIXERS = tuple(dict.fromkeys(arm.rpartition('-')[0] or arm for arm in ARMS['Gate
 class ArmCost:
     """Counts of one backbone for one image; ``missing`` says why there are none.
 
-    A scan's products and sums, 9 N + 1 per element, are half as many MACs, as everything else is counted;
-    ``macs_published`` adds them uncut, as the published tables do.
+    A scan has 9 N + 1 products and sums per element. ``macs`` counts them as half as many MACs, in the unit of
+    everything else. ``macs_published`` adds them in full, like the published tables.
     """
 
     mixer: str
@@ -43,13 +43,13 @@ def arms(names: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
 def count_arms(
     arch: str | dict, shape: tuple[int, int], equal: str | None = None, names: Sequence[str] | None = None
 ) -> Iterator[ArmCost]:
-    """Count every arm's backbone without output norms. Nothing is computed.
+    """Count every arm's backbone without output norms. No values are computed.
 
     Args:
-        arch (str | dict): of :class:`GatedMixerNet`.
+        arch (str | dict): ``arch`` of :class:`GatedMixerNet`.
         shape (tuple[int, int]): height and width in pixels.
         equal (str | None): see :class:`GatedMixerNet`.
-        names (Sequence[str] | None): of ``MIXERS``, None: all; MambaOut itself is always counted.
+        names (Sequence[str] | None): some of ``MIXERS``; None: all. MambaOut itself is always counted.
 
     Raises:
         InputError: unknown ``arch`` or ``equal``, or an image below 4 px.

@@ -1,10 +1,10 @@
 """Parameters and multiply-accumulates of a detector or segmentor, as the published tables count them.
 
-Nothing is computed. The model runs on fake tensors, which have shapes and no values, and every operator with a rule is
-counted as it passes. The rules are those of mmengine's analyzer: one MAC for a fused multiply-add, five for an element
-of a norm. Attention is written out first, so that every kind of attention counts alike. Parameters include the
-auxiliary head. MACs do not: it does not run in a test. The box head runs on as many proposals as the config keeps
-(1,000), the mask head on 100, which is mmdet's own convention.
+No values are computed. The model runs on fake tensors, which have shapes and no values, and every operator with a rule
+is counted. The rules are those of mmengine's analyzer: one MAC for a fused multiply-add, five for an element of a norm.
+Attention is decomposed into products, so that every kind of attention counts alike. Parameters include the auxiliary
+head. MACs do not, because it does not run in a test. The box head runs on the number of proposals that the config keeps
+(1,000), the mask head on 100, as in mmdet.
 """
 
 import json
@@ -54,7 +54,7 @@ SCAN = torch.ops.mmbackbones.selective_scan
 
 
 def _product(op: object) -> Callable[..., float]:
-    """Matrix product or convolution, by PyTorch's own formula, which counts a multiply-add as two."""
+    """Matrix product or convolution, by PyTorch's formula, which counts a multiply-add as two."""
     return lambda out, *args, **kwargs: flop_registry[op](*args, **kwargs, out_val=out) / 2
 
 
@@ -98,10 +98,10 @@ class Complexity:
     Attributes:
         shape (tuple[int, int]): height and width in pixels.
         params (dict[str, int]): parameters, by top-level module and in ``'total'``.
-        macs (dict[str, int]): multiply-accumulates, likewise, scans by the published rule.
+        macs (dict[str, int]): multiply-accumulates, with the same keys; scans by the published rule.
         submodules (dict[str, int]): MACs of every module within them, by dotted name.
         operators (dict[str, int]): MACs by operator.
-        scans (dict[int, int]): elements of (B, D, L) scanned, by state size N.
+        scans (dict[int, int]): scanned elements of (B, D, L), by ``d_state`` N.
         uncounted (dict[str, int]): operators without a rule, with the number of their calls; element-wise ones mostly.
     """
 
@@ -123,7 +123,7 @@ class Complexity:
 
 
 class Count(TorchDispatchMode):
-    """Counts the operators that run within it: ``macs`` by module and operator, ``scans``, ``uncounted``."""
+    """Context that counts the operators that run in it: ``macs`` by module and operator, ``scans``, ``uncounted``."""
 
     def __init__(self):
         super().__init__()
@@ -189,13 +189,13 @@ class _Part(NamedTuple):
 
 
 def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: dict | None = None) -> Complexity:
-    """Count a configured model. No weights are loaded, nothing is downloaded or computed.
+    """Count a configured model. No weights are loaded or downloaded, and no values are computed.
 
     Args:
         cfg: configuration of a detector or segmentor.
         shape: height and width in pixels; by default 800x1280 for detectors and 512x2048 for segmentors.
-        cache: counts of backbones and of necks with heads, by their configuration and the shapes that they get, to
-            look up and to add to; share it between models.
+        cache: counts of backbones and of necks with heads, by their configuration and input shapes. They are looked up
+            and added. Share it between models.
 
     Raises:
         InputError: a shape that is not positive, or a detector that is not of two stages with a mask head.
@@ -250,7 +250,7 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
 
 
 def build_without_values(cfg: dict) -> nn.Module:
-    """A model or a part of one in eval mode. Its parameters take no memory if its constructor allows that."""
+    """Build a model or a part of one in eval mode, without memory for parameters if its constructor allows that."""
     try:
         with torch.device('meta'):
             return MODELS.build(cfg).eval()
@@ -269,7 +269,7 @@ def _segmentor_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -
 
 
 def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
-    """Run neck and heads. The proposals depend on data, but how many the box and mask head get does not."""
+    """Run neck and heads. The numbers of proposals of box and mask head do not depend on data."""
     maps = count.run('neck', model.neck, maps)
     count.run('rpn_head', model.rpn_head, maps)
     proposals = model.test_cfg.rpn.max_per_img

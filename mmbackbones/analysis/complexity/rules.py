@@ -1,7 +1,7 @@
-"""Why some published MACs are not those of :mod:`mmbackbones.analysis.complexity`: their authors count otherwise.
+"""Reasons why some published MACs differ from :mod:`mmbackbones.analysis.complexity`: their authors count differently.
 
-A family is here if the network is the same and its published MACs are more than 2 % from our count. Its rules come from
-the authors' own counting scripts where those are public, else from arithmetic. The reason says which.
+A family is here if the network is the same and its published MACs differ by more than 2 % from our count. Its rules
+come from the authors' counting scripts if those are public, else from arithmetic. The reason says which.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class CountDifference:
     """A difference between our count and the published one.
 
     Attributes:
-        macs (int): to add to our count.
-        reason (str): what the authors count otherwise.
+        macs (int): MACs to add to our count.
+        reason (str): what the authors count differently.
     """
 
     macs: int
@@ -108,12 +108,12 @@ REMARKS = {
 
 
 def explain(family: str, counts: Complexity, row: PublishedRow | None) -> list[CountDifference]:
-    """Steps from our count towards a published one; none where the two are counted alike.
+    """Steps from our count towards a published one; empty if both are counted alike.
 
     Args:
         family: class of the backbone, without scope.
-        counts: ours, at the size of the published row.
-        row: the published row that the config belongs to.
+        counts: our counts at the size of the published row.
+        row: the published row of the config.
     """
     return EXPLANATIONS[family](counts) if family in EXPLANATIONS and row is not None and row.macs else []
 
@@ -133,5 +133,5 @@ def describe(family: str, counts: Complexity, row: PublishedRow | None) -> list[
 
 
 def remark_on(row: PublishedRow | None) -> str | None:
-    """What else is known of a published figure that is not ours, None if nothing is."""
+    """Other known reasons for a difference from a published figure, or None."""
     return REMARKS.get((row.task, row.family, row.variant)) if row else None

@@ -63,7 +63,7 @@ MARKDOWN = {
 
 
 class Counted(NamedTuple):
-    """A config, with the backbone and the arm that it is given."""
+    """A config with a given backbone and arm."""
 
     config: Path
     backbone: str | None = None
@@ -106,10 +106,10 @@ def record_of(cfg: Config, name: str, counts: Complexity) -> dict:
 
 
 def count_configs(configs: Iterable[str | Path | Counted]) -> Iterator[dict[str, object]]:
-    """One row per config; equal backbones are counted once, and necks and heads once per set of maps.
+    """Count one row per config. Equal backbones are counted once, and necks and heads once per set of maps.
 
     Yields:
-        dict: the :data:`COLUMNS`; None where there is nothing to say.
+        dict: the :data:`COLUMNS`; None for an empty cell.
 
     Raises:
         InputError: as :func:`load_config` and :func:`count_complexity`.
@@ -160,7 +160,7 @@ def row_of(name: str, cfg: Config, counts: Complexity, found: Match) -> dict[str
 
 
 def _off(ours: float, theirs: float | None) -> float | None:
-    """Percent; nothing where both round to the same number, as published ones are rounded."""
+    """Difference in percent; 0 if both round to the same number, because published ones are rounded."""
     if not theirs:
         return None
     return 0.0 if round(ours) == theirs else 100 * (ours / theirs - 1)
@@ -227,8 +227,8 @@ def sentences_on(counts: Complexity, found: Match, family: str) -> list[str]:
     """The scans by every rule, the published row, and why it differs.
 
     Args:
-        counts: of the model.
-        found: what it may be held against.
+        counts: counts of the model.
+        found: the published row to which it may be compared.
         family: class of the backbone, without scope.
     """
     sentences = []

@@ -1,4 +1,4 @@
-"""Accuracy against distance with intervals, and what may be said of each mixer, from records alone."""
+"""Accuracy against distance with intervals, and a verdict on each mixer, from records."""
 
 import math
 import statistics
@@ -17,17 +17,17 @@ ABOVE_CHANCE, LEARNED = 0.25, 0.75
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy of one mixer against distance, everything in 0 .. 1.
+    """Accuracy of one mixer against distance, all values in 0 .. 1.
 
     Attributes:
-        mixer (str): its name.
+        mixer (str): name of the mixer.
         bins (list[str]): names of the distance bins.
-        mean, low, high (list[float]): per bin. Of two and more seeds: the mean and its 95 % t interval over seeds; of
-            one seed: its accuracy and the 95 % bootstrap interval over test images.
-        chance (list[float]): mean accuracy of the same arm trained with shuffled cues, 0.25 where that was not run.
-        seeds (int): how many.
-        chance_seeds (int): how many shuffled runs; 0: chance was not measured.
-        ceiling (float): the best accuracy there can be.
+        mean, low, high (list[float]): accuracy and interval per bin. With two or more seeds: the mean and its 95 % t
+            interval over seeds. With one seed: its accuracy and the 95 % bootstrap interval over test images.
+        chance (list[float]): mean accuracy of the same mixer trained with shuffled cues; 0.25 if this was not run.
+        seeds (int): number of seeds.
+        chance_seeds (int): number of shuffled runs; 0: chance was not measured.
+        ceiling (float): the best possible accuracy.
     """
 
     mixer: str
@@ -48,9 +48,9 @@ class Curve:
         ]
 
     def verdict(self) -> str:
-        """What may be said of the mixer. Only one that learned the near bin is said to see no further."""
+        """Verdict on the mixer. It states a limit of its view only if the mixer learned the near bin."""
         if self.ceiling <= NOMINAL_CHANCE:
-            return 'nothing to learn: no arm can beat chance on this data'
+            return 'nothing to learn: no mixer can beat chance on this data'
         gains = self.gains()
         above = [gain >= ABOVE_CHANCE for gain in gains]
         if not any(above):
@@ -64,12 +64,12 @@ class Curve:
         else:
             extent = f'above chance up to {self.bins[above.index(False) - 1].split("-")[1]} tokens'
         if gains[0] < LEARNED:
-            return f'{extent}; trained in part ({100 * self.mean[0]:.1f} % at {self.bins[0]}), so its reach is open'
+            return f'{extent}; trained in part ({100 * self.mean[0]:.1f} % at {self.bins[0]}), so it may see further'
         return extent
 
 
 def curves(records: Sequence[dict]) -> list[Curve]:
-    """One curve per mixer, in the order of the records, which agree in everything but mixer, seed and shuffling."""
+    """One curve per mixer, in the order of the records. The records may differ only in mixer, seed and shuffling."""
     found = []
     for mixer in dict.fromkeys(record['settings']['mixer'] for record in records):
         mine = [record for record in records if record['settings']['mixer'] == mixer]
@@ -95,7 +95,7 @@ def curves(records: Sequence[dict]) -> list[Curve]:
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t interval of accuracies over seeds, cut to 0 .. 1; of a single value the value alone."""
+    """Mean and 95 % t interval of accuracies over seeds, cut to 0 .. 1. A single value is its own interval."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return mean, mean, mean
@@ -104,7 +104,7 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def interval_kind(found: Sequence[Curve]) -> str:
-    """How the intervals of these curves were made, in words."""
+    """Description of the intervals of these curves."""
     kinds = {
         '95 % t intervals over seeds'
         if curve.seeds > 1

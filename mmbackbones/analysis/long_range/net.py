@@ -1,4 +1,4 @@
-"""The net of the long-range task: nothing in it but the mixer moves information between tokens.
+"""The net of the long-range task, in which only the mixer moves information between tokens.
 
 It has non-overlapping 4x4 patches, norms per token and one linear layer per token as head. Hierarchies, pyramid
 pooling, batch norm and group norm would all let every token see the whole image.
@@ -58,7 +58,7 @@ def require_known(what: str, name: str, known: Sequence[str]) -> None:
 class GatedBlock(nn.Module):
     """``x + fc2(gelu(g) * norm(mixer(c)))`` with ``g, c = fc1(norm(x))``.
 
-    The norm behind the mixer is what lets long-range mixers train from random weights.
+    Without the norm after the mixer, long-range mixers do not train from random weights.
     """
 
     def __init__(self, mixer: str):
@@ -80,8 +80,8 @@ class LongRangeNet(nn.Module):
 
     Args:
         mixer (str): one of ``MIXERS``.
-        position (str): ``'none'`` or ``'sincos'``, fixed sines of row and column added to the patches, without which
-            attention cannot tell one place from another.
+        position (str): ``'none'`` or ``'sincos'``, fixed sines of row and column that are added to the patches. Without
+            them attention has no position information.
 
     Raises:
         InputError: unknown mixer or position.
@@ -114,13 +114,13 @@ def sincos_position(height: int, width: int, dim: int) -> Tensor:
 
 
 def receptive_field(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
-    """Which tokens' pixels the logits of one token depend on, by the gradient.
+    """The tokens whose pixels affect the logits of one token, by the gradient.
 
     Args:
-        net: any net; it is read in float64, where far gradients do not underflow.
+        net: any net; it runs in float64, so that far gradients do not underflow.
         tokens: side of the image in tokens.
-        at: row and column of the token that is asked.
-        seed: of the random image.
+        at: row and column of the token of the logits.
+        seed: seed of the random image.
 
     Returns:
         Tensor: bool [n, n].
@@ -133,7 +133,7 @@ def receptive_field(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: i
     return (grid != 0).any(-1).any(2).any(0)
 
 
-def radius(reach: Tensor, at: tuple[int, int]) -> int:
-    """Largest Chebyshev distance from ``at`` to a token of ``reach`` [n, n]."""
-    rows, columns = reach.nonzero(as_tuple=True)
+def radius(field: Tensor, at: tuple[int, int]) -> int:
+    """Largest Chebyshev distance from ``at`` to a token of the receptive field ``field``, bool [n, n]."""
+    rows, columns = field.nonzero(as_tuple=True)
     return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())

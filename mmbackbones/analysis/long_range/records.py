@@ -1,4 +1,4 @@
-"""The record of a run on the long-range task, and the runs that a file of records lacks."""
+"""Records of runs on the long-range task, and the runs that are missing in a file of records."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ KIND = 'long_range'
 
 
 def to_record(run: LongRangeRun, result: dict) -> dict:
-    """The line that a finished run leaves: what :func:`train_and_test` returned, and where."""
+    """The record of a finished run: the result of :func:`train_and_test`, machine and software."""
     settings = run.settings()
     data = {key: settings[key] for key in ('task', 'tokens', 'cue_side', 'distractors', 'noise', 'images')}
     recipe = {key: settings[key] for key in ('steps', 'position')}
@@ -40,17 +40,17 @@ def bin_name(each: dict) -> str:
 
 
 def find_record(run: LongRangeRun, records: Iterable[dict]) -> dict | None:
-    """The latest record of the very same run."""
+    """The latest record of the same run."""
     same = [record for record in records if record['kind'] == KIND and record['settings'] == run.settings()]
     return same[-1] if same else None
 
 
 def run_missing(runs: Sequence[LongRangeRun], path: Path) -> list[dict]:
-    """Train and test what ``path`` has no record of yet, one after the other, and say so on stdout.
+    """Train and test the runs without a record in ``path``, one after the other, and print each one.
 
     Args:
-        runs: which.
-        path: file of records; a run is in it before the next one starts, so nothing is lost when this is stopped.
+        runs: the runs.
+        path: file of records. Each run is written before the next one starts, so that finished runs are never lost.
 
     Returns:
         list[dict]: records of ``runs`` in their order, then those of other mixers and seeds that the file has under

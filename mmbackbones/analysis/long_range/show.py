@@ -1,4 +1,4 @@
-"""Accuracy against distance as table, Markdown, figure and CSV, and what a reader must know of each task."""
+"""Accuracy against distance as table, Markdown, figure and CSV, and notes on each task."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -27,17 +27,17 @@ SETTINGS = (
 BIN = ('first', 'last', 'total', 'correct', 'low', 'high')
 COLUMNS = (*SETTINGS, *BIN, 'accuracy', 'seconds', 'device', 'torch', 'python', 'scan_backend', 'date', 'commit')
 SAYS = {
-    'row': 'row tests distance in the image, not length of sequence: a scan along rows carries a cue over at most '
+    'row': 'row tests distance in the image, not sequence length: a scan along rows carries a cue over at most '
     'n - 1 steps. Attention needs a position code to know its row.',
-    'routed': 'routed tests routing by content over the whole sequence. An arm that sees which colours there are, but '
-    'not whose key is whose, can beat a quarter; the measured chance includes that.',
-    'single': 'single is a smoke test and a detector of leaks: whatever sees the whole image solves it, a global '
-    'average too. It says nothing about routing.',
+    'routed': 'routed tests routing by content over the whole sequence. A mixer that sees the colours but does not '
+    'match the keys can be right in more than a quarter of the cases; the measured chance includes that.',
+    'single': 'single tests that training works and that nothing leaks: a mixer that sees the whole image solves it, '
+    'and so does a global average. It does not test routing.',
 }
 SAYS_ALWAYS = (
-    'The net has one stage, norms per token and a head per token; nothing here speaks about nets of several stages or '
-    'real heads. An arm that fails in the near bins too did not train: that says nothing about how far it sees. A scan '
-    'that runs away from the cue looks the same.'
+    'The net has one stage, norms per token and a head per token. The result does not apply to nets of several stages '
+    'or to real heads. A mixer that also fails in the near bins did not train, so the result does not show how far it '
+    'sees. A causal scan whose cues come later in the sequence gives the same result.'
 )
 
 

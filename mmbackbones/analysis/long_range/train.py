@@ -1,7 +1,7 @@
-"""Training and testing on :class:`mmbackbones.datasets.long_range.LongRangeTask`: how far does a token mixer see?
+"""Train and test on :class:`mmbackbones.datasets.long_range.LongRangeTask`, to measure how far a token mixer sees.
 
-Training is on all distances at once. The near distances then tell a mixer that sees no further from a net that did not
-train.
+Training is on all distances at once. The near distances distinguish a mixer that sees no further from a net that did
+not train.
 """
 
 import math
@@ -28,15 +28,15 @@ BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens
 
 @dataclass(frozen=True)
 class LongRangeRun:
-    """One training: what is trained on what, from which seed.
+    """One training: task, mixer, seed and settings.
 
     Attributes:
         task (LongRangeTask): the data.
         mixer (str): one of ``MIXERS``.
-        seed (int): of weights and data; runs with one seed see the same images in the same order.
-        steps (int): of training.
+        seed (int): seed of weights and data. Runs with the same seed see the same images in the same order.
+        steps (int): training steps.
         position (str): position code of the net.
-        images (int): fresh images that it is tested on.
+        images (int): number of new test images.
 
     Raises:
         InputError: unknown mixer or position, no steps or images, a seed outside 0 .. 2^31 - 1.
@@ -62,7 +62,7 @@ class LongRangeRun:
         return max(2, TOKENS_PER_STEP // self.task.tokens**2)
 
     def settings(self) -> dict:
-        """Everything that decides the outcome, as plain values."""
+        """All settings that affect the result, as plain values."""
         return {**asdict(self.task), **{key: value for key, value in asdict(self).items() if key != 'task'}}
 
 
@@ -118,13 +118,13 @@ def distance_bins(tokens: int) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def count_correct(net: nn.Module, run: LongRangeRun) -> Tensor:
-    """Test on fresh images that no training seed produces.
+    """Test on new images that no training seed produces.
 
-    A shape counts as right if its colour's logit is the largest of the four colours' (background aside, so that
-    chance is a quarter).
+    A shape counts as right if the logit of its colour is the largest of the four colours. The background does not
+    count, so chance is a quarter.
 
     Returns:
-        Tensor: [images, bins, 2] int64, how many shapes were right and how many there were.
+        Tensor: [images, bins, 2] int64, number of right shapes and of all shapes.
     """
     generator = torch.Generator().manual_seed(TEST_SEEDS + run.seed)
     bins, counts = distance_bins(run.task.tokens), []
@@ -175,11 +175,11 @@ def accuracy_intervals(counts: Tensor, seed: int, resamples: int = 1000) -> list
 
     Args:
         counts: [images, bins, 2] as from :func:`count_correct`.
-        seed: of the draws, which are torch's, as in all records so far.
-        resamples: how many.
+        seed: seed of torch's generator for the draws.
+        resamples: number of resamples.
 
     Returns:
-        list[tuple[float, float]]: lower and upper end per bin, in 0 .. 1; 0 where a bin has no shapes.
+        list[tuple[float, float]]: lower and upper end per bin, in 0 .. 1; 0 for a bin without shapes.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
@@ -192,10 +192,10 @@ def accuracy_intervals(counts: Tensor, seed: int, resamples: int = 1000) -> list
 def runs_of(
     task: LongRangeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
 ) -> list[LongRangeRun]:
-    """Every mixer with every seed, then every mixer trained with shuffled cues with every one of ``chance_seeds``.
+    """Every mixer with every seed, then every mixer with shuffled cues and every seed of ``chance_seeds``.
 
-    Seeds are the outer loop, so that a command that is stopped early leaves whole seeds. ``options`` go to
-    :class:`LongRangeRun`.
+    Seeds are the outer loop, so that a command that is stopped early leaves complete seeds. ``options`` are arguments
+    of :class:`LongRangeRun`.
     """
     options.setdefault('steps', STEPS[task.task])
     shuffled = replace(task, shuffled=True)

@@ -1,4 +1,4 @@
-"""Each generated part as a function of the project's folder and of the words behind its name; all return Markdown."""
+"""The generated parts of pages: functions of the project's folder and the part's arguments that return Markdown."""
 
 import statistics
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scal
 
 
 def read(root: Path, name: str) -> Rows:
-    """A committed table; its rows by column."""
+    """Rows of a committed table, by column."""
     return read_csv(root / 'benchmarks' / name)
 
 
@@ -27,7 +27,7 @@ def distinct(rows: Rows, column: str) -> str:
 
 
 def results(root: Path) -> str:
-    """The README's table: what docs/results.csv lists, counted in complexity.csv, scored in the published tables."""
+    """The README's table: the rows of docs/results.csv with counts of complexity.csv and published scores."""
     counts = _common(root)
     shown = read_csv(root / 'docs' / 'results.csv')
     rows = []
@@ -53,7 +53,7 @@ def _common(root: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def family(root: Path, task: str, folder: str) -> str:
-    """What configs/FOLDER has for a task under the common recipe, beside the published rows."""
+    """The networks of configs/FOLDER for a task under the common recipe, beside the published rows."""
     paths = (root / 'configs' / folder).glob('*.py')
     networks = {name for name, of in map(network_and_task, paths) if of == task}
     counts = {name: row for (name, of), row in _common(root).items() if of == task and name in networks}
@@ -79,7 +79,7 @@ def _cost(row: dict[str, str]) -> str:
 
 
 def _scores(found: Match, task: str) -> str:
-    """Published scores, where the published network is the one of our config."""
+    """Published scores, if the published network is the network of our config."""
     if found.row is None or found.remark or not found.row.metrics:
         return ''
     known = found.row.metrics
@@ -93,7 +93,7 @@ def _counted(rows: Rows) -> str:
 
 
 def complexity(root: Path) -> str:
-    """Every config but the quickstart's."""
+    """Every config except the quickstart's."""
     rows = read(root, 'complexity.csv')
     texts = ('config', 'task', 'recipe', 'published_row', 'remark', 'why_apart', 'source')
     typed: list[dict[str, object]] = []
@@ -136,7 +136,7 @@ def _methods(rows: Rows) -> tuple[str, list[str], list[str]]:
 
 
 def bounds(root: Path, name: str, *cases: str) -> str:
-    """How near the forward pass of the default backend comes to its bounds."""
+    """Speed of the default backend's forward pass relative to its bounds."""
     rows = [row for row in read(root, name) if row['case'].startswith(cases) and row['pass'] == 'forward']
     default, _, names = _methods(rows)
     lines = []
@@ -166,7 +166,7 @@ def _conditions(rows: Rows, name: str) -> str:
 
 
 def miniatures(root: Path) -> str:
-    """What quickstart-size models reach on the generated shapes."""
+    """Scores of quickstart-size models on the generated shapes."""
     rows = read(root, 'miniature_training.csv')
     scores = ('box_AP50', 'box_AP', 'mask_AP', 'mIoU', 'untrained')
     lines = []
@@ -197,19 +197,19 @@ def long_range(root: Path, name: str) -> str:
 
 
 def far_ends(root: Path, name: str) -> str:
-    """Accuracy of trained arms with one dial of the task at its far end."""
+    """Accuracy of mixers with one setting of the task at its hardest value."""
     rows = read(root, name)
-    dials = ('cue_side', 'distractors', 'noise')
-    usual = {dial: statistics.mode(row[dial] for row in rows) for dial in dials}
+    settings = ('cue_side', 'distractors', 'noise')
+    usual = {key: statistics.mode(row[key] for row in rows) for key in settings}
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        turned = [f'`--{dial.replace("_", "-")} {row[dial]}`' for dial in dials if row[dial] != usual[dial]]
+        turned = [f'`--{key.replace("_", "-")} {row[key]}`' for key in settings if row[key] != usual[key]]
         bins = lines.setdefault((', '.join(turned) or 'none', row['mixer']), {})
         bins[f'{row["first"]}-{row["last"]}'] = f'{100 * int(row["correct"]) / int(row["total"]):.1f}'
     heads = list(next(iter(lines.values())))
     ordered = sorted(lines.items(), key=lambda line: line[0][0] != 'none')
     return (
-        markdown_table(['dial turned', 'mixer', *heads], [[*key, *bins.values()] for key, bins in ordered])
+        markdown_table(['setting changed', 'mixer', *heads], [[*key, *bins.values()] for key, bins in ordered])
         + f'\n{_runs(rows, name)}'
     )
 

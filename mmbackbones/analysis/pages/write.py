@@ -1,4 +1,4 @@
-"""Write what stands between the marks of README and docs, or say where it differs: ``tools/make_tables.py``.
+"""Write the generated parts of README and docs, or name the pages where they differ: ``tools/make_tables.py``.
 
 A generated part begins with ``<!-- generated: PART ARGUMENT…, by tools/make_tables.py -->`` and ends with
 ``<!-- end -->``. The parts are those of :mod:`mmbackbones.analysis.pages.parts`.
@@ -19,12 +19,12 @@ PLACES = ('*.md', 'docs/**/*.md', 'configs/**/*.md')
 
 
 def regenerate(text: str, root: Path, name: str) -> str:
-    """Write every generated part of a page anew.
+    """Regenerate every generated part of a page.
 
     Args:
-        text: the page.
-        root: folder of the project, whose tables are read.
-        name: of the page, for errors.
+        text: text of the page.
+        root: folder of the project with the tables.
+        name: name of the page, for errors.
 
     Raises:
         InputError: an unknown part, wrong arguments of one, or no end.
@@ -49,7 +49,7 @@ def regenerate(text: str, root: Path, name: str) -> str:
 
 
 def changed_pages(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Path, present text and generated text of each page where the two differ.
+    """Path, present text and generated text of each page in which the two differ.
 
     Raises:
         InputError: as :func:`regenerate`.

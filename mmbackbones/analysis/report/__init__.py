@@ -1,1 +1,1 @@
-"""The report: what a set of runs showed, on one page."""
+"""The report: results of a set of runs on one page."""

@@ -1,4 +1,4 @@
-"""What a report is made of, read from disk and computed once: records, scores, comparisons, curves and pictures."""
+"""Gather the data of a report, each read and computed once: records, scores, comparisons, curves and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU,
 
 @dataclass
 class Found:
-    """What lies below the given folders.
+    """Content of the given folders.
 
     Attributes:
-        records (list[dict]): of all kinds, in the order of their dates.
-        runs (list[FinishedRun]): saved predictions; of a work dir one for each way of testing.
-        pictures (dict[Path, list[Path]]): painted predictions by work dir.
-        faults (list[str]): one sentence for everything that was left out.
+        records (list[dict]): records of all kinds, in the order of their dates.
+        runs (list[FinishedRun]): runs with saved predictions; one for each way of testing a work dir.
+        pictures (dict[Path, list[Path]]): images of predictions by work dir.
+        faults (list[str]): one sentence for each item left out.
     """
 
     records: list[dict] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Score:
         run (FinishedRun): the run.
         metric (str): ``'box AP'``, ``'mask AP'``, ``'mIoU'`` or ``'mIoU, multi-scale'``.
         value, low, high (float): the score and the ends of its 95 % interval over images.
-        published (float | None): what the authors report for the common recipe.
+        published (float | None): published score for the common recipe.
     """
 
     run: FinishedRun
@@ -64,7 +64,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A resolution sweep: the config's name, whether it was trained at each size, and the scores."""
+    """A resolution sweep: name of the config, whether it was trained at each size, and scores."""
 
     config: str
     trained: bool
@@ -82,20 +82,20 @@ class LongRangeCurves:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report shows; see the parts for units.
+    """All data of a report. The parts document their units.
 
     Attributes:
-        records (int): how many were read.
-        runs (list[FinishedRun]): whose predictions were kept.
-        scores (list[Score]): of those runs.
-        comparisons (list[Comparison]): one per group of runs that may be compared.
+        records (int): number of records.
+        runs (list[FinishedRun]): runs with saved predictions.
+        scores (list[Score]): scores of these runs.
+        comparisons (list[Comparison]): one per group of comparable runs.
         sweeps (list[Sweep]): scores against tokens.
         tokens (list[dict]): records of token counts.
-        timings (dict[str, list[dict]]): records of speed by set-up.
+        timings (dict[str, list[dict]]): records of speed by conditions.
         long_range (list[LongRangeCurves]): one per setting.
         pictures (dict[Path, list[Path]]): painted predictions by work dir.
         faults (list[str]): one sentence for everything that was left out.
-        resamples, seed (int): of every bootstrap.
+        resamples, seed (int): number of resamples and seed of every bootstrap.
     """
 
     records: int
@@ -113,7 +113,7 @@ class ReportData:
 
 
 def gather(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) -> ReportData:
-    """Read work dirs and all below them, score every run once, and compare what may be compared.
+    """Read work dirs and all folders below them, score every run once, and compare comparable runs.
 
     Args:
         folders: work dirs, or folders that hold some.
@@ -161,7 +161,7 @@ def name_of(run: FinishedRun) -> str:
 
 
 def read_folders(folders: Sequence[str | Path]) -> Found:
-    """Look through work dirs, and all below them.
+    """Read work dirs and all folders below them.
 
     Raises:
         InputError: a folder does not exist, or there is nothing to report on.
@@ -196,7 +196,7 @@ def read_folders(folders: Sequence[str | Path]) -> Found:
 
 
 def _visible(folder: Path, name: str) -> list[Path]:
-    """Files below a folder, but for those in hidden ones, which are half-written."""
+    """Files below a folder, except in hidden folders, which are incomplete."""
     return sorted(
         path
         for path in folder.rglob(name)
@@ -209,7 +209,7 @@ def _unique(records: list[dict]) -> list[dict]:
 
 
 def _one_per_test(runs: list[FinishedRun]) -> list[FinishedRun]:
-    """A checkpoint that was tested again has the same predictions twice; the first folder stays."""
+    """Keep the first folder if a checkpoint was tested again, because the predictions are the same."""
     kept: dict[tuple, FinishedRun] = {}
     for run in runs:
         metrics = tuple(sorted(run.record['metrics'].items()))
@@ -218,7 +218,7 @@ def _one_per_test(runs: list[FinishedRun]) -> list[FinishedRun]:
 
 
 def comparable(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-    """Runs in groups within which they may be compared, a plain convolution first in each."""
+    """Groups of comparable runs. MambaOut itself is first in its group."""
     groups: list[list[FinishedRun]] = []
     for run in sorted(runs, key=lambda run: not is_reference(run)):
         images = set(run.record['image_ids'])
@@ -235,7 +235,7 @@ def comparable(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 
 
 def is_reference(run: FinishedRun) -> bool:
-    """Whether the run is MambaOut itself, under whichever name: what the others are measured against."""
+    """Whether the run is MambaOut itself, under any name. It is the reference of the others."""
     backbone = run.record['settings']['model'].get('backbone', {})
     plain = backbone.get('type') == 'mmbackbones.GatedMixerNet' and backbone.get('mixers', 'none') == 'none'
     return plain or backbone.get('type') == 'mmbackbones.MambaOut'

@@ -1,4 +1,4 @@
-"""A page of text, tables, figures and pictures that needs nothing but itself, and its figures and data beside it."""
+"""A self-contained page of text, tables, figures and pictures, with its figures and data as files beside it."""
 
 import base64
 import io
@@ -26,10 +26,10 @@ class Table:
     """A table, which is also written as ``data/<name>.csv``.
 
     Attributes:
-        name (str): of the file.
+        name (str): name of the file.
         caption (str): what it shows.
         header (Sequence[str]): column names.
-        rows (Sequence[Sequence[object]]): cells; None is an empty one, floats are shortened on the page alone.
+        rows (Sequence[Sequence[object]]): cells. None is an empty cell. Floats are shortened on the page only.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Figure:
     """A plot, which is also written as ``figures/<name>.svg`` and ``.png``.
 
     Attributes:
-        name (str): of the files.
+        name (str): name of the files.
         caption (str): what it shows.
-        alt (str): the same for who cannot see it: axes and what the curves do.
+        alt (str): description for readers who cannot see it: axes and curves.
         canvas (matplotlib.figure.Figure): the plot.
     """
 
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it: paragraphs (str), tables, figures and pictures."""
+    """A heading and its content: paragraphs (str), tables, figures and pictures."""
 
     title: str
     blocks: list[str | Table | Figure | Picture] = field(default_factory=list)
@@ -81,20 +81,20 @@ class Section:
 
 
 def write_page(folder: str | Path, title: str, lead: str, sections: Sequence[Section], footer: str) -> Path:
-    """Write ``index.html``, ``figures/`` and ``data/`` into a folder that appears complete or not at all.
+    """Write ``index.html``, ``figures/`` and ``data/`` to a folder that is complete or absent.
 
     Args:
-        folder: where; an earlier report there is replaced.
-        title: of the page.
+        folder: folder of the page; an earlier report there is replaced.
+        title: title of the page.
         lead: the paragraph under the title.
         sections: in reading order.
-        footer: what made the page.
+        footer: origin of the page.
 
     Returns:
         Path: the page.
 
     Raises:
-        InputError: the folder holds something else than a report, or cannot be written.
+        InputError: the folder is not a report, or cannot be written.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not _replaceable(folder):

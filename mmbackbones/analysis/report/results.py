@@ -1,4 +1,4 @@
-"""The report's sections on what was trained: who ran, scores, differences, mixers, pictures, and what stays open."""
+"""The report's sections on results: runs, scores, differences, mixers, pictures, and limits."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def question() -> Section:
 
 
 def who_ran(data: ReportData) -> Section:
-    """Every run with its recipe, data, device and commit, and what was left out."""
+    """Every run with its recipe, data, device and commit, and the items left out."""
     columns = {
         'config': lambda record: record['config'],
         'task': lambda record: record['task'],
@@ -98,7 +98,7 @@ def _results_figure(scores: Sequence[Score]) -> Figure:
 
 
 def differences(comparisons: Sequence[Comparison]) -> Section:
-    """Paired differences, and what may be concluded from each."""
+    """Paired differences, and the conclusion from each."""
     rows = [
         [row.metric, row.arm, row.reference, row.difference, row.low, row.high, row.p_holm, row.about]
         for comparison in comparisons
@@ -123,7 +123,7 @@ def differences(comparisons: Sequence[Comparison]) -> Section:
 
 
 def controlled(scores: Sequence[Score]) -> Section:
-    """Scores of the networks in which the token mixer alone changes."""
+    """Scores of the networks that differ only in their token mixer."""
     rows = [
         [*_mixer(each.run), each.run.record['seed'], each.metric, each.value, each.low, each.high]
         for each in scores
@@ -160,7 +160,7 @@ def _mixer(run: FinishedRun) -> list[str]:
 
 
 def predictions(data: ReportData) -> Section:
-    """A few painted predictions of every run."""
+    """Some images of predictions of every run."""
     pictures = [
         Picture(path, f'Ground truth beside the prediction of {folder.name}: {path.stem}')
         for folder, paths in data.pictures.items()
@@ -171,7 +171,7 @@ def predictions(data: ReportData) -> Section:
 
 
 def limits(data: ReportData) -> Section:
-    """What a careful reader must not take from this page."""
+    """Conclusions that this page does not support."""
     found = []
     others = sorted({str(run.record['recipe']) for run in data.runs} - {'common'})
     if others:

@@ -1,4 +1,4 @@
-"""The report's sections on length of sequence: scores and cost against tokens, and the synthetic long-range task."""
+"""The report's sections on sequence length: scores and cost against tokens, and the synthetic long-range task."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def _known(value: float) -> float | None:
 
 
 def cost(timings: Mapping[str, Sequence[dict]]) -> Section:
-    """Time and memory against tokens, by set-up."""
+    """Time and memory against tokens, by conditions."""
     title = 'Cost against tokens'
     if not timings:
         return Section(title, ['Nothing was timed; tools/analysis/speed.py does that.'])
@@ -147,7 +147,7 @@ def _short(record: dict) -> str:
 
 
 def long_range(found: Sequence[LongRangeCurves]) -> Section:
-    """Accuracy against distance to the cue, and what each task can show."""
+    """Accuracy against distance to the cue, with notes on each task."""
     title = 'The synthetic long-range task'
     if not found:
         return Section(title, ['The synthetic long-range task was not run; tools/analysis/long_range.py does that.'])

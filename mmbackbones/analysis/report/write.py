@@ -1,4 +1,4 @@
-"""The report: gathered, then rendered."""
+"""Gather and render the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ LEAD = 'Every number below comes from a record of a run; the tables are also in 
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int = 1000, seed: int = 0) -> Path:
-    """Report on everything below some work dirs.
+    """Write a report on all runs in some work dirs.
 
     Args:
         folders: work dirs, or folders that hold some.
@@ -25,7 +25,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
         Path: the page.
 
     Raises:
-        InputError: there is nothing to report on, or ``out`` holds something else or cannot be written.
+        InputError: there is nothing to report on, or ``out`` is not a report or cannot be written.
     """
     data = gather(folders, resamples, seed)
     return write_page(out, TITLE, LEAD, render(data), footer(data))
@@ -48,7 +48,7 @@ def render(data: ReportData) -> list[Section]:
 
 
 def footer(data: ReportData) -> str:
-    """What the page was made from, by which code, and when."""
+    """Data, code and date of the page."""
     made = environment()
     return (
         f'Made from {data.records} records and {len(data.runs)} sets of predictions; bootstrap of '

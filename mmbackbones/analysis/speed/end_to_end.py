@@ -1,7 +1,7 @@
-"""Does a full-size model train here? The command ``train`` on a few real images, from random weights.
+"""Test whether full-size models train on this machine: the command ``train`` on a few real images, from random weights.
 
-Time and memory come from the log of the run and from its record. A loss or a gradient that is not finite ends the run
-(``mmbackbones.NumericsHook``). Scores mean nothing after so few iterations and are not kept.
+Time and memory come from the log of the run and from its record. A loss or gradient that is not finite ends the run
+(``mmbackbones.NumericsHook``). After so few iterations scores have no meaning and are not kept.
 """
 
 import json
@@ -46,13 +46,13 @@ COLUMNS = (
 
 
 def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations: int) -> dict[str, object]:
-    """Train a config from random weights on other data, then test the result, as the command ``train`` does.
+    """Train a config from random weights on the given data, then test the result, like the command ``train``.
 
     Args:
         config: path or name of a config of either task.
-        work_dir: folder of the run; what the command prints goes to ``train.log`` there.
-        data: by task, ``'detection'`` or ``'segmentation'``, a folder in COCO's or ADE20K's layout.
-        iterations: at least so many; a detector, which counts in epochs, finishes its last one.
+        work_dir: folder of the run; ``train.log`` there has the output of the command.
+        data: for each task, ``'detection'`` or ``'segmentation'``, a folder in COCO's or ADE20K's layout.
+        iterations: least number of iterations; a detector counts in epochs and finishes the last one.
 
     Returns:
         dict: the :data:`COLUMNS`. Iterations per second are those of the median log entry but for the first fifth,
@@ -106,7 +106,7 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
 
 
 def _images(root: Path) -> int:
-    """Images of COCO's training split that show something, as mmdet trains on no others."""
+    """Images of COCO's training split with objects. mmdet trains only on these."""
     truth = json.loads((root / 'annotations' / 'instances_train2017.json').read_text())
     return len({each['image_id'] for each in truth['annotations'] if not each.get('iscrowd')})
 

@@ -1,4 +1,4 @@
-"""Methods that compute the same thing, measured side by side: what the benchmarks of scans and of mixers share."""
+"""Measure methods that compute the same result side by side, for the benchmarks of scans and of mixers."""
 
 import argparse
 import platform
@@ -33,18 +33,18 @@ COLUMNS = (
 
 @dataclass
 class MethodTiming:
-    """One method on one case and pass, or why there is no time.
+    """Measurement of one method on one case and pass, or the reason why there is none.
 
     Attributes:
-        case, shape (str): what was computed.
+        case, shape (str): name and shape of the case.
         direction (str): one of :data:`DIRECTIONS`.
-        method (str): its name.
-        elements (int): of (B, D, L), over which time is divided.
-        seconds (list[float]): of one call, an entry per round.
+        method (str): name of the method.
+        elements (int): number of elements of (B, D, L), by which time is divided.
+        seconds (list[float]): seconds of one call, an entry per round.
         peak (int | None): most bytes held beyond those held before.
-        parity (float | None): largest relative error against the specification in float64; None where not compared.
+        parity (float | None): largest relative error against the specification in float64; None if not compared.
         ratio (float | None): median time over that of the base.
-        note (str): why there is no time or no ratio.
+        note (str): reason why there is no time or no ratio.
     """
 
     case: str
@@ -71,16 +71,16 @@ def measure_methods(
     base: str | None,
     tolerance: float,
 ) -> None:
-    """Fill in time, memory and ratio.
+    """Measure time, memory and ratio of each method.
 
     Args:
         timings: one per method, of one case and pass.
         calls: the methods that can run, by name.
         rounds: timed rounds.
         device: ``'cpu'`` or ``'cuda'``.
-        base: the method whose time ratios are over.
-        tolerance: largest error that passes. A method beyond it gets a note in place of a ratio; if that is the base,
-            no method gets a ratio.
+        base: the method to whose time ratios refer.
+        tolerance: largest error that passes. A method with a larger error gets a note in place of a ratio. If the base
+            has a larger error, no method gets a ratio.
     """
     costs = measure_in_turns(calls, rounds, device)
     for timing in timings:
@@ -96,7 +96,7 @@ def measure_methods(
 
 
 def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
-    """What every line of a CSV says about where and when it was measured."""
+    """The columns of every line of a CSV that describe machine, software and date."""
     about = environment()
     name = torch.cuda.get_device_name() if device == 'cuda' else f'{cpu_model()}, {native.isa() or "no kernel"}'
     versions = {'torch': torch.__version__, 'python': platform.python_version()}
@@ -112,7 +112,7 @@ def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
 
 
 def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[str]) -> argparse.ArgumentParser:
-    """The options that the benchmarks share."""
+    """The common options of the benchmarks."""
     cases, methods = list(cases), list(methods)
     parser = argparse.ArgumentParser(
         description=f'{description} Interleaved medians with their spread, after a parity check without which no ratio '
@@ -131,11 +131,11 @@ def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[s
 
 
 def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtype], Iterable[MethodTiming]]) -> bool:
-    """Measure the cases asked for; print a table of each, and write the CSV anew after each.
+    """Measure the chosen cases. After each one, print its table and write the CSV.
 
     Args:
-        args: of :func:`benchmark_parser`.
-        benchmark: measures a case, given its name and the dtype.
+        args: arguments of :func:`benchmark_parser`.
+        benchmark: function that measures a case, given its name and the dtype.
 
     Returns:
         bool: whether every method passed the parity check.

@@ -1,7 +1,7 @@
-"""Time and memory against resolution: backbones or whole models, inference or training, side by side.
+"""Measure time and memory against resolution: backbones or whole models, inference or training, side by side.
 
-Every arm (a config, its scan backend, its kind of attention) has a process of its own at every size, so that no figure
-holds what another one left behind. The processes of a size take turns and so share the conditions. Ratios are within
+Every arm (a config, its scan backend, its kind of attention) has a separate process at every size, so that arms do not
+affect each other's memory. The processes of a size take turns, so that they have the same conditions. Ratios are within
 such a group only. An arm that runs out of memory gets a row that says so.
 """
 
@@ -40,7 +40,7 @@ PARTS, STEPS = ('backbone', 'model'), ('inference', 'training')
 
 @dataclass(frozen=True)
 class Preset:
-    """A published set-up: configs by name (:func:`mmbackbones.paths.find_config`), and what the source says."""
+    """A published measurement: configs by name (:func:`mmbackbones.paths.find_config`), and the source's claim."""
 
     configs: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -65,7 +65,7 @@ PRESETS = {
 
 
 class Growth(NamedTuple):
-    """Cost ~ tokens ** exponent, by least squares of the logarithms; ``error``: its standard error."""
+    """Cost ~ tokens ** exponent, by least squares of the logarithms; ``error`` is the exponent's standard error."""
 
     exponent: float
     error: float
@@ -74,13 +74,13 @@ class Growth(NamedTuple):
 def arms(
     config: str, case: NetworkCase, backends: Sequence[str] = (), attention: Sequence[str] = ()
 ) -> list[NetworkCase]:
-    """A case for each scan backend and kind of attention that make a difference to a config's backbone.
+    """A case for each scan backend and kind of attention that a config's backbone supports.
 
     Args:
         config: path of a config.
-        case: all else.
-        backends: of the selective scan; by default the one chosen for the device.
-        attention: kinds; by default what the config says.
+        case: all other settings.
+        backends: backends of the selective scan; by default the one chosen for the device.
+        attention: kinds of attention; by default that of the config.
 
     Raises:
         InputError: unusable config or backend.
@@ -98,7 +98,7 @@ def arms(
 
 
 def _attention_kinds(case: NetworkCase, cfg, asked: Sequence[str]) -> list[str | None]:
-    """The kinds asked for, or the config's own, where the backbone has attention of both kinds; else None alone."""
+    """The given kinds, or that of the config, if the backbone supports both kinds of attention; else only None."""
     kind = MODELS.get(cfg.model.backbone.type)
     if kind is None or 'attention' not in inspect.signature(kind.__init__).parameters:
         return [None]
@@ -111,7 +111,7 @@ def _attention_kinds(case: NetworkCase, cfg, asked: Sequence[str]) -> list[str |
 
 
 def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:
-    """Refuse what cannot be measured.
+    """Refuse a case that cannot be measured.
 
     Raises:
         InputError: names the option.
@@ -136,18 +136,18 @@ def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:
 
 
 def measure(cases: Sequence[NetworkCase], sizes: Sequence[int], rounds: int = 3) -> Iterator[NetworkTiming]:
-    """Measure arms at each size, in turns.
+    """Measure arms at each size. The arms take turns.
 
     Args:
-        cases: arms, see :func:`arms`, the first being the base of ratios; their size is replaced.
+        cases: arms, see :func:`arms`; the first one is the base of ratios. Their size is replaced.
         sizes: sides in pixels.
-        rounds: timed steps, or on CUDA series of them, per arm and size, after an untimed one in which memory is read.
+        rounds: timed steps (on CUDA, series of steps) per arm and size, after an untimed one that measures memory.
 
     Yields:
         NetworkTiming: all arms of a size, then the next size.
 
     Raises:
-        InputError: see :func:`check`; no cases; a part that cannot run so.
+        InputError: see :func:`check`; no cases; a part that cannot run in this way.
     """
     if not cases:
         raise InputError('nothing to measure: no configs')
@@ -220,7 +220,7 @@ class _Worker:
 
 
 def growth(rows: Sequence[NetworkTiming], cost: str = 'median') -> Growth | None:
-    """How time (``'median'``) or memory (``'peak'``) of one arm grows with its tokens; None below three sizes."""
+    """Growth of time (``'median'``) or memory (``'peak'``) of one arm with its tokens; None below three sizes."""
     points = [(row.tokens, getattr(row, cost)) for row in rows if row.tokens and getattr(row, cost)]
     if len({tokens for tokens, _ in points}) < 3:
         return None

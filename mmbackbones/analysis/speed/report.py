@@ -1,4 +1,4 @@
-"""Speed rows as CSV, as records and in words."""
+"""Speed rows as CSV, as records and as sentences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 def numbers(row: NetworkTiming) -> dict[str, object]:
-    """The :data:`COLUMNS` of a row; None where nothing was measured."""
+    """The :data:`COLUMNS` of a row; None if not measured."""
     case, seconds = row.case, row.seconds
     tokens = row.tokens and row.tokens * case.batch
     return dict(
@@ -66,7 +66,7 @@ def numbers(row: NetworkTiming) -> dict[str, object]:
 
 
 def conditions_of(case: NetworkCase) -> dict[str, str]:
-    """What every line of the CSV says about where it was measured."""
+    """The columns of every line of the CSV that describe machine and software."""
     torch.set_num_threads(case.threads)
     about = conditions(case.device, torch.float32)
     del about['dtype']  # the column ``precision`` tells
@@ -146,7 +146,7 @@ def record_of(row: NetworkTiming, about: dict[str, str]) -> dict:
 
 
 def growth_sentences(rows: Sequence[NetworkTiming]) -> list[str]:
-    """The exponents of each arm with three sizes and more."""
+    """Sentences on the exponents of each arm with three or more sizes."""
     sentences = []
     for case, group in by_arm(rows).items():
         for cost, word in (('median', 'time'), ('peak', 'memory')):

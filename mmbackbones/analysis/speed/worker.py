@@ -1,4 +1,4 @@
-"""What one process measures: one network at one size. Its parent says when its turn is."""
+"""A process that measures one network at one size. Its parent tells it when its turn is."""
 
 import math
 import os
@@ -33,21 +33,22 @@ ATTENTION = ('sdpa', 'eager')
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """What is measured.
+    """The network and the settings of a measurement.
 
     Attributes:
         config (str): path of a config.
         size (int): side of the square images in pixels.
         part (str): ``'backbone'``, or ``'model'``, the whole detector or segmentor with its post-processing.
         step (str): ``'inference'``, or ``'training'``: forward, loss, backward and a step of AdamW.
-        batch (int): images.
-        backend (str | None): of the selective scan; None where there is none.
-        attention (str | None): one of :data:`ATTENTION`; None where there is none to choose.
+        batch (int): number of images.
+        backend (str | None): backend of the selective scan; None without a scan.
+        attention (str | None): one of :data:`ATTENTION`; None if the backbone has no choice.
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
         channels_last (bool): memory format of images and weights.
         device (str): ``'cpu'`` or ``'cuda'``.
-        threads (int): of the CPU.
-        memory_gb (float | None): most memory beyond model and images (CPU) or in all (CUDA); None: what there is.
+        threads (int): number of CPU threads.
+        memory_gb (float | None): largest memory beyond model and images (CPU) or in total (CUDA); None: all free
+            memory.
     """
 
     config: str
@@ -66,17 +67,17 @@ class NetworkCase:
 
 @dataclass
 class NetworkTiming:
-    """A case and what it took.
+    """A case with its time and memory.
 
     Attributes:
         case (NetworkCase): what was measured.
-        tokens (int | None): positions of the backbone's first map, of one image; None if it did not get so far.
-        peak (int | None): most bytes held during a step beyond model, optimizer and images; None where unknown.
-        process_peak (int | None): most bytes that the process held in all (CUDA: on the device).
-        seconds (list[float]): of one step, one entry per round.
+        tokens (int | None): positions of the backbone's first map, of one image; None if the map was not computed.
+        peak (int | None): most bytes held during a step beyond model, optimizer and images; None if unknown.
+        process_peak (int | None): most bytes that the process held in total (CUDA: on the device).
+        seconds (list[float]): seconds of one step, one entry per round.
         scan_share (float | None): share of a step's time in the operators of the scan, 0 to 1; None without a scan.
-        note (str): ``'out of memory'`` where it was.
-        ratio (float | None): median time over that of the first of its group.
+        note (str): ``'out of memory'`` if it was.
+        ratio (float | None): median time over that of the first row of its group.
     """
 
     case: NetworkCase
@@ -94,13 +95,13 @@ class NetworkTiming:
 
 
 def backbone_config(case: NetworkCase, cfg: Config) -> dict:
-    """The backbone's configuration without weights, with the attention asked for."""
+    """The backbone's configuration without weights, with the given kind of attention."""
     backbone = {**cfg.model.backbone, 'init_cfg': None}
     return backbone if case.attention is None else {**backbone, 'attention': case.attention}
 
 
 def build(case: NetworkCase) -> tuple[nn.Module, str]:
-    """Backbone or model with random weights, on its device and in its mode, and the task."""
+    """Backbone or model with random weights, on its device and in its mode, and its task."""
     cfg = load_config(case.config)
     task = task_of(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -116,7 +117,7 @@ def build(case: NetworkCase) -> tuple[nn.Module, str]:
 
 
 class NetworkStep:
-    """The step of a case, to be called on images of any size."""
+    """The step of a case. It can be called on images of any size."""
 
     def __init__(self, case: NetworkCase):
         self.case = case
@@ -155,7 +156,7 @@ class NetworkStep:
         self.optimizer.zero_grad()
 
     def samples(self, size: int) -> list:
-        """What the model needs beside images: their sizes, and in training something to learn."""
+        """Data samples for the model beside images: their sizes, and targets in training."""
         if self.case.part == 'backbone':
             return []
         make = _detection_sample if self.task == 'detection' else _segmentation_sample
@@ -196,7 +197,7 @@ def _segmentation_sample(size: int, device: str):
 
 
 def serve(pipe: Connection, case: NetworkCase) -> None:
-    """Build, then answer each message with the next measurement: a :class:`NetworkTiming` with memory, then times."""
+    """Build the network, then answer each message with a measurement: a :class:`NetworkTiming` with memory, then times."""
     if case.backend:
         os.environ[ENVIRONMENT] = case.backend
     torch.set_num_threads(case.threads)
@@ -231,7 +232,7 @@ def serve(pipe: Connection, case: NetworkCase) -> None:
 
 
 def scan_share(call: Callable[[], None], device: str) -> float:
-    """Of the processor time of a call, or of the device's on CUDA, the share of our operators, by torch's profiler."""
+    """Share of our operators in the time of a call, on the processor or on the CUDA device, by torch's profiler."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == 'cuda')
     with profile(activities=activities) as record:
         call()
@@ -251,9 +252,9 @@ def _is_outermost_of_ours(event) -> bool:
 
 
 def limit_memory(case: NetworkCase) -> None:
-    """Make allocations beyond the limit of the case fail, so that a process too large is a result and no disaster.
+    """Make allocations beyond the limit of the case fail, so that running out of memory gives a result.
 
-    Without a limit in the case, CUDA itself fails, and on a CPU the limit is 90 % of the memory that is free.
+    Without a limit in the case, CUDA itself fails. On a CPU the default limit is 90 % of the free memory.
     """
     if case.device == 'cuda':
         if case.memory_gb:
@@ -271,7 +272,7 @@ def limit_memory(case: NetworkCase) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this is what PyTorch or Python say when they get no memory."""
+    """Whether this is PyTorch's or Python's error for a lack of memory."""
     words = ("can't allocate memory", 'not enough memory', 'out of memory', 'bad_alloc', 'Cannot allocate memory')
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 

@@ -1,1 +1,1 @@
-"""Sequence length: how long it is, and what a score owes to it."""
+"""Sequence length: its distribution, and its effect on scores."""

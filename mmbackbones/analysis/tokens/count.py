@@ -1,13 +1,13 @@
-"""How long the sequences are that a backbone sees in dense prediction, from annotations alone.
+"""Lengths of a backbone's sequences in dense prediction, from annotations.
 
-A Transformer block with MLP ratio 4 costs 24 D^2 L + 4 D L^2 FLOPs for L tokens of D channels. The second term is
-attention's quadratic part; it exceeds the first where r = L / (6 D) > 1. MambaOut (CVPR 2025, section 3.2) calls such a
-task long-sequence, at patches of 16 px and the widths of ViT. Here L is a distribution: over the images of a data set,
+A Transformer block with MLP ratio 4 costs 24 D^2 L + 4 D L^2 FLOPs for L tokens of D channels. The second term is the
+quadratic part of attention. It exceeds the first if r = L / (6 D) > 1. MambaOut (CVPR 2025, section 3.2) calls such a
+task long-sequence, for patches of 16 px and the widths of ViT. Here L is a distribution over the images of a data set,
 after the pipeline and the padding of a config, in every stage of its backbone.
 
-Sizes are distinct pairs with weights. A random resize becomes all its choices, equally likely. One that draws a ratio
-becomes the midpoints of :data:`RATIOS` equal parts of its range. Padding to the largest image of a batch is left out:
-batches have one image here.
+Sizes are distinct pairs with weights. A random resize contributes all its choices with equal weight. A resize that
+draws a ratio contributes the midpoints of :data:`RATIOS` equal parts of its range. Batches have one image here, so
+there is no padding to the largest image of a batch.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Sizes:
 
     Attributes:
         hw (np.ndarray): distinct heights and widths in pixels, int64 [K, 2].
-        weight (np.ndarray): how many images have them, not necessarily whole numbers, float64 [K].
+        weight (np.ndarray): number of images of each size, possibly fractional, float64 [K].
     """
 
     hw: np.ndarray
@@ -55,7 +55,7 @@ class Sizes:
 
     @classmethod
     def of(cls, hw: np.ndarray | Sequence, weight: np.ndarray | Sequence | None = None) -> 'Sizes':
-        """From sizes that may repeat."""
+        """Make a distribution from sizes that may repeat."""
         hw = np.asarray(hw, np.int64).reshape(-1, 2)
         weight = np.ones(len(hw)) if weight is None else np.asarray(weight, float)
         distinct, inverse = np.unique(hw, axis=0, return_inverse=True)
@@ -67,7 +67,7 @@ class Sizes:
 
     @staticmethod
     def mixture(parts: Sequence[tuple[float, 'Sizes']]) -> 'Sizes':
-        """Distributions with the probability of each."""
+        """Mix distributions with given probabilities."""
         return Sizes.of(
             np.concatenate([part.hw for _, part in parts]), np.concatenate([p * part.weight for p, part in parts])
         )
@@ -82,11 +82,11 @@ class StageTokens:
     """Tokens of one stage over a data set.
 
     Attributes:
-        stage (int): from 1; plain nets have one.
+        stage (int): number of the stage, from 1; plain nets have one stage.
         stride (int): pixels per token and side.
-        channels (int): D.
+        channels (int): channels D.
         tokens (np.ndarray): distinct counts L, ascending, int64 [K].
-        weight (np.ndarray): images that have them, float64 [K].
+        weight (np.ndarray): number of images with each count, float64 [K].
     """
 
     stage: int
@@ -96,7 +96,7 @@ class StageTokens:
     weight: np.ndarray
 
     def quantile(self, q: float) -> int:
-        """The smallest count that a share ``q`` of the images does not exceed."""
+        """The smallest count that at least a share ``q`` of the images does not exceed."""
         share = np.cumsum(self.weight) / self.weight.sum()
         return int(self.tokens[min(np.searchsorted(share, q - 1e-12), len(share) - 1)])
 
@@ -126,13 +126,13 @@ def ratio(tokens: float, channels: int) -> float:
 
 
 def count_tokens(sizes: Sizes, stages: Sequence[tuple[int, int]]) -> list[StageTokens]:
-    """Tokens per stage; a side that the stride does not divide is rounded up.
+    """Count the tokens per stage. A side that is not a multiple of the stride is rounded up.
 
-    LocalVMamba and EfficientVMamba cut such a side instead and have up to one row and one column less.
+    LocalVMamba and EfficientVMamba round such a side down, so they have up to one row and one column less.
 
     Args:
-        sizes: of the images as the backbone sees them.
-        stages: stride and channels of each.
+        sizes: sizes of the backbone's input images.
+        stages: stride and channels of each stage.
     """
     result = []
     for number, (stride, channels) in enumerate(stages, 1):
@@ -146,7 +146,7 @@ def stages_of(cfg: Config) -> list[tuple[int, int]]:
     """Stride and channels of every distinct map of a config's backbone.
 
     Raises:
-        InputError: the backbone does not say.
+        InputError: the backbone does not state them.
     """
     backbone = build_without_values({**cfg.model.backbone, 'init_cfg': None})
     if not hasattr(backbone, 'out_strides') or not hasattr(backbone, 'out_channels'):
@@ -158,16 +158,16 @@ def stages_of(cfg: Config) -> list[tuple[int, int]]:
 
 
 def network_sizes(cfg: Config, split: str = 'test', originals: Sizes | None = None) -> Sizes:
-    """Sizes of the images of a data set as the backbone sees them.
+    """Sizes of the backbone's input images over a data set.
 
     Args:
         cfg: configuration of a detector or segmentor.
         split: ``'train'``, ``'val'`` or ``'test'``.
-        originals: sizes of the images on the disk; by default read from the annotations or the images' headers, unless
-            the pipeline makes all sizes equal.
+        originals: sizes of the images on the disk. By default they are read from the annotations or the images'
+            headers, unless the pipeline makes all sizes equal.
 
     Raises:
-        InputError: no such data, or a step of the pipeline whose effect on sizes is not known here.
+        InputError: the data are missing, or a step of the pipeline has an unknown effect on sizes.
     """
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
@@ -208,7 +208,7 @@ def dataset_sizes(dataset: dict) -> Sizes:
 
 
 def _coco_sizes(path: Path, filter_cfg: dict) -> Sizes:
-    """Sizes of a COCO file, filtered as by mmdet's CocoDataset, without its index of a million objects."""
+    """Sizes of a COCO file, filtered like mmdet's CocoDataset, but without its index of a million objects."""
     try:
         content = json.loads(path.read_bytes())
         images = {image['id']: (image['height'], image['width']) for image in content['images']}
@@ -229,7 +229,7 @@ def apply_pipeline(sizes: Sizes, pipeline: Sequence[dict]) -> Sizes:
     """The distribution of sizes after a pipeline.
 
     Raises:
-        InputError: a step whose effect on sizes is not known here.
+        InputError: a step has an unknown effect on sizes.
     """
     for step in pipeline:
         kind = step['type']
@@ -274,7 +274,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _fixed_size(cfg: Config, split: str, pipeline: Sequence[dict]) -> tuple[int, int] | None:
-    """What every image becomes where crops are padded to one size, as in the training of segmentors."""
+    """Size of every image if crops are padded to one size, as in the training of segmentors."""
     size = cfg.model.get('data_preprocessor', {}).get('size')
     crops = [_pair(step['crop_size']) for step in pipeline if step['type'] == 'RandomCrop']
     if split != 'train' or not size or not crops or crops[-1][0] > size[0] or crops[-1][1] > size[1]:

@@ -49,11 +49,11 @@ class TokenReport:
     """Token counts of one network on one data set.
 
     Attributes:
-        network (str): stem of the config, or the patch and width of the paper's argument.
-        data (str): data set, split and pipeline in words.
+        network (str): stem of the config, or patch and width in the paper.
+        data (str): description of data set, split and pipeline.
         task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
-        sizes (Sizes): what was counted.
-        stages (list[StageTokens]): per stage.
+        sizes (Sizes): sizes of the images.
+        stages (list[StageTokens]): tokens of each stage.
     """
 
     network: str
@@ -83,7 +83,7 @@ class TokenReport:
 
 
 def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenReport]:
-    """Token counts of a config on its data set, and beside them on ImageNet's 224x224 px.
+    """Token counts of a config on its data set, and on ImageNet at 224x224 px.
 
     Raises:
         InputError: as :func:`network_sizes` and :func:`stages_of`.
@@ -98,7 +98,7 @@ def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenR
 
 
 def paper_reports() -> list[TokenReport]:
-    """MambaOut's argument: patches of 16 px in one size per data set, the widths of ViT-S and ViT-B."""
+    """Counts of the MambaOut paper: patches of 16 px, one image size per data set, the widths of ViT-S and ViT-B."""
     return [
         TokenReport(
             f'patch {PAPER_PATCH}, D = {width}',
@@ -139,7 +139,7 @@ def table(reports: Sequence[TokenReport]) -> Table:
 
 
 def _network(config: str) -> str:
-    """The network alone, where the config is named as ours are."""
+    """Name of the network if the config's name has the form of ours, else the whole name."""
     try:
         return network_and_task(config)[0]
     except InputError:
@@ -147,7 +147,7 @@ def _network(config: str) -> str:
 
 
 def draw(reports: Sequence[TokenReport], task: str) -> Figure:
-    """Histograms of r = L / (6 D) per stage, one panel per network of a task, ImageNet's r marked beside them."""
+    """Histograms of r = L / (6 D) per stage, one panel per network of a task, with a mark at ImageNet's r."""
     chosen = [report for report in reports if report.task == task]
     marks = {report.network: report for report in reports if report.data.startswith('ImageNet')}
     figure = new_figure(9, 0.8 + 1.9 * len(chosen))

@@ -1,7 +1,7 @@
-"""The resolution sweep: one checkpoint tested, or one config trained, at several input sizes.
+"""The resolution sweep: test one checkpoint, or train one config, at several input sizes.
 
-Every size is a run of the command ``test`` or ``train`` in its own process, in a folder of its own. Sizes that are done
-are not run again, and one that fails does not stop the others.
+Every size is a run of the command ``test`` or ``train`` in its own process and folder. Finished sizes are not run
+again, and a size that fails does not stop the others.
 """
 
 import argparse
@@ -34,17 +34,17 @@ UNBOUND = 4  # long side in short sides, where a pipeline sets no bound
 
 
 def write_config(config: str, size: int, folder: Path, trained: bool, options: dict | None = None) -> Path:
-    """Write a config of the same name that differs from ``config`` in its input size alone.
+    """Write a config of the same name that differs from ``config`` only in its input size.
 
     Args:
         config: path of the config.
-        size: short side in pixels; a training crops squares of it where the config crops.
-        folder: where to write.
-        trained: whether the training is of that size, too.
-        options: overrides, as of ``--cfg-options``.
+        size: short side in pixels; if the config crops in training, crops are squares of this side.
+        folder: folder of the new config.
+        trained: whether the training also has this size.
+        options: overrides, as for ``--cfg-options``.
 
     Raises:
-        InputError: a pipeline resizes in a way that is unknown here.
+        InputError: a pipeline resizes in an unsupported way.
     """
     cfg = load_config(config, options)
     text = f'_base_ = {str(Path(config).absolute())!r}\n'
@@ -68,7 +68,7 @@ def _pipeline(loader: Config, split: str) -> list[dict]:
 
 
 def resized(pipeline: Sequence[dict], size: int, name: str) -> list[dict]:
-    """A pipeline whose images have a short side of ``size``; the bound on the long side keeps its ratio."""
+    """A pipeline whose images have a short side of ``size``. The limit of the long side keeps its ratio."""
     steps = copy.deepcopy(list(pipeline))
     unknown = [step['type'] for step in steps if step['type'] not in (*RESIZES, *FIXED)]
     if unknown or sum(step['type'] in RESIZES for step in steps) > 1:
@@ -91,10 +91,10 @@ def resized(pipeline: Sequence[dict], size: int, name: str) -> list[dict]:
 
 
 def run_size(config: str, checkpoint: str | None, size: int, folder: Path, options: Sequence[str] = ()) -> None:
-    """Test ``checkpoint``, or train where there is none, at one size, unless that is done already.
+    """Test ``checkpoint``, or train if there is none, at one size, unless this run is finished.
 
     Raises:
-        InputError: the command failed, or the folder holds another run.
+        InputError: the command failed, or the folder has another run.
     """
     given = parse_options(options)
     cfg_file = write_config(config, size, folder / 'configs' / str(size), checkpoint is None, given)
@@ -130,21 +130,21 @@ def sweep(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[list[SweepPoint], list[str]]:
-    """Run all sizes and score those that came to an end.
+    """Run all sizes and score the finished ones.
 
     Args:
         config: path or name of the config.
-        checkpoint: what to test; None to train at each size.
+        checkpoint: checkpoint to test; None to train at each size.
         sizes: short sides in pixels.
-        folder: for configs, logs and runs.
+        folder: folder for configs, logs and runs.
         options: ``KEY=VALUE`` overrides for every run.
-        resamples, seed: of the bootstrap.
+        resamples, seed: number of resamples and seed of the bootstrap.
 
     Returns:
         The points, and one sentence for each size that failed.
 
     Raises:
-        InputError: bad sizes or config, or no size came to an end.
+        InputError: bad sizes or config, or no size finished.
     """
     if not sizes or min(sizes) < 32:
         raise InputError(f'--sizes {" ".join(map(str, sizes))}: expected short sides of 32 px and more')

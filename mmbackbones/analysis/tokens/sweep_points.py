@@ -27,11 +27,11 @@ class SweepPoint:
 
     Attributes:
         size (int): short side of the input in pixels.
-        tokens (float): mean over the images, at 16 x 16 pixels per token; NaN where the pipeline hides it.
+        tokens (float): mean over the images, at 16 x 16 pixels per token; NaN if the pipeline makes it unknown.
         metric (str): ``'box AP'``, ``'mask AP'`` or ``'mIoU'``.
-        score, low, high (float): in percent, with the ends of the 95 % interval over images.
-        difference, difference_low, difference_high (float): from the smallest size, on the same draws.
-        images (int): that were resampled.
+        score, low, high (float): score in percent, and the ends of its 95 % interval over images.
+        difference, difference_low, difference_high (float): difference from the smallest size, on the same draws.
+        images (int): number of resampled images.
     """
 
     size: int
@@ -47,7 +47,7 @@ class SweepPoint:
 
 
 def measure(runs: dict[int, FinishedRun], resamples: int = 1000, seed: int = 0) -> list[SweepPoint]:
-    """Scores with intervals of runs at several sizes, by size.
+    """Score runs at several sizes, with intervals, by size.
 
     Raises:
         InputError: predictions are missing or damaged.
@@ -115,7 +115,7 @@ def table(points: Sequence[SweepPoint]) -> Table:
 
 
 def by_metric(points: Sequence[SweepPoint]) -> dict[str, list[SweepPoint]]:
-    """The points of each metric, which are a curve of :func:`draw`."""
+    """The points of each metric, one curve of :func:`draw` per metric."""
     return {
         metric: [point for point in points if point.metric == metric]
         for metric in dict.fromkeys(point.metric for point in points)
@@ -127,7 +127,7 @@ def draw(curves: Mapping[str, Sequence[SweepPoint]], title: str = '') -> Figure:
 
     Args:
         curves: points of one metric each, by label.
-        title: of the figure.
+        title: title of the figure.
     """
     hidden = any(np.isnan(point.tokens) for points in curves.values() for point in points)
     figure = new_figure(6, 4)

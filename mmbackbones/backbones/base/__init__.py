@@ -1,4 +1,4 @@
-"""The base classes of the families: what every backbone shares, four stages, one column of equal blocks."""
+"""Base classes of the families: of every backbone, of hierarchical ones and of plain ones."""
 
 from mmbackbones.backbones.base.backbone import NUMERICS, Backbone, RunOptions
 from mmbackbones.backbones.base.plain import MAMBA_OPTIONS, Block, MapBlock, PlainBackbone, PlainRunOptions

@@ -1,4 +1,4 @@
-"""What every backbone of the suite shares: its options, its architectures, freezing, output norms, loading."""
+"""The base class of every backbone: options, architectures, freezing, output norms, loading."""
 
 import inspect
 import re
@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit, initialize
 from torch import Tensor, nn
 
-from mmbackbones.backbones.base.checkpointing import recompute
+from mmbackbones.backbones.base.checkpointing import run_checkpointed
 from mmbackbones.errors import InputError
 
 PRETRAINED = 'mmbackbones.Pretrained'
@@ -34,7 +34,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class _BackboneType(ABCMeta):
-    """Checks the keywords before the first constructor, freezes after the last.
+    """Checks the keywords before the first constructor, and freezes modules after the last one.
 
     Freezing can't wait for ``init_weights``: DistributedDataParallel wraps a model before its weights are initialized.
     """
@@ -71,38 +71,38 @@ class _BackboneType(ABCMeta):
 class Backbone(BaseModule, metaclass=_BackboneType):
     """Base class: NCHW image in, tuple of NCHW maps out.
 
-    A family names its architectures and their defaults in the class attributes below, and its ``convert_state_dict``.
-    Most families build on :class:`StagedBackbone` or :class:`PlainBackbone` and add the methods that make their parts.
+    A family defines its architectures and their defaults in the class attributes below, and its ``convert_state_dict``.
+    Most families derive from :class:`StagedBackbone` or :class:`PlainBackbone` and add methods that make their parts.
     Others build their layers, set ``out_channels`` and ``out_strides`` (one entry per returned map) and implement
     ``forward``, ``freezable_modules`` and ``get_layer_depth``.
 
-    What the network is stands in ``arch``. What the run wants are the arguments below, which all families inherit. A
-    family with an option of its own writes ``def __init__(self, *, mine=..., **run: Unpack[RunOptions])``, keeps
-    ``mine`` in an attribute and then calls ``super().__init__(**run)``, which builds the layers. The signature of the
-    class shows all arguments. A keyword that no constructor takes is a ``TypeError`` that names the known ones.
+    ``arch`` defines the network. The other arguments are options of a run, which all families inherit. A family with
+    one more option writes ``def __init__(self, *, mine=..., **run: Unpack[RunOptions])``, keeps ``mine`` in an
+    attribute and then calls ``super().__init__(**run)``, which builds the layers. The signature of the class shows all
+    arguments. An unknown keyword is a ``TypeError`` that names the known ones.
 
     Args:
-        arch (str | dict | None): what the network is: a name out of ``archs``, or a dict of the keys in
-            ``arch_required`` and, where they differ, ``arch_defaults``. None: ``default_arch``.
+        arch (str | dict | None): a name of ``archs``, or a dict with all keys of ``arch_required`` and any of
+            ``arch_defaults``. None: ``default_arch``.
         out_indices (Sequence[int] | None): maps to return, ascending: stages 0 (stride 4) to 3 (stride 32) of
-            hierarchical nets, blocks of plain ones. What lies past the last one is not built. None:
+            hierarchical nets, blocks of plain nets. Layers after the last one are not built. None:
             ``default_out_indices``.
         drop_path_rate (float): stochastic depth, growing linearly from 0 over all blocks to this rate.
         frozen_stages (int): -1 trains everything, 0 freezes the stem, n also the first n stages (blocks, in plain
             nets). Frozen modules stay in eval mode.
-        with_cp (bool): activation checkpointing: blocks are computed again in the backward pass, which saves memory.
+        with_cp (bool): activation checkpointing. Blocks are computed again in the backward pass, which saves memory.
         norm_cfg (dict | str | None): norm on each returned map, ``outnorm{i}``. ``'LN'``: LayerNorm with the family's
             ``norm_eps``. A dict: mmcv's configuration of a norm. None: no norm.
-        init_cfg (dict | list[dict] | None): mmengine's initializers. Both ``Pretrained`` and
-            ``mmbackbones.Pretrained`` mean the latter here, and run after everything else was initialized.
+        init_cfg (dict | list[dict] | None): mmengine's initializers. ``Pretrained`` means ``mmbackbones.Pretrained``
+            here. It runs after all other initializers.
 
     Raises:
-        InputError: an option out of its range, unknown or missing keys of ``arch``, ``out_indices`` that do not ascend
-            or lie beyond what there is; in ``forward``, an image smaller than the stem.
+        InputError: an option out of its range, unknown or missing keys of ``arch``, or ``out_indices`` that do not
+            ascend or are too large; in ``forward``, an image smaller than the stem.
 
     Attributes:
         archs (dict[str, dict]): the named architectures, each with its keys of ``arch``.
-        arch_required (tuple[str, ...]), arch_defaults (dict): what an ``arch`` must and may hold.
+        arch_required (tuple[str, ...]), arch_defaults (dict): required and optional keys of ``arch``.
         default_arch (str | None), default_out_indices (tuple[int, ...]), norm_eps (float): see above.
         allowed_missing (tuple[str, ...]): prefixes of keys that may be missing in a checkpoint (they keep their
             initialization).
@@ -149,7 +149,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
 
     @classmethod
     def look_up(cls, arch: str | dict | None) -> dict:
-        """The keys of a named architecture, None being ``default_arch``, or a dict as it is.
+        """The keys of a named architecture (None: ``default_arch``). A dict is returned as it is.
 
         Raises:
             InputError: unknown name.
@@ -163,7 +163,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
 
     @classmethod
     def resolve_arch(cls, arch: str | dict | None) -> SimpleNamespace:
-        """What :func:`look_up` finds, checked and completed by the family's defaults.
+        """The result of :func:`look_up`, checked and completed by the family's defaults.
 
         Raises:
             InputError: unknown name, unknown or missing key.
@@ -178,10 +178,10 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         return SimpleNamespace(**{**cls.arch_defaults, **arch})
 
     def check_choice(self, known: Collection[str], **options: object) -> None:
-        """Refuse options whose value is not among the known ones; may be called before the constructor of the base.
+        """Refuse options with unknown values. May be called before the constructor of the base class.
 
         Raises:
-            InputError: names the option and what it may be.
+            InputError: it names the option and its possible values.
         """
         for name, value in options.items():
             if value not in known:
@@ -191,14 +191,14 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         """Refuse ``out_indices`` that are not ascending indices below ``count``.
 
         Raises:
-            InputError: they are empty, unordered, repeated or beyond what there is.
+            InputError: they are empty, unordered, repeated or too large.
         """
         indices = self.out_indices
         if not indices or indices != tuple(sorted(set(indices))) or indices[0] < 0 or indices[-1] >= count:
             raise InputError(f'{self.family}: out_indices={indices}, expected ascending {what} out of 0..{count - 1}')
 
     def check_image(self, x: Tensor, smallest: int) -> None:
-        """Refuse an image batch that the stem cannot take.
+        """Refuse an image batch that the stem cannot process.
 
         Raises:
             InputError: not a [B, C, H, W] float batch, or a side below ``smallest`` pixels.
@@ -211,8 +211,8 @@ class Backbone(BaseModule, metaclass=_BackboneType):
             )
 
     def checkpointed(self, block: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
-        """Call a block, with activation checkpointing if ``with_cp`` says so."""
-        return recompute(block, *args) if self.with_cp and torch.is_grad_enabled() else block(*args)
+        """Call a block, with activation checkpointing if ``with_cp`` is True."""
+        return run_checkpointed(block, *args) if self.with_cp and torch.is_grad_enabled() else block(*args)
 
     @staticmethod
     def convert_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -228,7 +228,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
 
         Args:
             param_name (str): name in the whole model.
-            prefix (str): what precedes the backbone's own names, ``'backbone.'`` in a detector.
+            prefix (str): prefix of the backbone's names, ``'backbone.'`` in a detector.
 
         Returns:
             tuple[int, int]: layer index (0 is the stem) and number of layers.
@@ -236,7 +236,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names, within the backbone, of parameters besides norms that weight decay must not touch.
+        """Names, within the backbone, of parameters without weight decay, besides norms.
 
         Here: state matrices and skip weights of scans, position tables, class tokens.
         """
@@ -249,10 +249,10 @@ class Backbone(BaseModule, metaclass=_BackboneType):
             self.add_module(f'outnorm{index}', norm)
 
     def apply_out_norm(self, index: int, x: Tensor) -> Tensor:
-        """Normalize a channels-last map and hand it over as the neck expects it.
+        """Normalize a channels-last map and convert it to the layout of the neck.
 
         Args:
-            index (int): the stage or block whose norm applies.
+            index (int): stage or block of the norm.
             x (Tensor): map [B, H, W, C].
 
         Returns:
@@ -266,7 +266,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
     def init_weights(self) -> None:
         """Run all initializers, the pretrained weights last.
 
-        mmengine puts off only the type named exactly ``Pretrained`` until the children are initialized.
+        mmengine runs only the type named exactly ``Pretrained`` after the children are initialized.
         """
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or ())
         pretrained = [cfg for cfg in init_cfgs if cfg['type'] in ('Pretrained', PretrainedInit, PRETRAINED)]

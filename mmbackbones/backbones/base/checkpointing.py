@@ -1,7 +1,7 @@
-"""Activation checkpointing that leaves the running statistics of batch norms alone.
+"""Activation checkpointing that updates the running statistics of batch norms only once.
 
-The second computation of a block must not move them once more. Where we call a block ourselves a context tells the two
-computations apart; within timm's models, which checkpoint by themselves, hooks do.
+The second computation of a block must not update them again. For blocks that we call, a context marks the second
+computation. timm's models checkpoint by themselves; there, hooks detect it.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(block: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
-    """Run a block, and once more in the backward pass instead of keeping what it computed on the way."""
+def run_checkpointed(block: nn.Module, *args: object) -> Tensor | tuple[Tensor, ...]:
+    """Run a block with activation checkpointing: the backward pass computes it again, so activations are not kept."""
     return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(block)))
 
 
@@ -31,7 +31,7 @@ def _still_statistics(block: nn.Module) -> Iterator[None]:
 
 
 def keep_statistics_still(net: nn.Module) -> None:
-    """Make the batch norms of a network that checkpoints by itself keep their statistics within a backward pass."""
+    """Freeze the statistics of a network's batch norms during backward passes, if the network checkpoints by itself."""
     momenta = {}
 
     def before(norm: _BatchNorm, _: object) -> None:

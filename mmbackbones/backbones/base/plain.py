@@ -1,8 +1,8 @@
-"""What plain, columnar backbones share: patches, position table, residual stream, maps of one stride.
+"""The base class of plain backbones: patches, position table, residual stream, maps of one stride.
 
-A family gives one mixer per block, and where it differs its own patches and blocks; Vim and Mamba differ in nothing
-but the mixer. The stream is float32 whatever autocast says, and the norm before each mixer is RMSNorm unless the
-family has another, as in hustvl/Vim, whose parameter names are kept.
+A family provides one mixer per block and, if they differ, its patches and blocks. Vim and Mamba differ only in the
+mixer. The stream is float32, also under autocast. The norm before each mixer is RMSNorm by default, as in hustvl/Vim.
+Parameters have the names of hustvl/Vim.
 """
 
 import torch
@@ -30,7 +30,7 @@ class PatchEmbed(nn.Module):
     """Image -> patches by one convolution.
 
     With ``overhang`` the image is zero-padded at the bottom and the right so that every stride starts a patch:
-    ceil(side / stride) of them. Without, only patches inside the image count.
+    ceil(side / stride) patches. Without it there are only patches inside the image.
     """
 
     def __init__(self, embed_dims: int, patch_size: int, stride: int, overhang: bool):
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Tokens [B, L, C] -> the residual stream after this block, and the mixer's output alone."""
+        """Tokens [B, L, C] -> the residual stream after this block, and the output of the mixer."""
         mixed = self.mix(self.norm(x), grid)
         return x + self.drop_path(mixed), mixed
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class MapBlock(Block):
-    """Residual block around a mixer that must know the rows and columns of the patches."""
+    """Residual block around a mixer that needs the rows and columns of the patches."""
 
     def mix(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.mixer(x, grid)
@@ -78,16 +78,16 @@ class MapBlock(Block):
 class PlainBackbone(Backbone):
     """Patches, position table, equal blocks, maps of one stride.
 
-    A family makes the blocks, :meth:`make_block`, and its stem, :meth:`make_stem`, where that is not
-    :class:`PatchEmbed`. Its ``arch`` holds ``embed_dims`` (channels of all tokens), ``depth`` (blocks of the whole
-    network) and ``patch_size`` (16 px); families whose patches may overlap have ``stride`` (px, None: the patch size),
-    those of Mamba's mixer its ``d_state`` (16), ``d_conv``, ``expand`` (2) and ``dt_rank`` (None: ceil(C / 16)).
+    A family defines :meth:`make_block`, and :meth:`make_stem` if its stem is not :class:`PatchEmbed`. Its ``arch`` has
+    ``embed_dims`` (channels of all tokens), ``depth`` (blocks of the whole network) and ``patch_size`` (16 px).
+    Families whose patches may overlap also have ``stride`` (px, None: the patch size). Families with Mamba's mixer also
+    have ``d_state`` (16), ``d_conv``, ``expand`` (2) and ``dt_rank`` (None: ceil(C / 16)).
 
     Args:
-        img_size (int | tuple[int, int]): image size (height, width) that the position table is made for. Other sizes
-            resize it in each forward.
-        out_feature (str | None): ``'residual'`` returns the residual stream after a block, ``'mixer'`` the mixer's
-            output alone. None: ``default_out_feature``.
+        img_size (int | tuple[int, int]): image size (height, width) of the position table. For other sizes the table
+            is resized in each forward.
+        out_feature (str | None): ``'residual'`` returns the residual stream after a block, ``'mixer'`` only the output
+            of the mixer. None: ``default_out_feature``.
 
     The other arguments are those of :class:`Backbone`; ``frozen_stages=0`` freezes patches, position table and class
     token.
@@ -160,7 +160,7 @@ class PlainBackbone(Backbone):
 
     @property
     def mamba_options(self) -> dict:
-        """What ``arch`` says of Mamba's mixers."""
+        """Options of Mamba's mixers in ``arch``."""
         return {key: getattr(self.arch, key) for key in MAMBA_OPTIONS}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

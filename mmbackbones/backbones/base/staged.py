@@ -1,4 +1,4 @@
-"""What the hierarchical backbones of VMamba's kind share: a stem, then stages of channels-last blocks."""
+"""The base class of hierarchical backbones like VMamba: a stem, then stages of channels-last blocks."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ STRIDES = (4, 8, 16, 32)
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution and what leads to the next one."""
+    """Blocks at one resolution and the downsampling to the next one."""
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None):
         super().__init__()
@@ -24,9 +24,9 @@ class Stage(nn.Module):
 class StagedBackbone(Backbone):
     """Four stages at strides 4 to 32, with a norm on each returned map, taken before the downsampling.
 
-    A family makes the parts, all channels-last: :meth:`make_stem`, :meth:`make_block` and :meth:`make_downsample`. Its
-    ``arch`` holds ``dims``, four widths or the first one, which then doubles per stage, and ``depths``, four numbers of
-    blocks. All arguments are those of :class:`Backbone`.
+    A family defines the parts, all channels-last: :meth:`make_stem`, :meth:`make_block` and :meth:`make_downsample`.
+    Its ``arch`` has ``dims`` (four widths, or the first one, which doubles per stage) and ``depths`` (four numbers of
+    blocks). All arguments are those of :class:`Backbone`.
     """
 
     arch_required = ('dims', 'depths')

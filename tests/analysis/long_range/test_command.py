@@ -29,7 +29,7 @@ class TestCommand:
         command('--mixers', 'dw3', *few)
         said = capsys.readouterr().out
         assert '[1/2] dw3, seed 0: 1-4: ' in said and '[2/2] dw3, seed 0, cues shuffled: ' in said
-        assert 'row tests distance in the image, not length of sequence' in said
+        assert 'row tests distance in the image, not sequence length' in said
         assert 'stages or real heads' in said.replace('\n', ' ') and 'bootstrap intervals over the test images' in said
         assert 'did not train' in said
 

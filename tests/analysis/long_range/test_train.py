@@ -161,7 +161,7 @@ class TestThreeSeeds:
 
 @pytest.mark.full
 class TestFarEnds:
-    """Trained arms at the end of each dial; that no observer at all beats chance there is shown with the data."""
+    """Trained mixers at the hardest value of each setting; tests of the data show that nothing beats chance there."""
 
     @pytest.mark.parametrize('mixer', ['ss2d', 'dw7'])
     @pytest.mark.parametrize('end', [dict(distractors=3), dict(cue_side='none'), dict(noise=1000.0)], ids=str)
