@@ -19,8 +19,10 @@ if os.environ.get('TRITON_INTERPRET') == '1':
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mmbackbones.ops.selective_scan import triton as backend  # noqa: E402
-from mmbackbones.ops.selective_scan import triton_kernels as kernels  # noqa: E402
+from mmbackbones.ops.selective_scan import ScanArguments  # noqa: E402
+from mmbackbones.ops.selective_scan import triton as package  # noqa: E402
+from mmbackbones.ops.selective_scan.triton import host as backend  # noqa: E402
+from mmbackbones.ops.selective_scan.triton import kernels  # noqa: E402
 from tests.ops.scan_cases import random_inputs  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -246,8 +248,9 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
     for batch, length in ((1, 70), (2, 77), (3, 160)):
         inputs = random_inputs(batch, 32, length, 8, 1, dtype=torch.bfloat16)
         inputs |= {name: inputs[name].float() for name in ('A', 'D', 'delta_bias')}
-        out, _, saved = backend.forward(*inputs.values(), True, False, True)
-        backend.backward(torch.empty_like(out), None, *inputs.values(), saved, True, False)
+        scan = ScanArguments(*inputs.values(), True, False, None)
+        out, _, saved = package.forward(scan, save=True)
+        package.backward(scan, torch.empty_like(out), None, saved)
         launches.append(tuple(launched))
         launched.clear()
     assert [name for name, _ in launches[0]] == [

@@ -1,36 +1,20 @@
-"""The selective scan on CUDA through Triton, without nvcc: layouts, launches and the last sums.
+"""Layouts, launches and the last sums of the selective scan's Triton kernels.
 
-The kernels (``triton_kernels.py``, imported at the first use, since it needs Triton) want channels contiguous: a
+They want channels contiguous: a
 (B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When batch and channels are too few to
 fill the device, the sequence is cut into segments that run side by side: first each from zero, then what enters each
 is carried along, then each again from there. The backward pass recomputes states from those that the forward pass
 saved, one in CHUNK.
 """
 
-import os
-
 import torch
 from torch import Tensor
-
-DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',)
-FLOAT64 = False
-INDEXED = True
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
 # As many as have room with 255 registers a lane, read four steps ahead and with the chains of all their states in
 # flight. With few states memory is the limit, and more warps hide its latency. By arithmetic, not yet by a GPU.
 PROGRAMS_PER_MULTIPROCESSOR = 8
 PROGRAMS_WITH_FEW_STATES = 32
-
-
-def available() -> str | None:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return 'triton is not installed; pip install triton'
-    if DEVICES == ('cuda',) and not torch.cuda.is_available():
-        return 'triton needs a CUDA device, and PyTorch sees none'
-    return None
 
 
 def sizes(state: int) -> dict[str, int]:
@@ -53,55 +37,6 @@ def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return batch, -(-length // sizes(state)['CHUNK']), state, dim
-
-
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, order=None):
-    (batch, dim, _), state = u.shape, A.shape[1]
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
-    out = u.new_empty(problem.shape)
-    last_state = u.new_empty(batch, state, dim, dtype=torch.float32)
-    saved = u.new_empty(saved_shape(batch, dim, problem.length, state) if save else (0,), dtype=torch.float32)
-    problem.forward(out, last_state, saved if save else None)
-    return _returned(out, order), last_state.transpose(1, 2).contiguous(), saved
-
-
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, order=None):
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
-    dlast_state = None if dlast_state is None else dlast_state.float().transpose(1, 2).contiguous()
-    du, ddelta, dz = (None if x is None else x.new_empty(problem.shape) for x in (u, delta, z))
-    dA, dB, dC, dD, dbias = problem.backward(_channels_last(dout), dlast_state, saved, du, ddelta, dz)
-
-    def state_last(x, like):
-        return x.transpose(2, 3).to(like.dtype).contiguous()  # [B, G, L, N] -> [B, G, N, L]
-
-    def optional(x, like):
-        return u.new_empty(0) if like is None else x.to(like.dtype)
-
-    return (
-        _returned(du, order),
-        _returned(ddelta, order),
-        dA.t().to(A.dtype).contiguous(),
-        state_last(dB, B),
-        state_last(dC, C),
-        optional(dD, D),
-        u.new_empty(0) if z is None else _returned(dz, order),
-        optional(dbias, delta_bias),
-    )
-
-
-def _returned(x: Tensor, order: Tensor | None) -> Tensor:
-    """[B, L, D] -> [B, D, L], contiguous without an order, with one a view."""
-    x = x.transpose(1, 2)
-    return x.contiguous() if order is None else x
-
-
-def _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order) -> 'Problem':
-    u, delta, z = (None if x is None else _channels_last(x) for x in (u, delta, z))
-    B, C = (states_last(x.transpose(2, 3), sizes(A.shape[1])['NB']) for x in (B, C))
-    A = A.float().t().contiguous()
-    D, delta_bias = (None if x is None else x.float().contiguous() for x in (D, delta_bias))
-    order = None if order is None else order.contiguous()
-    return Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order=order)
 
 
 class Problem:
@@ -184,7 +119,7 @@ class Problem:
 
         ``total``, float32, is added to the output; ``kept`` receives the sum before its gate.
         """
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         with torch.cuda.device_of(self.u):
             entry = None
@@ -234,7 +169,7 @@ class Problem:
 
         ``kept`` is what the forward pass left; without it dz comes from recomputed states. ``add``: du is added to.
         """
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         assert self.reading['RANK'] == self.reading['TAPS'] == 0
         state, padded, chunk, steps = (self.sizes[key] for key in ('N', 'NB', 'CHUNK', 'STEPS'))
@@ -288,7 +223,7 @@ class Problem:
 
     def carried(self, x: Tensor, weight: Tensor, last_state: Tensor | None, backward: bool) -> Tensor:
         """What enters every segment, (B, segments, N, D): the state, or backwards the gradient of the state."""
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         state = self.sizes['N']
         local = x.new_empty(self.batch, self.segments, state, self.dim, dtype=torch.float32)
@@ -347,7 +282,7 @@ def wanted_segments(programs: int, chunks: int, padded: int, device: torch.devic
     return 1 if 3 * programs >= wanted else min(chunks, wanted // programs)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """[B, D, L] -> [B, L, D] with contiguous channels, a view where that is possible."""
     x = x.transpose(1, 2)
     return x if x.stride(2) == 1 else x.contiguous()

@@ -1,4 +1,4 @@
-"""Triton kernels of the selective scan; `triton.py` beside this file allocates, launches and reduces.
+"""Triton kernels of the selective scan; `host.py` beside this file allocates, launches and reduces.
 
 One program owns ``BLOCK`` channels of one group of one image and one segment of the sequence, and walks through time
 with the state of these channels, an (N, BLOCK) tile, in registers: one lane per channel, all N states in the lane, so

@@ -7,7 +7,7 @@ Programs take TIME steps of BLOCK channels; every tap reads its shifted tile aga
 import triton
 import triton.language as tl
 
-from mmbackbones.ops.selective_scan.triton_kernels import position
+from mmbackbones.ops.selective_scan.triton.kernels import position
 
 VARYING = ['length', 'tokens']
 
