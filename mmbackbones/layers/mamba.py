@@ -86,7 +86,7 @@ class MambaMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, C] -> [B, L, C]."""
-        x, z = project_tokens(x, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=2)  # [B, L, C] -> 2 x [B, L, D]
+        x, z = project_tokens(x, self.in_proj.weight, self.in_proj.bias, parts=2)  # [B, L, C] -> 2 x [B, L, D]
         if self.direction == 'ssm':
             # Both ways over what one convolution leaves, which in both sees only what came before.
             x = F.silu(one_sided_conv(x.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias)).transpose(1, 2)
@@ -146,7 +146,7 @@ class DtProjection(nn.Linear):
 
 def project_channels_first(linear: nn.Linear, x: Tensor) -> Tensor:
     """Tokens [B, L, C] through a linear layer -> [B, E, L], where a convolution along the tokens wants them."""
-    return composed.project_tokens(x, linear.weight, linear.bias).transpose(1, 2)
+    return composed.project_tokens(x, linear.weight, linear.bias, parts=1)[0].transpose(1, 2)
 
 
 def project(linear: nn.Linear, x: Tensor) -> Tensor:

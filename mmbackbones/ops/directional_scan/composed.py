@@ -14,11 +14,12 @@ from mmbackbones.ops.scan_orders import ScanOrder, to_map, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 
 
-def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer of tokens (B, L, C) -> (B, L, E), a view of memory with tokens innermost."""
+def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> tuple[Tensor, ...]:
+    """A linear layer of tokens (B, L, C) -> equal parts of (B, L, E), views of memory with tokens innermost."""
     x, shape = x.flatten(0, 1).T, x.shape[:2]  # [B, L, C] -> [C, B*L]
     y = weight @ x if bias is None else torch.addmm(bias[:, None], weight, x)
-    return y.unflatten(1, shape).permute(1, 2, 0)  # [E, B*L] -> [B, L, E]
+    # Cut before it is turned, so that gradients are joined as they lie. [E, B*L] -> parts x [B, L, E / parts]
+    return tuple(part.permute(1, 2, 0) for part in y.unflatten(1, shape).chunk(parts))
 
 
 def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) -> Tensor:

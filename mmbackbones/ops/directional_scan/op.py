@@ -186,8 +186,10 @@ def directional_scan(
     return scan_op(*scan.stacked()._replace(orders=orders), out_dtype, save)[0]
 
 
-def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` of tokens (B, L, C) -> (B, L, E), laid out as :func:`directional_scan` reads such tokens fastest.
+def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 1) -> tuple[Tensor, ...]:
+    """``F.linear`` of tokens (B, L, C) in equal parts, such as tokens and gate, of (B, L, E).
+
+    They are laid out as :func:`directional_scan` reads them fastest.
 
     Triton's kernels read channels next to each other, the composition tokens next to each other.
 
@@ -195,8 +197,8 @@ def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         InputError: the selective scan has no backend for them.
     """
     if _implementation(constant_choice(x.device.type, x.dtype == torch.float64, 'auto')) == 'triton':
-        return F.linear(x, weight, bias)
-    return composed.project_tokens(x, weight, bias)
+        return F.linear(x, weight, bias).chunk(parts, dim=2)
+    return composed.project_tokens(x, weight, bias, parts)
 
 
 @torch.compiler.assume_constant_result
