@@ -190,29 +190,23 @@ class _Mixer:
             if self.x.dtype not in PROJECTED_IN_TILES:
                 torch.mm(self.convolved(k).flatten(0, 1), self.proj_weight[k].T, out=projected.flatten(0, 1)[:, k])
                 continue
-            weight, bias, order = self._conv_inputs(k)
-            length = tokens if self.orders[k] is None else order.numel()
+            length = tokens if self.orders[k] is None else self.orders[k].numel()
             with torch.cuda.device_of(self.x):
                 kernels.project_kernel[(batch * -(-length // PROJECT_TIME),)](
                     self.x,
-                    weight,
-                    bias,
-                    order,
+                    self._filters(k),
+                    self.orders[k],
                     self.proj_weight[k],
                     projected[:, :, k],
                     dim,
                     length,
                     tokens,
                     width,
-                    self.x.stride(0),
-                    self.x.stride(1),
-                    projected.stride(1),
+                    (*self.x.stride()[:2], projected.stride(1)),
                     TIME=PROJECT_TIME,
                     BLOCK=PROJECT_BLOCK,
                     WIDTH=max(16, 1 << (width - 1).bit_length()),
                     TAPS=self.conv_weight.shape[1],
-                    HAS_BIAS=self.conv_bias is not None,
-                    HAS_ORDER=self.orders[k] is not None,
                     REVERSE=self.reverse[k],
                     INTERPRETED=INTERPRETED,
                     **PROJECT_OPTIONS,
@@ -265,19 +259,9 @@ class _Mixer:
         parts, taps, dim = grid[0] // -(-self.x.shape[2] // CONV_BLOCK), *self.conv_weight.shape[1:]
         dweight = torch.empty(parts, taps, dim, dtype=torch.float32, device=self.x.device)
         dbias = torch.empty(parts, dim, dtype=torch.float32, device=self.x.device)
-        weight, bias, order = self._conv_inputs(k)
         with torch.cuda.device_of(self.x):
             kernels.conv_backward_kernel[grid](
-                self.x,
-                du,
-                weight,
-                bias,
-                order,
-                dweight,
-                dbias,
-                *extents,
-                HAS_BIAS=self.conv_bias is not None,
-                **constants,
+                self.x, du, self._filters(k), self.orders[k], dweight, dbias, *extents, **constants
             )
         self._convolve(k, du, dx, not self.reverse[k], activate=False, add=add)
         return dweight.sum(0).T, dbias.sum(0)
@@ -286,26 +270,17 @@ class _Mixer:
         from mmbackbones.ops.directional_scan.triton import kernels
 
         grid, extents, constants = self._conv_launch(k, x, reverse)
-        weight, bias, order = self._conv_inputs(k)
+        weight, bias = self._filters(k)
+        filters = weight, bias if activate else None
         with torch.cuda.device_of(x):
             kernels.conv_kernel[grid](
-                x,
-                weight,
-                bias,
-                order,
-                out,
-                *extents,
-                HAS_BIAS=activate and self.conv_bias is not None,
-                ACTIVATE=activate,
-                ADD=add,
-                **constants,
+                x, filters, self.orders[k], out, *extents, ACTIVATE=activate, ADD=add, **constants
             )
 
-    def _conv_inputs(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        bias, order = None if self.conv_bias is None else self.conv_bias[k], self.orders[k]
-        return self.conv_weight[k], self.x if bias is None else bias, self.x if order is None else order
+    def _filters(self, k: int) -> tuple[Tensor, Tensor | None]:
+        return self.conv_weight[k], None if self.conv_bias is None else self.conv_bias[k]
 
-    def _conv_launch(self, k: int, x: Tensor, reverse: bool) -> tuple[tuple[int], tuple[int, ...], dict]:
+    def _conv_launch(self, k: int, x: Tensor, reverse: bool) -> tuple[tuple[int], tuple, dict]:
         (batch, tokens, dim), order = x.shape, self.orders[k]
         length = tokens if order is None else order.numel()
         grid = (batch * -(-length // CONV_TIME) * -(-dim // CONV_BLOCK),)
@@ -313,7 +288,6 @@ class _Mixer:
             TIME=CONV_TIME,
             BLOCK=CONV_BLOCK,
             TAPS=self.conv_weight.shape[1],
-            HAS_ORDER=order is not None,
             REVERSE=reverse,
         )
-        return grid, (dim, length, tokens, x.stride(0), x.stride(1)), constants
+        return grid, (dim, length, tokens, x.stride()[:2]), constants

@@ -1,10 +1,9 @@
 """Layouts, launches and the last sums of the selective scan's Triton kernels.
 
-They want channels contiguous: a
-(B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When batch and channels are too few to
-fill the device, the sequence is cut into segments that run side by side: first each from zero, then what enters each
-is carried along, then each again from there. The backward pass recomputes states from those that the forward pass
-saved, one in CHUNK.
+They want channels contiguous: a (B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When
+batch and channels are too few to fill the device, the sequence is cut into segments that run side by side: first each
+from zero, then what enters each is carried along, then each again from there. The backward pass recomputes states from
+those that the forward pass saved, one in CHUNK.
 """
 
 import torch
@@ -85,18 +84,14 @@ class Problem:
             NB=self.sizes['NB'],
             MAP_ROW=B.stride(2),
             BLOCK=BLOCK,
-            HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None,
             SOFTPLUS=delta_softplus,
             REVERSE=reverse,
-            HAS_ORDER=order is not None,
             PADDED=self.length != self.tokens,
         )
         self.reading = dict(
             RANK=rank,
             TILE=min(rank or 1, 16),
             TAPS=0 if conv_weight is None else len(conv_weight),
-            HAS_CONV_BIAS=conv_bias is not None,
         )
         self.blocks = -(-self.dim // self.groups // BLOCK)
         programs = self.batch * self.groups * self.blocks
@@ -126,27 +121,19 @@ class Problem:
             if self.segments > 1:
                 entry = self.carried(self.u, self.B, None, backward=False)
             kernels.forward_kernel[self.grid](
-                self.u,
-                self.delta,
-                *self._or_u(self.step_weight),
+                (self.u, self.delta, self.z, total, kept, out),
+                (self.B, self.C),
+                (self.D, self.delta_bias, self.conv_weight, self.conv_bias),
+                self.order,
                 self.A,
-                self.B,
-                self.C,
-                *self._or_u(self.D, self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order, total, kept),
-                out,
+                self.step_weight,
                 last_state,
-                *self._or_u(saved, entry),
+                saved,
+                entry,
                 *self._extents(),
-                *_strides(self.u),
-                *_strides(self.delta),
-                *_strides(self.u if self.z is None else self.z),
+                self._strides(self.u),
                 CHUNK=self.sizes['CHUNK'],
                 AHEAD=ahead(self.sizes['NB'], self.order is not None, self.reading['RANK']),
-                HAS_D=self.D is not None,
-                ADD=total is not None,
-                KEEP=kept is not None,
-                SAVE=saved is not None,
-                SEGMENTED=entry is not None,
                 **self.visiting,
                 **self.reading,
                 **launch_options(self.sizes['NB']),
@@ -178,7 +165,7 @@ class Problem:
         dA = torch.empty(parts, state, self.dim, **float32)
         dB, dC = (torch.empty(self.blocks, *self.B.shape, **float32) for _ in range(2))
         dD, dbias = (
-            torch.empty(parts if given is not None else 0, self.dim, **float32) for given in (self.D, self.delta_bias)
+            None if given is None else torch.empty(parts, self.dim, **float32) for given in (self.D, self.delta_bias)
         )
         scratch = torch.empty(self.grid[0], chunk // steps + steps - 1, padded, BLOCK, **float32)
         with torch.cuda.device_of(self.u):
@@ -186,40 +173,26 @@ class Problem:
             if self.segments > 1:
                 entry = self.carried(dout, self.C, dlast_state, backward=True)
             kernels.backward_for(padded)[self.grid](
-                dout,
-                self.u,
-                self.delta,
+                (dout, self.u, self.delta, self.z, kept, du, ddelta, dz),
+                (self.B, self.C, dB, dC),
+                (self.D, self.delta_bias, dD, dbias),
+                self.order,
                 self.A,
-                self.B,
-                self.C,
-                *self._or_u(self.D, self.z, self.delta_bias, self.order, kept),
                 saved,
-                *self._or_u(entry),
+                entry,
                 scratch,
-                du,
-                ddelta,
                 dA,
-                dB,
-                dC,
-                dD,
-                *self._or_u(dz),
-                dbias,
                 self.batch,
                 *self._extents(),
-                *_strides(dout),
-                *_strides(self.u),
-                *_strides(self.delta),
-                *_strides(self.u if self.z is None else self.z),
+                (*dout.stride()[:2], *self._strides(self.u)),
                 CHUNK=chunk,
                 STEPS=steps,
-                HAS_D=self.D is not None,
-                DZ='none' if dz is None else 'states' if kept is None else 'kept',
                 ADD=add,
-                HAS_ENTRY=entry is not None,
                 **self.visiting,
                 **launch_options(padded, backward=True),
             )
-        return dA.sum(0), dB.sum(0)[..., :state], dC.sum(0)[..., :state], dD.sum(0), dbias.sum(0)
+        dD, dbias = (None if x is None else x.sum(0) for x in (dD, dbias))
+        return dA.sum(0), dB.sum(0)[..., :state], dC.sum(0)[..., :state], dD, dbias
 
     def carried(self, x: Tensor, weight: Tensor, last_state: Tensor | None, backward: bool) -> Tensor:
         """What enters every segment, (B, segments, N, D): the state, or backwards the gradient of the state."""
@@ -229,18 +202,16 @@ class Problem:
         local = x.new_empty(self.batch, self.segments, state, self.dim, dtype=torch.float32)
         total_step = x.new_empty(self.batch, self.segments, self.dim, dtype=torch.float32)
         kernels.segment_kernel[self.grid](
-            x,
-            self.delta,
-            *self._or_u(self.step_weight),
-            self.A,
+            (x, self.delta, self.z),
             weight,
-            *self._or_u(self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order),
+            (self.delta_bias, self.conv_weight, self.conv_bias),
+            self.order,
+            self.A,
+            self.step_weight,
             local,
             total_step,
             *self._extents(),
-            *_strides(x),
-            *_strides(self.delta),
-            *_strides(self.u if self.z is None else self.z),
+            self._strides(x),
             BACKWARD=backward,
             **self.visiting,
             **self.reading,
@@ -252,12 +223,11 @@ class Problem:
             self.A,
             local,
             total_step,
-            local if last_state is None else last_state,
+            last_state,
             entry,
             self.dim,
             elements,
             self.segments,
-            HAS_LAST=last_state is not None,
             BACKWARD=backward,
             num_warps=4,
         )
@@ -266,9 +236,10 @@ class Problem:
     def _extents(self) -> tuple[int, ...]:
         return self.dim, self.groups, self.length, self.tokens, self.segments, self.segment_length
 
-    def _or_u(self, *tensors: Tensor | None) -> list[Tensor]:
-        """Absent tensors are stood in for by u, which is never read as them."""
-        return [self.u if x is None else x for x in tensors]
+    def _strides(self, x: Tensor) -> tuple[int, ...]:
+        """Of batch and time of x, the step and the gate."""
+        z = x if self.z is None else self.z
+        return *x.stride()[:2], *self.delta.stride()[:2], *z.stride()[:2]
 
 
 def wanted_segments(programs: int, chunks: int, padded: int, device: torch.device) -> int:
@@ -294,7 +265,3 @@ def states_last(x: Tensor, padded: int) -> Tensor:
     result = make(*x.shape[:-1], padded, dtype=torch.float32, device=x.device)
     result[..., : x.shape[-1]].copy_(x)  # converts and transposes in one pass
     return result
-
-
-def _strides(x: Tensor) -> tuple[int, int]:
-    return x.stride(0), x.stride(1)
