@@ -8,6 +8,6 @@ from mmbackbones.errors import InputError
 if __name__ == '__main__':
     try:
         main()
-    except InputError as error:  # run_command would do this, but importing it takes longer than the command
+    except InputError as error:  # run_command does this too, but its import takes longer than the whole command
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

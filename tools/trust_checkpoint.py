@@ -1,9 +1,9 @@
-"""Take the plain data out of a checkpoint that holds code, by running that code once: only for files that you trust.
+"""Extract the plain data of a checkpoint that contains code. This runs the code once, so use it for trusted files only.
 
     tools/trust_checkpoint.py SOURCE TARGET --sha256 HEX
 
-The digest says which file is trusted, not which name. It is the author's, or what sha256sum prints for a file whose
-origin you know. TARGET holds tensors, numbers and texts alone, and loads everywhere.
+The digest identifies the content of the trusted file. Take it from the author, or from sha256sum if you know the file's
+origin. TARGET contains only tensors, numbers and texts, and loads everywhere.
 """
 
 from mmbackbones.checkpoints.trust import main

@@ -9,7 +9,7 @@ model = dict(
         type='mmbackbones.EfficientVMamba',
         arch='small',
         drop_path_rate=0.1,
-        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        # No published weights file is known: set checkpoint to a file, or init_cfg=None for random weights.
         init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256))

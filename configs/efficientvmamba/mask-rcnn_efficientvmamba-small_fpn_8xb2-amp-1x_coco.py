@@ -9,6 +9,6 @@ model = dict(
         type='mmbackbones.EfficientVMamba',
         arch='small',
         drop_path_rate=0.2,
-        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        # No published weights file is known: set checkpoint to a file, or init_cfg=None for random weights.
         init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
     neck=dict(in_channels=[64, 128, 256, 512]))

@@ -10,7 +10,7 @@ model = dict(
         arch='large',
         window_size=(64, 32),
         drop_path_rate=0.2,
-        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        # No published weights file is known: set checkpoint to a file, or init_cfg=None for random weights.
         init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
     decode_head=dict(in_channels=[196, 392, 784, 1568]),
     auxiliary_head=dict(in_channels=784))

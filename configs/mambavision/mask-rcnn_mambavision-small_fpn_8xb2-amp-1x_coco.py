@@ -10,6 +10,6 @@ model = dict(
         arch='small',
         window_size=(112, 56),
         drop_path_rate=0.2,
-        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        # No published weights file is known: set checkpoint to a file, or init_cfg=None for random weights.
         init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
     neck=dict(in_channels=[96, 192, 384, 768]))

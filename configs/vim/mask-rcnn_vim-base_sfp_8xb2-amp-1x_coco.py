@@ -10,7 +10,7 @@ model = dict(
         arch='base',
         out_indices=(23,),
         drop_path_rate=0.1,
-        # No published file is established: give one, or say model.backbone.init_cfg=None.
+        # No published weights file is known: set checkpoint to a file, or init_cfg=None for random weights.
         init_cfg=dict(type='mmbackbones.Pretrained', checkpoint=None)),
     neck=dict(
         _delete_=True,

@@ -52,7 +52,7 @@ def test_complexity_of_a_folder(tmp_path):
 def test_complexity_bad_usage():
     assert error_of(run('complexity')) == 'error: expected configs or --all'
     refusal = error_of(run('complexity', '--all', '--shape', 64, 64))
-    assert '--shape, --backbone and --cfg-options: expected configs alone' in refusal
+    assert '--shape, --backbone and --cfg-options: expected configs, without' in refusal
 
 
 def test_tokens(realdata, tmp_path):

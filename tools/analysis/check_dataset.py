@@ -1,4 +1,4 @@
-"""Look for faults in the data of a config: tools/analysis/check_dataset.py CONFIG [--full] [--json FILE]."""
+"""Check the data of a config for faults: tools/analysis/check_dataset.py CONFIG [--full] [--json FILE]."""
 
 import argparse
 import sys
@@ -17,9 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('config')
     parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     parser.add_argument('--full', action='store_true', help='decode every image and every object mask')
-    parser.add_argument('--no-cache', action='store_true', help='look again, even where nothing has changed')
-    parser.add_argument('--json', metavar='FILE', help='write everything that was found into this file')
-    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the config's")
+    parser.add_argument('--no-cache', action='store_true', help='check all files again, changed or not')
+    parser.add_argument('--json', metavar='FILE', help='write all faults to this file')
+    parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 

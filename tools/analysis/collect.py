@@ -10,12 +10,12 @@ from mmbackbones.engine.command import run_command
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Scores of last checkpoints beside published ones. Runs that may not be compared stand in tables '
-        'of their own; incomplete, mixed and stale ones are listed with the reason.'
+        description='Show the scores of last checkpoints beside published ones. Runs that may not be compared get '
+        'separate tables. Incomplete, mixed and stale runs are listed with the reason.'
     )
-    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='of a run, or a folder of them')
-    parser.add_argument('--csv', metavar='FILE', help='all columns')
-    parser.add_argument('--markdown', metavar='FILE')
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work dir of a run, or a folder of work dirs')
+    parser.add_argument('--csv', metavar='FILE', help='write all columns to this file')
+    parser.add_argument('--markdown', metavar='FILE', help='write the tables to this file')
     args = parser.parse_args(argv)
 
     found = collect(args.work_dirs)

@@ -1,4 +1,4 @@
-"""Is a difference in AP or mIoU real? tools/analysis/compare.py RUN_A RUN_B [...] [--json FILE]."""
+"""Test whether a difference in AP or mIoU is real: tools/analysis/compare.py RUN_A RUN_B [...] [--json FILE]."""
 
 import argparse
 import json
@@ -14,23 +14,23 @@ from mmbackbones.evaluation.scores import IOU_TYPES
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Paired bootstrap of saved predictions against those of the first run. Runs that differ in their '
-        'seed alone form an arm; with three seeds and more per arm the answer is about the methods.'
+        description='Compare the saved predictions of each run with those of the first run by a paired bootstrap. Runs '
+        'that differ only in their seed form an arm. With three or more seeds per arm, the answer is about the methods.'
     )
     parser.add_argument(
         'runs',
         nargs='+',
         metavar='RUN',
-        help='work dir of a training, or folder that test.py --out made; the first is the reference',
+        help='work dir of a training, or folder of test.py --out; the first run is the reference',
     )
-    parser.add_argument('--resamples', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=0, help='of the resamples')
+    parser.add_argument('--resamples', type=int, default=1000, help='number of resamples (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
     parser.add_argument(
         '--allow',
         nargs='+',
         default=[],
         metavar='KEY',
-        help='keys of the config that may differ because they are what is compared',
+        help='keys of the config that may differ between the runs',
     )
     parser.add_argument(
         '--splits',
@@ -38,17 +38,17 @@ def main(argv: list[str] | None = None) -> None:
         choices=SPLITS,
         default=SPLITS,
         metavar='SPLIT',
-        help=f'{", ".join(map(repr, SPLITS))} (default: all; none after the bare option)',
+        help=f'{", ".join(map(repr, SPLITS))} (default: all; --splits without a value: none)',
     )
     parser.add_argument(
         '--metrics',
         nargs='+',
         choices=list(IOU_TYPES),
         metavar='METRIC',
-        help="of detectors: 'box AP', 'mask AP' (default: both)",
+        help="for detectors: 'box AP', 'mask AP' (default: both)",
     )
     parser.add_argument('--annotations', type=Path, metavar='FILE', help='COCO annotations, if they were moved')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write everything into this file')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the record to this file')
     parser.add_argument(
         '--record',
         type=Path,

@@ -23,7 +23,7 @@ from mmbackbones.zoo.published import match
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Count parameters and multiply-accumulates for one image. Nothing is computed or downloaded.'
+        description='Count parameters and multiply-accumulates for one image. No values are computed, no files downloaded.'
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument(
@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> None:
         nargs='?',
         const=CONFIGS,
         metavar='FOLDER',
-        help='every config below a folder, with every miniature and controlled arm (default: those of this project)',
+        help='count every config below a folder, with every miniature and controlled arm (default: all of this project)',
     )
-    parser.add_argument('--csv', metavar='FILE', help='write one line per config')
-    parser.add_argument('--markdown', metavar='FILE', help='write one table per task')
+    parser.add_argument('--csv', metavar='FILE', help='write one line per config to this file')
+    parser.add_argument('--markdown', metavar='FILE', help='write one table per task to this file')
     parser.add_argument(
         '--record',
         metavar='FILE',
-        help='append a record per config, such as to records.jsonl of a work dir, where collect.py finds it',
+        help='append a record per config to this file; collect.py reads records.jsonl of a work dir',
     )
     parser.add_argument(
         '--shape',
@@ -48,18 +48,16 @@ def main(argv: list[str] | None = None) -> None:
         help='image size in pixels (default: 800 1280 for detectors, 512 2048 for segmentors)',
     )
     parser.add_argument('--depth', type=int, default=1, help='also show submodules down to this depth (default: 1)')
-    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the config's")
+    parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
     if bool(args.all) == bool(args.configs):
         raise InputError('expected configs or --all')
     if args.record and (args.all or args.csv or args.markdown):
-        raise InputError('--record: expected configs alone, without --all, --csv and --markdown')
+        raise InputError('--record: expected configs, without --all, --csv and --markdown')
     if (args.all or args.csv or args.markdown) and (args.shape or args.backbone or args.cfg_options):
-        raise InputError(
-            '--shape, --backbone and --cfg-options: expected configs alone, without --all, --csv and --markdown'
-        )
+        raise InputError('--shape, --backbone and --cfg-options: expected configs, without --all, --csv and --markdown')
     if not (args.all or args.csv or args.markdown):
         cache = {}
         for config in args.configs:

@@ -11,7 +11,7 @@ from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Count the backbone of every arm, and compare it with MambaOut.')
+    parser = argparse.ArgumentParser(description='Count the backbone of every arm and compare it with MambaOut.')
     parser.add_argument('arch', nargs='?', default='tiny', help=f'one of {", ".join(MATCHED)} (default: tiny)')
     parser.add_argument(
         '--shape',
@@ -24,14 +24,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--equal',
         choices=('params', 'macs'),
-        help='the width-adjusted arms for training from scratch; MACs are made equal at 224 px',
+        help='count the width-adjusted arms for training from scratch; MACs are equal at 224 px',
     )
     parser.add_argument(
         '--mixers',
         nargs='+',
         choices=MIXERS,
         metavar='NAME',
-        help=f'only these out of {", ".join(MIXERS)} (default: all)',
+        help=f'some of {", ".join(MIXERS)} (default: all)',
     )
     args = parser.parse_args(argv)
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     none = None
     for cost in count_arms(args.arch, tuple(args.shape), args.equal, args.mixers):
         if cost.missing:
-            table.add_row(cost.mixer, cost.place, 'cannot be had')
+            table.add_row(cost.mixer, cost.place, 'not possible')
             continue
         none = none or cost
         table.add_row(
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             f'{cost.macs_published / 1e9:.2f}',
         )
     widths = f'widths adjusted to equal {args.equal}' if args.equal else "MambaOut's widths"
-    print(f'GatedMixerNet {args.arch}, {args.shape[0]}x{args.shape[1]} px, {widths}; backbone alone')
+    print(f'GatedMixerNet {args.arch}, {args.shape[0]}x{args.shape[1]} px, {widths}; backbone only')
     Console(width=110).print(table)
 
 

@@ -10,21 +10,25 @@ from mmbackbones.errors import InputError
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Iterations per second, peak memory and the first and last loss of each training, from random '
-        'weights; a loss or gradient that is not finite ends it. FP16 on CUDA, FP32 on a CPU, as the recipe says.'
+        description='Train from random weights and show iterations per second, peak memory and the first and last loss. '
+        'A loss or gradient that is not finite ends a training. FP16 on CUDA, FP32 on a CPU, as in the recipe.'
     )
     parser.add_argument(
         'configs',
         nargs='*',
         metavar='CONFIG',
         default=list(BASIC),
-        help='default: MambaOut, Vim and VMamba tiny in both tasks',
+        help='configs to train (default: MambaOut, Vim and VMamba tiny in both tasks)',
     )
-    parser.add_argument('--coco', type=Path, metavar='DIR', help='in the layout of data/coco')
-    parser.add_argument('--ade20k', type=Path, metavar='DIR', help='in the layout of data/ade/ADEChallengeData2016')
-    parser.add_argument('--iterations', type=int, default=200, metavar='N', help='default: 200')
+    parser.add_argument('--coco', type=Path, metavar='DIR', help='COCO in the layout of data/coco')
+    parser.add_argument(
+        '--ade20k', type=Path, metavar='DIR', help='ADE20K in the layout of data/ade/ADEChallengeData2016'
+    )
+    parser.add_argument(
+        '--iterations', type=int, default=200, metavar='N', help='iterations per training (default: 200)'
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', 'end_to_end'))
-    parser.add_argument('--csv', metavar='FILE', help='write a row per training into this file')
+    parser.add_argument('--csv', metavar='FILE', help='write a row per training to this file')
     args = parser.parse_args(argv)
     if args.iterations < 1:
         raise InputError(f'--iterations {args.iterations}: expected 1 and more')

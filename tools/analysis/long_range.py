@@ -1,4 +1,4 @@
-"""How far does each token mixer see? tools/analysis/long_range.py --task row --mixers ss2d dw7 dw3 --out DIR."""
+"""Measure how far each token mixer sees: tools/analysis/long_range.py --task row --mixers ss2d dw7 dw3 --out DIR."""
 
 import argparse
 from pathlib import Path
@@ -20,33 +20,47 @@ from mmbackbones.evaluation.records import RECORDS
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Train small nets that differ in their token mixer alone on a task whose answer lies a known '
-        'number of tokens away, and show accuracy against distance. Runs that DIR has are shown, not repeated.'
+        description='Train small nets that differ only in their token mixer on the synthetic long-range task. Its answer '
+        'lies a known number of tokens away. Show accuracy against that distance. Runs in DIR are not repeated.'
     )
     parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
-    parser.add_argument('--tokens', type=int, default=32, metavar='N', help='per side, 16 to 64 (default: 32)')
-    parser.add_argument('--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: row left, else random)')
-    parser.add_argument('--distractors', type=int, default=0, metavar='N', help='look-alikes of every cue, 0 to 3')
-    parser.add_argument('--noise', type=float, default=0.1, metavar='SIGMA', help='of the pixels; colours are +-1')
+    parser.add_argument('--tokens', type=int, default=32, metavar='N', help='tokens per side, 16 to 64 (default: 32)')
+    parser.add_argument(
+        '--cue-side', metavar='SIDE', help=f'{", ".join(CUE_SIDES)} (default: left for row, else random)'
+    )
+    parser.add_argument(
+        '--distractors',
+        type=int,
+        default=0,
+        metavar='N',
+        help='copies of every cue in other colours, 0 to 3 (default: 0)',
+    )
+    parser.add_argument(
+        '--noise',
+        type=float,
+        default=0.1,
+        metavar='SIGMA',
+        help="standard deviation of the pixels' noise; colours are +-1 (default: 0.1)",
+    )
     parser.add_argument('--mixers', nargs='+', default=['ss2d', 'dw7', 'dw3'], metavar='MIXER', help=', '.join(MIXERS))
     parser.add_argument('--position', default='none', help=f'position code: {", ".join(POSITIONS)} (default: none)')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument(
         '--steps',
         type=int,
-        help=f'of training (default: {", ".join(f"{task} {steps}" for task, steps in STEPS.items())})',
+        help=f'training steps (default: {", ".join(f"{task} {steps}" for task, steps in STEPS.items())})',
     )
-    parser.add_argument('--images', type=int, default=256, metavar='N', help='fresh test images (default: 256)')
+    parser.add_argument('--images', type=int, default=256, metavar='N', help='test images (default: 256)')
     parser.add_argument(
         '--chance-seeds',
         nargs='*',
         type=int,
         metavar='SEED',
-        help='seeds of the runs with shuffled cues, which measure chance (default: all of --seeds); '
-        'without any, chance is taken as 25 %%',
+        help='seeds of the runs with shuffled cues, which measure chance (default: those of --seeds); '
+        'without a value, chance is taken as 25 %%',
     )
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='records, table and figure')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for records, table and figure')
     args = parser.parse_args(argv)
 
     task = LongRangeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
@@ -56,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     for option in ('mixers', 'seeds', 'chance_seeds'):
         values = getattr(args, option)
         if len(set(values)) < len(values):
-            raise InputError(f'--{option.replace("_", "-")} {" ".join(map(str, values))}: one of them twice')
+            raise InputError(f'--{option.replace("_", "-")} {" ".join(map(str, values))}: a value occurs twice')
     if args.threads < 1:
         raise InputError(f'--threads {args.threads}: expected 1 or more')
     runs = runs_of(

@@ -1,4 +1,4 @@
-"""Write one page about everything in some work dirs: tools/analysis/report.py WORK_DIRS... -o report/."""
+"""Write one page about all runs in some work dirs: tools/analysis/report.py WORK_DIRS... -o report/."""
 
 import argparse
 
@@ -7,11 +7,11 @@ from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Report on everything below some work dirs, on one page.')
-    parser.add_argument('work_dirs', nargs='+', help='work dirs, or folders that hold some')
+    parser = argparse.ArgumentParser(description='Write one page about all runs in some work dirs.')
+    parser.add_argument('work_dirs', nargs='+', help='work dirs, or folders of work dirs')
     parser.add_argument('-o', '--out', required=True, help='folder of the report; an earlier report there is replaced')
-    parser.add_argument('--resamples', type=int, default=1000, help='of every bootstrap (default: 1000)')
-    parser.add_argument('--seed', type=int, default=0, help='of its draws (default: 0)')
+    parser.add_argument('--resamples', type=int, default=1000, help='resamples of every bootstrap (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
     args = parser.parse_args(argv)
     print(write_report(args.work_dirs, args.out, args.resamples, args.seed))
 

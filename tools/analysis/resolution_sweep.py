@@ -14,16 +14,16 @@ from mmbackbones.evaluation.records import RECORDS, append_record
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Test one checkpoint, or train one config where no checkpoint is given, at several input sizes. '
-        'Sizes that are done are not run again.'
+        description='Test one checkpoint at several input sizes. Without a checkpoint, train the config at each size. '
+        'Finished sizes are not run again.'
     )
     parser.add_argument('config')
     parser.add_argument('checkpoint', nargs='?', help='file, https:// or hf://owner/name/file')
     parser.add_argument('--sizes', nargs='+', type=int, required=True, metavar='PX', help='short sides of the input')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for runs, CSV and figures')
-    parser.add_argument('--resamples', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=0, help='of the resamples')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run')
+    parser.add_argument('--resamples', type=int, default=1000, help='number of resamples (default: 1000)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='options of every run')
     args = parser.parse_args(argv)
 
     points, faults = sweep(

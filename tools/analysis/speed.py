@@ -17,26 +17,26 @@ from mmbackbones.paths import find_config
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Median time of a step on random square images, and its peak memory above model and images. Each '
-        'network (with each scan backend and kind of attention) at each size runs in a process of its own; those of a '
-        'size take turns. Ratios are to the first of them.'
+        description='Measure the median time of a step on random square images and its peak memory above model and '
+        'images. Each network, scan backend, kind of attention and size gets its own process. The processes of a size '
+        'take turns. Ratios are to the first one.'
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
-    parser.add_argument('--preset', choices=PRESETS, help='the set-up behind a published claim')
+    parser.add_argument('--preset', choices=PRESETS, help='the measurement behind a published claim')
     parser.add_argument('--sizes', nargs='+', type=int, metavar='PX', help='default: 224 512 1024 1248 2048')
     parser.add_argument(
         '--parts',
         nargs='+',
         choices=PARTS,
         default=['backbone'],
-        help='the backbone alone, the whole detector or segmentor (default: backbone)',
+        help='backbone: the backbone alone; model: the whole detector or segmentor (default: backbone)',
     )
     parser.add_argument(
         '--steps',
         nargs='+',
         choices=STEPS,
         default=['inference'],
-        help='training: forward, loss, backward and AdamW (default: inference)',
+        help='training includes forward, loss, backward and AdamW (default: inference)',
     )
     parser.add_argument('--batch', type=int, help='images per step (default: 1)')
     parser.add_argument(
@@ -54,15 +54,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=lambda name: OLD_ATTENTION.get(name, name),
         choices=ATTENTION,
         default=[],
-        help='sdpa, or eager: its matrix written out; where the backbone lets one choose (default: as its config says)',
+        help='sdpa or eager, for backbones with this option; eager stores the attention matrix (default: as in the config)',
     )
-    parser.add_argument('--precision', choices=DTYPES, help='bf16, fp16: by autocast (default: fp32)')
+    parser.add_argument('--precision', choices=DTYPES, help='bf16 and fp16 use autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
-    parser.add_argument('--memory-gb', type=float, help='more than this is out of memory (default: what is free)')
-    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions into this file')
+    parser.add_argument(
+        '--memory-gb', type=float, help='a network that needs more is out of memory (default: free memory)'
+    )
+    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions to this file')
     parser.add_argument(
         '--record',
         metavar='FILE',

@@ -1,4 +1,4 @@
-"""How many tokens a backbone sees, stage by stage: tools/analysis/tokens.py CONFIG… [--split train] [--out DIR]."""
+"""Count the tokens of each stage of a backbone: tools/analysis/tokens.py CONFIG… [--split train] [--out DIR]."""
 
 import argparse
 from pathlib import Path
@@ -13,15 +13,15 @@ from mmbackbones.evaluation.records import RECORDS, append_record
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Distribution of token counts L over a data set after the pipeline of a config, from annotations '
-        'or image headers alone, against the threshold L > 6 D beyond which a sequence is long (MambaOut, CVPR 2025).'
+        description='Show the distribution of token counts L over a data set after the pipeline of a config. It is '
+        'computed from annotations or image headers. A sequence is long if L > 6 D (MambaOut, CVPR 2025).'
     )
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument(
         '--split',
         choices=('train', 'val', 'test'),
         default='test',
-        help='whose images and pipeline; random resizes count with all their choices (default: test)',
+        help='split whose images and pipeline are used; a random resize counts all its choices (default: test)',
     )
     parser.add_argument(
         '--out',
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         default='work_dirs/tokens',
         help='folder for tokens.csv, a figure per task and the records (default: work_dirs/tokens)',
     )
-    parser.add_argument('--backbone', metavar='NAME', help="model of the zoo in place of the configs' own")
+    parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 

@@ -48,7 +48,7 @@ def test_command(capsys):
     assert 'GatedMixerNet femto, 64x64 px, widths adjusted to equal macs' in printed
     rows = [[cell.strip() for cell in line.split('│')[1:-1]] for line in printed.splitlines() if line.startswith('│')]
     assert [row[:2] for row in rows] == [['none', 'nowhere'], ['attn', 'last two stages'], ['attn', 'everywhere']]
-    assert rows[0][2:4] == ['5.82', '+0.0%'] and rows[2][2] == 'cannot be had'
+    assert rows[0][2:4] == ['5.82', '+0.0%'] and rows[2][2] == 'not possible'
 
 
 @pytest.mark.parametrize(

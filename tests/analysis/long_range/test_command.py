@@ -68,8 +68,8 @@ class TestCommand:
         [
             (('--task', 'column'), "task 'column' unknown"),
             (('--mixers', 'ss2d', 'dw5'), "mixer 'dw5' unknown"),
-            (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: one of them twice'),
-            (('--seeds', '1', '1'), '--seeds 1 1: one of them twice'),
+            (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: a value occurs twice'),
+            (('--seeds', '1', '1'), '--seeds 1 1: a value occurs twice'),
             (('--tokens', '128'), '128 tokens per side, expected 16 to 64'),
             (('--distractors', '9'), '9 distractors'),
             (('--noise', 'inf'), 'noise inf'),
