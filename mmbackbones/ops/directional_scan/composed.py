@@ -37,8 +37,7 @@ def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) ->
             u = u[0][:, None] if count == 1 else torch.stack(u, dim=1)  # [B, k, D, S]
             wide = u.to(out_dtype) if scan.conv_weight is None else None
             projections = _projections(scan, k, u) if _share_projections(scan) else None
-        part = _scan_group(scan, k, u, wide, projections, **options)
-        y = part if y is None else y + part
+        y = _plus(y, _scan_group(scan, k, u, wide, projections, **options))
     y = _merged(total, y, scan.orders[-count:]).transpose(1, 2)  # [B, D, L] -> [B, L, D]
     return y if scan.z is None or gate_in_scan else (y * F.silu(scan.z)).to(out_dtype)
 
@@ -146,6 +145,10 @@ def _merged(total: Tensor | None, y: Tensor | None, orders: list[ScanOrder | Non
     if y is None:
         return total
     for order, part in zip(orders, y.unbind(1)):
-        part = part if order is None else to_map(part, order)
-        total = part if total is None else total + part
+        total = _plus(total, part if order is None else to_map(part, order))
     return total
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    """Not a line of its caller, where a name would keep ``part`` alive past the sum."""
+    return part if total is None else total + part
