@@ -1,13 +1,13 @@
-"""Checkpoints: reading, fitting, writing and resuming them.
+"""Read, fit, write and resume checkpoints.
 
-A file takes this way into a model::
+A file is loaded into a model in these steps::
 
     sources.py   address -> file on this machine
-    read.py      file -> plain data; nothing in it is run
+    read.py      file -> plain data; no code in it is executed
     load.py      both of these, and the same for the frameworks' own loaders
     layout.py    plain data -> state dict in the model's names; ``adapters`` holds the renaming of each family
-    strict.py    state dict -> model; what does not fit is listed
+    strict.py    state dict -> model; keys that do not fit are listed
 
-``atomic.py``, ``plain_data.py`` and ``random_state.py`` serve the writing of a training's checkpoints, ``resume.py``
-taking the training up again, ``trust.py`` files that hold code.
+``atomic.py``, ``plain_data.py`` and ``random_state.py`` write the checkpoints of a training. ``resume.py`` resumes a
+training. ``trust.py`` handles files that contain code.
 """

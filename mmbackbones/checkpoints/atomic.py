@@ -1,6 +1,6 @@
-"""Files that are whole or not there.
+"""Files that are whole or absent.
 
-A file is written beside its place, read back and renamed. Its SHA-256 lies beside it.
+A file is written to a temporary file, read back and renamed. Its SHA-256 is in a file beside it.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ def sha256_of(path: Path) -> str:
 
 
 def checksum_file(path: Path) -> Path:
-    """Where the checksum of ``path`` lies, in the format of ``sha256sum -c``."""
+    """The file with the checksum of ``path``, in the format of ``sha256sum -c``."""
     return path.with_name(f'{path.name}.sha256')
 
 
 def partial_file(path: Path) -> Path:
-    """Where ``path`` is being written."""
+    """The temporary file of ``path``."""
     return path.with_name(f'.{path.name}.writing')
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Give ``path`` this content or leave it as it was, whatever happens meanwhile.
+    """Give ``path`` this content or leave it as it was, even if the process is killed.
 
     Raises:
-        OSError: the disk is full, or what it holds is not what was written.
+        OSError: the disk is full, or the file read back differs from the content.
     """
     _put_in_place(_stage(partial_file(path), data), path)
 
@@ -66,13 +66,13 @@ def write_with_checksum(path: Path, data: bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    """What the functions above raise, in one line for the user."""
+    """The error of the functions above, in one line for the user."""
     return InputError(f'cannot write {path}: {error.strerror or error}; earlier checkpoints are as they were')
 
 
 @register_backend(BACKEND)
 class VerifiedBackend(LocalBackend):
-    """mmengine's local storage, whose files appear whole, read back and with their checksum, or not at all."""
+    """mmengine's local storage, whose files are whole, verified and with checksum, or absent."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         write_with_checksum(Path(filepath), bytes(obj))
@@ -83,7 +83,7 @@ class VerifiedBackend(LocalBackend):
 
 
 class DelayedRemoval:
-    """A storage backend that removes nothing before it is told to."""
+    """A storage backend that delays every removal until it is asked to remove."""
 
     def __init__(self, backend: LocalBackend):
         self._backend = backend
@@ -130,16 +130,16 @@ def _put_in_place(partial: Path, path: Path) -> None:
 def require_whole(path: Path, name: str, sha256: str | None = None) -> None:
     """Refuse a damaged file.
 
-    The content is compared with the SHA-256 that was asked for, else with the one beside the file. Where there is
-    neither, files of torch.save are compared with the CRC-32 of every member, which torch itself does not check.
+    The content is compared with the given SHA-256, else with the one beside the file. If there is neither, files of
+    torch.save are compared with the CRC-32 of every member, which torch does not check.
 
     Args:
         path (Path): the file.
-        name (str): what the messages call it.
+        name (str): name of the file in messages.
         sha256 (str, optional): 64 hex digits.
 
     Raises:
-        InputError: they differ, or an archive is larger inside than outside.
+        InputError: they differ, or the members of an archive are larger than the file.
     """
     beside = checksum_file(path)
     wanted, source = sha256, 'asked for'

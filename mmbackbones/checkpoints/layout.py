@@ -1,7 +1,7 @@
-"""The state dict in a checkpoint, and its way to the names of a model.
+"""Find the state dict in a checkpoint and rename its keys to those of a model.
 
-Published weights come bare or under a key, with or without prefixes, in a model's own names or in those of its authors.
-Every prefix is taken off here. The renaming of a family is its ``convert_state_dict`` (the functions in ``adapters``).
+Published weights are the whole file or a key of it. They have prefixes or none, and the model's names or the authors'.
+This module removes every prefix. ``convert_state_dict`` of a family (the functions in ``adapters``) renames keys.
 """
 
 import re
@@ -19,10 +19,10 @@ Weights = dict[str, Tensor]
 def weights_of(content: dict, name: str) -> OrderedDict[str, Tensor]:
     """The state dict in a checkpoint: under ``state_dict`` or ``model``, or the checkpoint itself.
 
-    ``module.`` before every key, which distributed training leaves, is taken off.
+    ``module.`` before every key, from distributed training, is removed.
 
     Args:
-        content (dict): of the checkpoint.
+        content (dict): content of the checkpoint.
         name (str): the file, for the message.
 
     Raises:
@@ -51,12 +51,12 @@ def under_prefix(weights: Weights, prefix: str) -> OrderedDict[str, Tensor]:
 
 
 def of_backbone(weights: Weights) -> Weights:
-    """The backbone's part of a whole model's weights, without the prefix; those of a backbone pass through."""
+    """The backbone's part of a whole model's weights, without the prefix. Weights of a backbone stay as they are."""
     return under_prefix(weights, BACKBONE) or weights
 
 
 def rename(weights: Weights, rules: Iterable[tuple[str, str | Callable]]) -> OrderedDict[str, Tensor]:
-    """Apply rules, pairs of what ``re.sub`` takes as pattern and replacement, in order to every key."""
+    """Apply rules, pairs of pattern and replacement for ``re.sub``, in order to every key."""
     renamed = OrderedDict()
     for key, value in weights.items():
         for pattern, replacement in rules:
@@ -69,7 +69,7 @@ def convert_whole_model(weights: Weights, convert: Callable[[Weights], Weights])
     """Apply a family's adapter to the backbone's part of a whole model; neck and heads keep their names.
 
     Args:
-        weights (dict): of a detector or segmentor.
+        weights (dict): weights of a detector or segmentor.
         convert (Callable): the adapter, such as ``convert_vmamba`` or a backbone's ``convert_state_dict``.
     """
     rest = {key: value for key, value in weights.items() if not key.startswith(BACKBONE)}
@@ -78,18 +78,18 @@ def convert_whole_model(weights: Weights, convert: Callable[[Weights], Weights])
 
 
 def to_names_of(module: nn.Module, weights: Weights, name: str, prefix: str | None = None) -> tuple[Weights, str]:
-    """Bring the keys of a state dict to the names of a model.
+    """Rename the keys of a state dict to those of a model.
 
     Args:
-        module (nn.Module): a model, or one with a ``backbone``, in whose part alone the keys are renamed. A model that
-            has ``convert_state_dict`` may get its authors' names; ``allowed_missing`` are the prefixes that these may
-            lack.
-        weights (dict): of such a model, or of a larger one that has it as its ``backbone``.
+        module (nn.Module): a model. If it has a ``backbone``, only the keys of the backbone are renamed. If it has
+            ``convert_state_dict``, ``weights`` may have its authors' names; they may lack keys with the prefixes in
+            ``allowed_missing``.
+        weights (dict): weights of such a model, or of a larger one with this model as its ``backbone``.
         name (str): the file, for the message.
         prefix (str, optional): take only the keys under this prefix.
 
     Returns:
-        tuple: the state dict, and in words which layout it had.
+        tuple: the state dict, and a description of its layout.
 
     Raises:
         InputError: no key begins with the prefix, or the adapter misses a key.

@@ -1,7 +1,7 @@
-"""The one loader: everything that a run reads (pretrained weights, load_from, resume, test) comes through here.
+"""The loader of all checkpoints that a run reads (pretrained weights, load_from, resume, test).
 
-It also takes the place of mmengine's loaders, which unpickle a file when the safe way fails: what the frameworks load
-by themselves is read by it, too.
+It also replaces mmengine's loaders, which unpickle a file if safe reading fails. Checkpoints that the frameworks load
+by themselves are therefore read by it, too.
 """
 
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -13,20 +13,20 @@ from mmbackbones.errors import InputError
 
 
 def load_checkpoint(address: str, map_location: MapLocation = 'cpu') -> Checkpoint:
-    """Find a checkpoint, download it if need be, and read it.
+    """Find a checkpoint, download it if necessary, and read it.
 
     Args:
         address (str): a path, ``https://…``, ``hf://owner/name/file`` or ``hf://owner/name@revision/file``, or one of
             OpenMMLab's aliases (``torchvision://``, ``open-mmlab://``, ``mmcls://``). Each may end in ``#sha256=`` and
             64 hex digits, which the file must then have.
-        map_location: where the tensors go, as in ``torch.load``; None leaves them on the device they were saved from.
+        map_location: device of the tensors, as in ``torch.load``; None: the device that they were saved from.
 
     Returns:
-        Checkpoint: the content as plain data, and the places of what was left out of it.
+        Checkpoint: the content as plain data, and the places of the objects left out.
 
     Raises:
-        InputError: the file is missing, empty, damaged, no checkpoint, unsafe, another one than the SHA-256 says, or
-            cannot be downloaded.
+        InputError: the file is missing, empty, damaged, not a checkpoint or unsafe, has another SHA-256, or cannot be
+            downloaded.
     """
     file = find_file(address)
     try:

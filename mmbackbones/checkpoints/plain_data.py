@@ -1,4 +1,4 @@
-"""Checkpoints of plain data: tensors, numbers and texts, so that reading one needs no code but torch's own."""
+"""Checkpoints of plain data: tensors, numbers and texts, so that reading one needs only torch's code."""
 
 from collections import OrderedDict
 
@@ -12,13 +12,13 @@ LOG_KEYS = {'values', 'counts'}
 
 
 def to_plain(value: object, place: str = '') -> tuple[object, list[str]]:
-    """Copy nested containers with plain data alone in them; tensors are shared.
+    """Copy nested containers, keeping only plain data. Tensors are shared.
 
     NumPy's numbers become Python's and its arrays tensors; a parameter becomes its tensor, an mmengine
     ``HistoryBuffer`` a dict of two tensors, ``values`` and ``counts``.
 
     Returns:
-        tuple: the copy, and the dotted places of what is none of these and was left out.
+        tuple: the copy, and the dotted places of the objects left out.
     """
     if type(value) in SCALARS:
         return value, []

@@ -26,10 +26,10 @@ def get_random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
-    """Put the states back. The state of CUDA is ignored where this machine or the checkpoint has none.
+    """Restore the states. The state of CUDA is ignored if this machine or the checkpoint has none.
 
     Raises:
-        InputError: this is no such state.
+        InputError: the argument is not such a state.
     """
     try:
         position, has_gauss, cached = state['numpy_rest']

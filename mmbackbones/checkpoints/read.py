@@ -1,9 +1,9 @@
-"""Reading a file of tensors without running anything that it names.
+"""Read a file of tensors without running code that it names.
 
-A file is either safetensors or goes through torch's weights-only unpickler. There is no other way. Beside the tensors,
-published checkpoints hold objects of the authors' tools: an argparse.Namespace, a yacs CfgNode, logs of mmengine. The
-unpickler gets an inert class of ours for each of these names, so the named code is neither imported nor called. The
-inert objects are then left out.
+A file is either safetensors or is read by torch's weights-only unpickler. There is no other way. Beside the tensors,
+published checkpoints have objects of the authors' tools: an argparse.Namespace, a yacs CfgNode, logs of mmengine. The
+unpickler gets an inert class for each of these names, so the named code is neither imported nor called. The inert
+objects are then left out.
 """
 
 import re
@@ -31,12 +31,12 @@ TRUST = (
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-        content (dict): as saved, in nested dicts, lists, tuples and sets of tensors, numbers and texts. Foreign
-            dictionaries are an OrderedDict.
-        left_out (list[str]): dotted places of the objects of foreign code, which ``content`` lacks.
+        content (dict): nested dicts, lists, tuples and sets of tensors, numbers and texts, as saved. A dictionary of a
+            foreign class is an OrderedDict.
+        left_out (list[str]): dotted places of the objects of foreign code that ``content`` lacks.
     """
 
     content: dict
@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
 
 
 class Inert:
-    """An object of foreign code in a checkpoint: what it was called with and its state, kept as data, never run."""
+    """An object of foreign code in a checkpoint: its arguments and state as data. The code is never run."""
 
     args: tuple
     state: object
@@ -67,14 +67,14 @@ def read_checkpoint(
     """Check that a file is whole, and read the tensors in it.
 
     Args:
-        path (str | Path): a safetensors file, or one that torch.save wrote, told apart by content.
-        map_location: where the tensors go, as in ``torch.load``; None leaves them on the device they were saved from.
-        name (str, optional): what the messages call the file, if not its path.
+        path (str | Path): a safetensors file or a file of torch.save. The content decides which.
+        map_location: device of the tensors, as in ``torch.load``; None: the device that they were saved from.
+        name (str, optional): name of the file in messages; by default its path.
         sha256 (str, optional): 64 hex digits that the file must have; see
             :func:`mmbackbones.checkpoints.atomic.require_whole` for files without.
 
     Raises:
-        InputError: the file is missing, empty, damaged, no checkpoint, unsafe, or another one than the SHA-256 says.
+        InputError: the file is missing, empty, damaged, not a checkpoint or unsafe, or has another SHA-256.
     """
     path, name = Path(path).expanduser(), name or str(path)
     if not path.is_file():
@@ -173,7 +173,7 @@ def _stand_in(name: str, is_dict: bool) -> type:
 
 @contextmanager
 def _only_these_globals(stand_ins: list[tuple[type, str]]) -> Iterator[None]:
-    """Replace torch's allow-list: what other packages have added to it may be callables."""
+    """Replace torch's allow-list, because other packages may have added callables to it."""
     before = get_safe_globals()
     clear_safe_globals()
     add_safe_globals(stand_ins)

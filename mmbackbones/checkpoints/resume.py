@@ -1,4 +1,4 @@
-"""Resuming a training: which checkpoint it goes on from, and what in that file is safe to use."""
+"""Resume a training: choose the checkpoint, and make the data in it safe to use."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,11 @@ NUMBERED = re.compile(r'.*?(\d+)\.pth')
 def find_newest(work_dir: str | Path) -> tuple[Path | None, list[str]]:
     """Find the newest whole checkpoint of a training.
 
-    That is the one that ``last_checkpoint`` names, or a later file with a higher number, which the run did not live to
-    name. A damaged one is passed over for the next older one.
+    It is the one that ``last_checkpoint`` names, or a file with a higher number if the run was killed before it named
+    that file. If one is damaged, the next older one is taken.
 
     Args:
-        work_dir: the training's folder; it may have been moved since.
+        work_dir: folder of the training; it may have been moved.
 
     Returns:
         tuple: the checkpoint, or None if there is none; and one sentence for each damaged one.
@@ -64,17 +64,17 @@ def _number(path: Path) -> int:
 
 
 def require_resumable(checkpoint: Checkpoint, name: str, schedulers: bool) -> None:
-    """Refuse a checkpoint that lacks what a training needs, and make what it says of the run safe to use.
+    """Refuse a checkpoint without the state of a training, and make the rest of its data safe to use.
 
-    Logs become mmengine's again. Paths become bare file names, see :func:`trustworthy_paths`.
+    Logs are converted to mmengine's objects. Paths become bare file names, see :func:`trustworthy_paths`.
 
     Args:
-        checkpoint (Checkpoint): its content is changed in place.
+        checkpoint (Checkpoint): the checkpoint; its content is changed in place.
         name (str): the file, for the message.
         schedulers (bool): whether the training has parameter schedulers.
 
     Raises:
-        InputError: states of the optimizer, the schedulers, the counters or the logs are absent or of foreign code.
+        InputError: states of the optimizer, schedulers, counters or logs are absent or are objects of foreign code.
     """
     content, left_out = checkpoint
     parts = (content.get(key) for key in ('meta', 'message_hub'))
@@ -99,7 +99,7 @@ def require_resumable(checkpoint: Checkpoint, name: str, schedulers: bool) -> No
 
 
 def trustworthy_paths(runtime_info: dict) -> dict:
-    """Reduce the paths in a checkpoint to bare names of checkpoints, because mmengine deletes what they name."""
+    """Reduce the paths in a checkpoint to bare names of checkpoints, because mmengine deletes the files they name."""
     info = dict(runtime_info)
     for key, value in runtime_info.items():
         if key == 'keep_ckpt_ids':

@@ -1,4 +1,4 @@
-"""From the address of a checkpoint to a file on this machine."""
+"""Find the file of a checkpoint's address on this machine, or download it."""
 
 import hashlib
 import http.client
@@ -31,11 +31,11 @@ class LocalFile(NamedTuple):
     """A checkpoint on this machine.
 
     Attributes:
-        path (Path): the file. A missing one is found out by reading it.
-        name (str): what messages call it.
+        path (Path): the file. Its existence is not checked.
+        name (str): name of the file in messages.
         sha256 (str | None): 64 hex digits that it must have.
-        downloaded (bool): whether it lies in our own cache, from where a damaged one is to be removed.
-        prefix (str): the weights are the keys below this prefix; empty for all.
+        downloaded (bool): whether it is in our cache. A damaged file there is to be removed.
+        prefix (str): prefix of the keys of the weights; empty for all keys.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class LocalFile(NamedTuple):
 
 
 def find_file(address: str) -> LocalFile:
-    """Find the file behind an address, and download it if need be.
+    """Find the file of an address, and download it if necessary.
 
     Args:
         address (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
@@ -77,10 +77,10 @@ def find_file(address: str) -> LocalFile:
 
 
 def split_checksum(address: str) -> tuple[str, str | None]:
-    """Take ``#sha256=…`` off an address.
+    """Split ``#sha256=…`` from an address.
 
     Raises:
-        InputError: what follows is no SHA-256.
+        InputError: the text after it is not a SHA-256.
     """
     name, found, digest = address.partition(CHECKSUM)
     if found and not re.fullmatch(r'[0-9a-fA-F]{64}', digest):

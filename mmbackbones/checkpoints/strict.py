@@ -1,4 +1,4 @@
-"""Strict loading: a key that does not fit stops the run and is listed, unless its prefix is allowed."""
+"""Strict loading: a missing, unexpected or mis-shaped key stops the run and is listed, unless its prefix is allowed."""
 
 import re
 
@@ -10,7 +10,7 @@ from mmbackbones.errors import InputError
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The model itself, within the wrappers for distribution and for test-time augmentation."""
+    """The model inside the wrappers for distribution and for test-time augmentation."""
     while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.module
     return module
@@ -28,23 +28,23 @@ def load_weights(
     allowed_misshapen: tuple[str, ...] = (),
     hint: str = '',
 ) -> str:
-    """Bring weights to a model's names and load them. They must fit but for what is allowed.
+    """Rename weights to a model's names and load them. Only keys with allowed prefixes may fail to fit.
 
-    The modules' own load hooks run, so what they resize fits.
+    The load hooks of the modules run, so that weights which they resize fit.
 
     Args:
         module (nn.Module): the model, unwrapped.
-        weights (dict[str, Tensor]): the state dict of a checkpoint. It loses the keys that count as missing.
+        weights (dict[str, Tensor]): the state dict of a checkpoint. Keys that count as missing are removed from it.
         name (str): the file, for the messages.
         prefix (str, optional): take only the keys under this prefix.
-        convert (bool): False: the keys are the model's own, as on resuming.
+        convert (bool): False: the keys are the model's names, as on resuming.
         allowed_missing (tuple[str, ...]): prefixes of keys that the file may lack.
         allowed_unexpected (tuple[str, ...]): prefixes of keys that the model may lack.
-        allowed_misshapen (tuple[str, ...]): prefixes of keys that count as missing where their shapes differ.
-        hint (str): what the message of an error says last.
+        allowed_misshapen (tuple[str, ...]): prefixes of keys that count as missing if their shapes differ.
+        hint (str): end of the error message.
 
     Returns:
-        str: what was loaded, for the log.
+        str: a sentence for the log.
 
     Raises:
         InputError: keys are missing, unexpected or of another shape; the message lists them all. See also
@@ -106,7 +106,7 @@ def _complaint(
 
 
 def fold_keys(keys: list[str]) -> str:
-    """Write dotted names as brace patterns that say exactly the same, ``stages.{0-3}.norm.{bias,weight}``."""
+    """Write dotted names as equivalent brace patterns, ``stages.{0-3}.norm.{bias,weight}``."""
     tree: dict = {}
     for key in keys:
         node = tree

@@ -1,4 +1,4 @@
-"""Take the plain data out of a checkpoint that holds code. The code runs, here alone, if the user trusts the file."""
+"""Extract the plain data of a checkpoint that contains code. Only here such code runs, if the user trusts the file."""
 
 import argparse
 import io
@@ -19,14 +19,14 @@ def convert_trusted(source: str | Path, target: str | Path, sha256: str) -> list
 
     Args:
         source: file of torch.save or torch.jit.save.
-        target: file to write; its checksum comes beside it.
+        target: file to write; its checksum is written beside it.
         sha256: 64 hex digits that ``source`` must have.
 
     Returns:
-        list[str]: dotted places of what is no plain data and was left out.
+        list[str]: dotted places of the objects left out because they are not plain data.
 
     Raises:
-        InputError: another file than the one trusted, an unreadable one, or an existing target.
+        InputError: ``source`` has another SHA-256 or cannot be read, or ``target`` exists.
     """
     source, target = Path(source), Path(target)
     if not source.is_file():

@@ -1,18 +1,18 @@
-"""The synthetic long-range task: dense labels that follow from a cue a known number of tokens away.
+"""The synthetic long-range task: each dense label is given by a cue a known number of tokens away.
 
 Every step draws fresh images.
 
-An image is a grid of n x n tokens of 4x4 pixels. Some tokens are *shapes*, grey textures that show no colour, and the
-label of a shape is the colour of the one *cue* that decides it:
+An image is a grid of n x n tokens of 4x4 pixels. Some tokens are *shapes*, grey textures without colour. Each shape has
+one *cue*. The label of a shape is the colour of its cue:
 
-* ``row``: every row has a cue of its own at one end; it decides the shapes of its row. Tests distance in the image,
-  not in a sequence: a scan along rows needs at most n - 1 steps.
-* ``routed``: six cues with different textures (keys) anywhere; a shape is decided by the cue that shares its key.
-  Tests routing by content over the whole sequence.
-* ``single``: one cue anywhere decides all shapes. A smoke test and a detector of leaks: whatever sees the image as a
-  whole solves it, a global average too.
+* ``row``: every row has one cue at one end, for all shapes of the row. It tests distance in the image, not in a
+  sequence: a scan along rows needs at most n - 1 steps.
+* ``routed``: six cues with different textures (keys) lie anywhere. The cue of a shape has the same key. It tests
+  routing by content over the whole sequence.
+* ``single``: one cue anywhere, for all shapes. It tests that training works and that nothing leaks: a mixer that sees
+  the whole image solves it, and so does a global average.
 
-Colours are independent and uniform, so an arm that does not see the deciding cue is right in a quarter of the cases.
+Colours are independent and uniform, so a mixer that does not see the cue is right in a quarter of the cases.
 """
 
 import math
@@ -36,14 +36,14 @@ CUES, KEYS = 6, 8  # of the task ``routed``
 
 
 class LongRangeBatch(NamedTuple):
-    """Images and, for every token, what is asked."""
+    """Images, and label and distance of every token."""
 
     images: Tensor
     """[B, 3, 4n, 4n] float32, of about unit variance at any noise."""
     labels: Tensor
     """[B, n, n] int64: colour 0 .. 3 of a shape, ``BACKGROUND`` elsewhere."""
     distances: Tensor
-    """[B, n, n] int64: Chebyshev distance of a shape to the cue that decides it, in tokens; 0 elsewhere."""
+    """[B, n, n] int64: Chebyshev distance of a shape to its cue, in tokens; 0 elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class LongRangeTask:
     Attributes:
         task (str): ``'row'``, ``'routed'`` or ``'single'``.
         tokens (int): tokens per side n, 16 .. 64.
-        cue_side (str | None): where cues lie: in the columns at the ``'left'`` or ``'right'`` end; at ``'random'``
-            (``row``: at either end, row by row; other tasks: anywhere); ``'none'``: cues are not painted, and no arm
-            can beat chance. None: ``'left'`` for ``row``, ``'random'`` for the others.
-        distractors (int): look-alikes of every cue, 0 .. 3, each of another colour and where the cue could have been:
-            nobody can be right more often than in 1 of ``1 + distractors`` cases, which for 3 is chance.
+        cue_side (str | None): place of the cues. ``'left'``, ``'right'``: in the columns at this end. ``'random'``: at
+            either end of each row for ``row``, anywhere for the other tasks. ``'none'``: cues are not painted, and no
+            mixer can beat chance. None: ``'left'`` for ``row``, ``'random'`` for the others.
+        distractors (int): copies of every cue, 0 .. 3, each in another colour and at a possible place of the cue. The
+            best possible accuracy is 1 / (1 + distractors), which is chance for 3.
         noise (float): standard deviation of the pixels' Gaussian noise; colours and textures are +-1.
-        shuffled (bool): labels and cues do not belong together: cues show the colours of other cues of their image
-            (of another image in ``single``). What an arm reaches so is its chance.
+        shuffled (bool): cues show the colours of other cues of their image (of another image in ``single``). The
+            accuracy of a mixer on such data is its chance.
 
     Raises:
-        InputError: any of these out of its range.
+        InputError: one of these is out of its range.
     """
 
     task: str
@@ -91,14 +91,14 @@ class LongRangeTask:
 
     @property
     def ceiling(self) -> float:
-        """The best accuracy there can be, 0 .. 1."""
+        """The best possible accuracy, 0 .. 1."""
         return 1 / COLOURS if self.cue_side == 'none' or self.shuffled else 1 / (1 + self.distractors)
 
     def batch(self, size: int, generator: torch.Generator) -> LongRangeBatch:
-        """Draw ``size`` fresh images; the same generator state gives the same images.
+        """Draw ``size`` new images. The same generator state gives the same images.
 
         Raises:
-            InputError: fewer than one image, or than two where cues are shuffled between images.
+            InputError: fewer than one image, or fewer than two if cues are shuffled between images.
         """
         least = 2 if self.shuffled and self.task == 'single' else 1
         if size < least:
@@ -156,7 +156,7 @@ class LongRangeTask:
         return places.view(size, cues, alike), groups, shapes.view(size, n, n)
 
     def _shuffle(self, colours: Tensor, generator: torch.Generator) -> Tensor:
-        """Every cue takes another one's colours: in its image by a step that nothing shows, else of the next image."""
+        """Give every cue the colours of another one: of its image, by a hidden random step, else of the next image."""
         size, cues, _ = colours.shape
         if cues == 1:
             return colours.roll(1, dims=0)

@@ -1,4 +1,4 @@
-"""Generated scenes of coloured shapes on noise, as a true COCO and a true ADE20K directory of the same images.
+"""Generated scenes of coloured shapes on noise, written as a COCO and an ADE20K directory of the same images.
 
     OUT_DIR/manifest.json                                     seed, counts, SHA-256 of every file
     OUT_DIR/coco/annotations/instances_{train,val}2017.json   polygons; RLE for crowd regions
@@ -44,13 +44,13 @@ EMPTY_EVERY, CROWD_EVERY = 50, 25
 
 
 def write_shapes(out_dir: str | Path, seed: int = 0, train: int = 200, val: int = 50) -> Path:
-    """Write both directories, or verify every file of the ones that an earlier call wrote.
+    """Write both directories. If an earlier call wrote them, verify every file.
 
-    The folder appears whole or not at all. The same arguments give the same bytes (with the same Pillow build).
+    The folder is complete or absent. The same arguments give the same bytes (with the same Pillow build).
 
     Args:
         out_dir: Folder to create.
-        seed: Of all randomness.
+        seed: Seed of all random numbers.
         train: Number of training images.
         val: Number of validation images.
 
@@ -193,7 +193,7 @@ def _paint_crowd(rng: np.random.Generator, picture: np.ndarray, owner: np.ndarra
 
 
 def _free_place(rng: np.random.Generator, owner: np.ndarray, radius: float) -> np.ndarray | None:
-    """A centre (x, y) where a shape of this radius lies inside the image and touches no other, if one is found."""
+    """A centre (x, y) of a shape of this radius inside the image that touches no other; None if none is found."""
     height, width = owner.shape
     rows, columns = np.ogrid[:height, :width]
     for _ in range(30):

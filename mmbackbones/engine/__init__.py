@@ -1,4 +1,4 @@
-"""What a run needs beside mmengine: initialization from weights, parameter groups, hooks, adaptation to the device."""
+"""Parts of a run that mmengine lacks: loading of weights, parameter groups, hooks, adaptation to the device."""
 
 from mmbackbones.engine.hooks.checkpoint import CheckpointHook
 from mmbackbones.engine.hooks.numerics import NumericsHook

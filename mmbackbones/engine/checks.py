@@ -1,4 +1,4 @@
-"""What is checked before a run starts: its weights, its data and the number of classes."""
+"""Checks before a run starts: weights, data and number of classes."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from mmbackbones.errors import InputError
 
 
 def require_weights(cfg: Config) -> None:
-    """Refuse to train from random weights by oversight.
+    """Refuse to train from random weights unless the config asks for it.
 
     Raises:
-        InputError: the backbone names no weights and does not say ``init_cfg=None`` either.
+        InputError: the backbone names no weights, and its ``init_cfg`` is not None.
     """
     backbone = cfg.model.backbone
     if 'init_cfg' in backbone and backbone.init_cfg is None:
@@ -30,10 +30,10 @@ def require_weights(cfg: Config) -> None:
 
 
 def require_class_count(cfg: Config, dataset: Dataset) -> None:
-    """Refuse heads for another number of classes than the data set has; the frameworks train on in silence.
+    """Refuse heads whose number of classes differs from the data set's. The frameworks train such heads silently.
 
     Raises:
-        InputError: it names the first such head.
+        InputError: a head has another number of classes; the message names the first one.
     """
     classes = len(dataset.metainfo['classes'])
     model = cfg.model.get('module', cfg.model)
@@ -49,14 +49,15 @@ def require_class_count(cfg: Config, dataset: Dataset) -> None:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:
-    """Stop at faults of the data; with ``data_check='drop'`` let every process train without them.
+    """Check the data and stop if they have faults. With ``data_check='drop'`` every process trains without faulty
+    items.
 
     Args:
-        cfg (Config): the configuration; its data check may change the annotation files of the training.
-        splits (tuple[str, ...]): of its ``{split}_dataloader`` keys.
+        cfg (Config): the configuration. ``'drop'`` may replace its annotation files of the training.
+        splits (tuple[str, ...]): names of the splits, as in its ``{split}_dataloader`` keys.
 
     Returns:
-        dict[str, str]: the fingerprint of each split's data in the first process; nothing in others.
+        dict[str, str]: the fingerprint of each split's data in the first process; empty in others.
 
     Raises:
         InputError: see :func:`mmbackbones.datasets.check.check_config`.

@@ -23,15 +23,15 @@ __all__ = ['run_command', 'test', 'train']
 
 
 def train(argv: list[str] | None = None) -> None:
-    """``tools/train.py CONFIG``: train, then test the last checkpoint and keep its predictions in WORK_DIR/final."""
+    """``tools/train.py CONFIG``: train, test the last checkpoint and write its predictions to WORK_DIR/final."""
     parser = _parser('Train a detector or segmentor, then test its last checkpoint.')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='required',
         metavar='auto|PATH',
-        help='continue from the newest checkpoint of the work dir, which must exist; auto: or start '
-        'if there is none; PATH: from that checkpoint',
+        help='continue from the newest checkpoint of the work dir; without one: error; auto: start a new run if there '
+        'is none; PATH: continue from that checkpoint',
     )
     parser.add_argument('--amp', action='store_true', help='FP16 automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
@@ -69,12 +69,12 @@ def train(argv: list[str] | None = None) -> None:
 
 
 def test(argv: list[str] | None = None) -> None:
-    """``tools/test.py CONFIG CHECKPOINT``: box and mask AP, or single- or multi-scale mIoU."""
+    """``tools/test.py CONFIG CHECKPOINT``: compute box and mask AP, or single- or multi-scale mIoU."""
     parser = _parser('Test a checkpoint.')
     parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
     parser.add_argument('--tta', action='store_true', help='multi-scale and flip test (segmentors)')
-    parser.add_argument('--out', metavar='DIR', help='keep predictions and record in this new folder')
-    parser.add_argument('--show-dir', metavar='DIR', help='paint predictions beside ground truth into this folder')
+    parser.add_argument('--out', metavar='DIR', help='write predictions and record to this new folder')
+    parser.add_argument('--show-dir', metavar='DIR', help='write images of predictions and ground truth to this folder')
     args = parser.parse_args(argv)
 
     cfg = _prepare(args)
@@ -106,13 +106,15 @@ def test(argv: list[str] | None = None) -> None:
 
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file (Python code: it is executed)')
+    parser.add_argument('config', help='config file; it is Python code and is executed')
     parser.add_argument(
-        '--backbone', metavar='NAME', help="model of the zoo in place of the config's, such as vmamba_tiny_s1l8"
+        '--backbone',
+        metavar='NAME',
+        help="a model of the zoo that replaces the config's backbone, such as vmamba_tiny_s1l8",
     )
     parser.add_argument(
         '--work-dir',
-        help='folder for logs and results (default: work_dirs/<config name>, with _<backbone> and _<arm> where given)',
+        help='folder for logs and results (default: work_dirs/<config name>, with _<backbone> and _<arm> if given)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -141,7 +143,7 @@ def _name(cfg: Config, args: argparse.Namespace) -> str:
 
 
 def _identity(cfg: Config, args: argparse.Namespace, options: dict) -> dict:
-    """What says which configuration this is, before it is adapted to the machine."""
+    """The keys of the record that identify this configuration, before it is adapted to the machine."""
     return dict(
         config=f'{_name(cfg, args)}.py',
         config_file=str(args.config),
@@ -154,7 +156,7 @@ def _identity(cfg: Config, args: argparse.Namespace, options: dict) -> dict:
 
 
 def _training_options(cfg: Config, args: argparse.Namespace) -> dict:
-    """Set ``--amp`` and ``--auto-scale-lr``; returns all options as keys of the configuration."""
+    """Apply ``--amp`` and ``--auto-scale-lr``. Returns all options as keys of the configuration."""
     options = dict(args.cfg_options or {})
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -177,19 +179,19 @@ def _augment_test(cfg: Config, config_file: str) -> None:
 
 
 def _resume(cfg: Config, choice: str) -> None:
-    """Set ``load_from`` and ``resume`` from ``--resume``; the weights then come from that checkpoint alone."""
+    """Set ``load_from`` and ``resume`` from ``--resume``. No other weights are loaded then."""
     if choice in ('required', 'auto'):
         found, skipped = find_newest(cfg.work_dir)
         for sentence in skipped:
             say(sentence)
         if found is None and skipped:
-            raise InputError(f'--resume: no checkpoint in {cfg.work_dir} is whole; remove them to start afresh')
+            raise InputError(f'--resume: no checkpoint in {cfg.work_dir} is whole; remove them to start a new run')
         if found is None and choice == 'required':
             raise InputError(
-                f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts afresh, --resume PATH names one'
+                f'--resume: no checkpoint in {cfg.work_dir}; --resume auto starts a new run, --resume PATH names one'
             )
         if found is None:
-            say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting afresh')
+            say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting a new run')
             return
         choice = str(found)
     cfg.load_from, cfg.resume = choice, True
@@ -201,7 +203,7 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
     for notice in adapt_to_device(cfg, launcher):
         say(notice)
     if launcher != 'none' and not is_distributed():
-        # Before the runner does it, so that one process alone prepares folders.
+        # The runner does this too, but folders must be prepared earlier and by one process.
         init_dist(launcher, **cfg.env_cfg.dist_cfg)
 
 

@@ -1,4 +1,4 @@
-"""How a command ends, and what it says on its way."""
+"""Exit codes and messages of the commands."""
 
 import gc
 import os
@@ -11,16 +11,16 @@ import torch.distributed
 from mmbackbones.errors import InputError, TrainingStopped
 
 BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
-# How Python and mmengine say that a config gives a constructor what it does not take, or names an unknown type.
+# Messages of Python and mmengine for a config with an unknown argument of a constructor or an unknown type.
 REFUSED = re.compile(
     r'class `\w+` in |\w+\.__init__\(\) (got an unexpected|missing)|.* is not in the .*registry', re.DOTALL
 )
 
 
 def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
-    """Run a command. Bad input ends it with one line on stderr and exit status 2.
+    """Run a command. Bad input ends it with one line on stderr and exit code 2.
 
-    The other exit statuses stand in docs/reliability.md.
+    docs/reliability.md lists the other exit codes.
     """
     exit_code = 0
     try:
@@ -39,8 +39,8 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
         if distributed:
             torch.distributed.destroy_process_group()
     if distributed:
-        # The group's threads live as long as a wrapped model does, and runner and hooks refer to each other. A thread
-        # that wants something of Python while Python ends aborts the process, whose exit status would be lost.
+        # The group's threads live as long as a wrapped model, and runner and hooks refer to each other. A thread that
+        # calls Python while Python shuts down aborts the process. The exit code would be lost.
         gc.collect()
     if exit_code:
         sys.exit(exit_code)
@@ -52,6 +52,6 @@ def _fail(error: Exception | str, exit_code: int = 2) -> int:
 
 
 def say(sentence: str) -> None:
-    """Print a sentence, from the first process alone."""
+    """Print a sentence in the first process only."""
     if int(os.environ.get('RANK', 0)) == 0:
         print(f'*** {sentence}', flush=True)

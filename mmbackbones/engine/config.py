@@ -1,4 +1,4 @@
-"""Reading a configuration: the file, ``--backbone``, ``--cfg-options`` checked against it, and its identity."""
+"""Read a configuration, apply ``--backbone`` and ``--cfg-options`` to it, and identify it."""
 
 import argparse
 import difflib
@@ -15,7 +15,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.layers.arms import ARMS, Mixers, arm_name, spell_out
 from mmbackbones.paths import find_config
 
-# Keys of ours that a configuration may leave out, beside the Runner's own arguments.
+# Optional keys of a configuration beside the arguments of the Runner.
 OWN_KEYS = (
     'auto_scale_lr',
     'data_check',
@@ -28,7 +28,7 @@ OWN_KEYS = (
     'tta_pipeline',
 )
 ARM_KEY = 'model.backbone.mixers'
-# What says where and on what a run happens, not what it computes.
+# Keys that say where and on what a run happens. They do not change what it computes.
 PLACE_KEYS = (
     'work_dir',
     'launcher',
@@ -45,7 +45,7 @@ PLACE_KEYS = (
 
 
 class Overrides(DictAction):
-    """mmengine's ``KEY=VALUE`` argument, which names the one that lacks its value."""
+    """mmengine's ``KEY=VALUE`` argument, with an error that names an argument without a value."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for text in values:
@@ -55,25 +55,26 @@ class Overrides(DictAction):
 
 
 def parse_options(options: Sequence[str]) -> dict:
-    """``KEY=VALUE`` texts as on the command line, as a dict."""
+    """Parse ``KEY=VALUE`` texts of the command line into a dict."""
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=Overrides)
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
 def load_config(path: str | Path, overrides: dict | None = None, backbone: str | None = None) -> Config:
-    """Read a configuration, exchange its backbone, and merge overrides such as ``{'randomness.seed': 1}`` into it.
+    """Read a configuration, replace its backbone, and merge overrides such as ``{'randomness.seed': 1}`` into it.
 
-    A configuration is Python code and is executed. The name of an arm in ``model.backbone.mixers`` is spelled out, so
-    that an arm has one identity, whichever way it is asked for.
+    A configuration is Python code and is executed. The name of an arm in ``model.backbone.mixers`` is replaced by its
+    mixers, so that both spellings give the same configuration.
 
     Args:
         path: see :func:`find_config`.
         overrides: values by dotted keys.
-        backbone: a model of the zoo in place of the config's own, see :func:`swap_backbone`.
+        backbone: a model of the zoo that replaces the config's backbone, see :func:`swap_backbone`.
 
     Raises:
-        InputError: the file is missing or faulty, has no backbone and is given none, or an override names no key of it.
+        InputError: the file is missing or faulty; no backbone is given in it or in ``backbone``; or an override names
+            no key of it.
     """
     path = find_config(path)
     try:
@@ -100,13 +101,13 @@ def load_config(path: str | Path, overrides: dict | None = None, backbone: str |
 
 
 def arm_of_config(cfg: Config) -> str | None:
-    """Name of the arm, if the backbone is one of the controlled experiment's."""
+    """Name of the arm if the backbone belongs to the controlled experiment, else None."""
     found = _mixers(cfg)
     return None if found is None else arm_name(*found)
 
 
 def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
-    """Class, mixers and, where the config says, blocks of each stage of a controlled network."""
+    """Class, mixers and blocks per stage (None if the config does not state them) of a controlled network."""
     backbone = cfg.model.backbone
     network = str(backbone.get('type')).rpartition('.')[2]
     if network not in ARMS or 'mixers' not in backbone:
@@ -116,15 +117,15 @@ def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
 
 
 def run_name(config: str | Path, backbone: str | None = None, arm: str | None = None) -> str:
-    """What a run is called: its config's name, and the backbone and the arm that it was given."""
+    """Name of a run: its config's name, and the given backbone and arm."""
     stem = Path(config).name.removesuffix('.py')
     return '_'.join(filter(None, (stem, backbone, arm)))
 
 
 def _require_known(cfg: Config, key: str) -> None:
-    """Refuse an option that would create a key nobody reads, as a misspelt one does.
+    """Refuse an option that would create an unused key, such as a misspelt one.
 
-    The last part may be new where a constructor takes it (beside a ``type``) and checks it.
+    The last part may be new beside a ``type``, because the constructor checks it.
     """
     *parents, leaf = key.split('.')
     node, walked = cfg._cfg_dict, ''
@@ -166,7 +167,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def config_hash(cfg: Config) -> str:
-    """First 12 hex digits of the SHA-256 of what ``cfg`` computes; where and on what it runs is left out."""
+    """First 12 hex digits of the SHA-256 of ``cfg`` without the keys that say where and on what it runs."""
     content = Config({key: value for key, value in cfg._cfg_dict.items() if key not in PLACE_KEYS})
     return hashlib.sha256(content.pretty_text.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""What a configuration needs changed to run on this machine. Each change is said once."""
+"""Adapt a configuration to this machine. Each change is reported once."""
 
 import os
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from mmbackbones.errors import InputError
 def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
     """Change ``cfg`` in place so that it runs on this machine.
 
-    Without CUDA: FP32 in place of AMP (CPU autocast has no FP16, and mmcv's CPU ops take float32 only), gloo in place
-    of nccl, BN in place of SyncBN (DDP refuses it on CPU). With CUDA, where mmcv has no CUDA operators: torchvision's.
+    Without CUDA, FP32 replaces AMP (CPU autocast has no FP16, and mmcv's CPU ops take float32 only), gloo replaces
+    nccl, and BN replaces SyncBN (DDP refuses it on CPU). With CUDA, torchvision's operators are used if mmcv has none.
 
     Returns:
         list[str]: one sentence per change.

@@ -1,4 +1,4 @@
-"""Which model's weights a checkpoint holds, for the error message when they do not fit. Slow, so used there only."""
+"""Find out whose weights a checkpoint holds, for the error message when they do not fit. Slow, so only used there."""
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ RESIZED = ('pos_embed', 'pos_grid', 'rope', 'cls_token')
 
 
 def identify(weights: dict[str, Tensor]) -> str | None:
-    """Find the registered backbone and named arch whose parameters these are, in its authors' layout or in ours.
+    """Find the registered backbone and named arch with these parameters, in its authors' layout or in ours.
 
     Args:
         weights: state dict of a backbone or classifier.
@@ -45,7 +45,7 @@ def identify(weights: dict[str, Tensor]) -> str | None:
 
 @functools.cache
 def _fingerprint(backbone: type[Backbone], arch: str) -> tuple[tuple[str, ...], dict[str, torch.Size]]:
-    """Key prefixes that do not tell variants apart, and the shapes of what does."""
+    """Key prefixes that all variants share, and the shapes of the keys that differ."""
     with torch.device('meta'):
         model = _whole(backbone, arch)
     skipped = (*model.allowed_missing, *model.allowed_unexpected, *RESIZED)
@@ -61,7 +61,7 @@ def _shapes(weights: dict[str, Tensor], skipped: tuple[str, ...]) -> dict[str, t
 
 
 def _whole(backbone: type[Backbone], arch: str) -> Backbone:
-    """The model with all its layers: those past the last out index are not built."""
+    """Build the model with all its layers, also those after the last out index."""
     chooses = 'out_indices' in inspect.signature(backbone).parameters
     for last in (35, 23, 19, 3) if chooses else ():
         try:
@@ -72,7 +72,7 @@ def _whole(backbone: type[Backbone], arch: str) -> Backbone:
 
 
 def both_names(weights: dict[str, Tensor], model: Backbone) -> str:
-    """End of a message about weights that do not fit: what the file holds and what the model is."""
+    """End of a message about weights that do not fit: the model of the file and the model of the config."""
     held = identify(weights)
     if held is None:
         return ''

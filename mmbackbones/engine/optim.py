@@ -1,4 +1,4 @@
-"""Parameter groups: one rule for every family, so that no backbone gains by a private exception."""
+"""Parameter groups: one rule for every family, so that no backbone has an advantage through an exception."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ OPTIONS = ('norm_decay_mult', 'bias_decay_mult', 'layer_decay_rate', 'custom_key
 class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Groups parameters by learning rate and weight decay.
 
-    Weight decay leaves out what each backbone's ``no_weight_decay()`` names. ``paramwise_cfg`` may further hold
+    Parameters that a backbone's ``no_weight_decay()`` names have no weight decay. ``paramwise_cfg`` takes these keys:
 
     * ``norm_decay_mult`` (float, default 0): for weights and biases of all norm layers;
     * ``bias_decay_mult`` (float, default 1): for biases elsewhere;

@@ -1,4 +1,4 @@
-"""The initializer that puts published weights into a backbone."""
+"""An initializer that loads published weights into a backbone."""
 
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
@@ -16,12 +16,12 @@ from mmbackbones.registry import WEIGHT_INITIALIZERS
 
 @WEIGHT_INITIALIZERS.register_module()
 class Pretrained:
-    """Load weights that must fit, whoever published them.
+    """Load weights that must fit, in any published layout.
 
-    The keys tell the layouts apart: a whole detector, segmentor or OpenMMLab classifier (keys under ``backbone.``), our
-    own names, or the authors' names, which the module's ``convert_state_dict`` renames. Keys in the module's
-    ``allowed_missing`` may be missing, keys in its ``allowed_unexpected`` may be unexpected. No others may. A module
-    without these attributes must match exactly.
+    The keys identify the layout: a whole detector, segmentor or OpenMMLab classifier (keys under ``backbone.``), our
+    names, or the authors' names, which the module's ``convert_state_dict`` renames. Only keys in the module's
+    ``allowed_missing`` may be missing, and only keys in its ``allowed_unexpected`` may be unexpected. A module without
+    these attributes must match exactly.
 
     Args:
         checkpoint (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.

@@ -1,4 +1,4 @@
-"""The commands ``train`` and ``test`` in a process of their own, their output in a log."""
+"""Run the commands ``train`` and ``test`` in a separate process and write their output to a log."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ def run_logged(command: str, arguments: Sequence[str], log: Path, what: str) -> 
 
     Args:
         command: ``'train'`` or ``'test'``.
-        arguments: of the command.
-        log: file for what it prints; folders above it are made.
-        what: what runs, for the message.
+        arguments: arguments of the command.
+        log: file for its output; parent folders are made.
+        what: name of the run in the message.
 
     Raises:
-        InputError: the command failed; the message names the log and the command's own last error line.
+        InputError: the command failed; the message names the log and the last error line of the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('w') as file:

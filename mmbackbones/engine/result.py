@@ -1,4 +1,4 @@
-"""What a training or a test leaves: its record, its predictions, and a line for the user."""
+"""Results of a training or test: its record, its predictions, and a line for the user."""
 
 from pathlib import Path
 
@@ -20,15 +20,15 @@ def keep_result(
     folder: OutputFolder | None,
     facts: dict,
 ) -> None:
-    """Give the work dir a line in its records, and the predictions the same record.
+    """Append a record to the work dir and write the same record beside the predictions.
 
     Args:
         cfg (Config): the configuration as it ran on this machine.
-        identity (dict): keys of the record that say which configuration it is, as taken before it was adapted.
-        fingerprints (dict[str, str]): of the data of each split.
-        runner (Runner): after the test.
-        metrics (dict): what the test gave.
-        folder (OutputFolder, optional): of the predictions.
+        identity (dict): keys of the record that identify the configuration before it was adapted to the machine.
+        fingerprints (dict[str, str]): fingerprint of the data of each split.
+        runner (Runner): the runner after the test.
+        metrics (dict): results of the test.
+        folder (OutputFolder, optional): folder of the predictions.
         facts (dict): further keys of the record.
     """
     dataset = runner.test_dataloader.dataset
@@ -53,14 +53,14 @@ def keep_result(
 
 
 def headline(cfg: Config, metrics: dict) -> str:
-    """The metrics that the task is known for, in one line."""
+    """The main metrics of the task in one line."""
     if task_of(cfg) == 'detection':
         return f'box AP {metrics["coco/bbox_mAP"]:.3f}  mask AP {metrics["coco/segm_mAP"]:.3f}'
     return f'mIoU {metrics["mIoU"]:.2f}'
 
 
 def paint_into(cfg: Config, folder: str) -> None:
-    """Set a configuration to paint predictions beside the ground truth into a folder."""
+    """Make a configuration write images of predictions and ground truth to a folder."""
     hook = cfg.default_hooks.visualization
     hook.draw, hook.interval = True, 1
     if task_of(cfg) == 'detection':

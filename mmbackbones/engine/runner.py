@@ -1,4 +1,4 @@
-"""The runner of our commands: mmengine's, with loading that must fit and executes nothing."""
+"""The runner of our commands: mmengine's, with strict loading that executes no code."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class Runner(MMRunner):
     The backbone's weights may have their authors' names: released detectors and segmentors load as they are.
 
     The configuration text in a checkpoint is left out, because mmengine executes it on resuming. Objects of foreign
-    code are left out, too. The smoothed losses that mmengine's own hook saves are such objects; they begin anew.
+    code are left out, too. The smoothed losses that mmengine's hook saves are such objects; they start anew.
     """
 
     _resuming = False
@@ -70,7 +70,7 @@ class Runner(MMRunner):
 
         Args:
             filename (str): see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
-            map_location: where the tensors go before they are copied into the model.
+            map_location: device of the tensors before they are copied into the model.
             strict (bool): False: keys may be missing, unexpected or of another shape.
             revise_keys (Sequence[tuple[str, str]]): rules of ``re.sub`` for the keys.
 
@@ -78,8 +78,8 @@ class Runner(MMRunner):
             dict: the content of the checkpoint, as plain data.
 
         Raises:
-            InputError: the file cannot be read, or keys are missing, unexpected or of another shape, all of them
-                listed; on resuming also if it holds no state of a training.
+            InputError: the file cannot be read, or keys are missing, unexpected or of another shape; the message lists
+                them all. On resuming also if the file has no state of a training.
         """
         checkpoint = load_checkpoint(filename, map_location)
         content, left_out = checkpoint

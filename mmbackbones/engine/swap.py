@@ -1,8 +1,8 @@
-"""``--backbone NAME``: exchange the backbone of a config, and with it all that depends on its maps.
+"""``--backbone NAME``: replace the backbone of a config, and every setting that depends on its maps.
 
-The result is the configuration of that backbone's own file: options, drop path and weights are the zoo's, channels and
-strides are those of the registered class. A plain backbone, whose maps have one stride, gets the neck that makes a
-pyramid: SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet.
+The result equals the config file of that backbone. Options, drop path and weights come from the zoo, channels and
+strides from the registered class. The maps of a plain backbone have one stride, so it gets a neck that makes a pyramid:
+SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet.
 """
 
 import functools
@@ -22,15 +22,15 @@ SEGMENTOR_HEADS = ('UPerHead', 'FCNHead')
 
 
 def swap_backbone(cfg: Config, name: str) -> None:
-    """Exchange the backbone of ``cfg``, in place.
+    """Replace the backbone of ``cfg``, in place.
 
     Args:
-        cfg: of a detector with FPN or a simple pyramid, or of a segmentor with UperNet or a context-free FCN head. It
-            may have no backbone yet, as the configs of ``configs/tasks`` have none.
-        name: of a model of the zoo.
+        cfg: a detector with FPN or a simple pyramid, or a segmentor with UperNet or a context-free FCN head. It may
+            have no backbone, like the configs in ``configs/tasks``.
+        name: a model of the zoo.
 
     Raises:
-        InputError: unknown name, an authors' recipe, or a neck or head that this does not know.
+        InputError: unknown name, a recipe of the authors, or an unsupported neck or head.
     """
     if cfg.get('recipe') == 'native':
         raise InputError(
@@ -48,14 +48,14 @@ def swap_backbone(cfg: Config, name: str) -> None:
 
 @functools.cache
 def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of a backbone's maps; neither memory nor random numbers are used."""
+    """Channels and strides of a backbone's maps. Built on the meta device: no memory, no random numbers."""
     with torch.device('meta'):
         backbone = MODELS.build({**backbone_config(name, task), 'init_cfg': None})
     return backbone.out_channels, backbone.out_strides
 
 
 def _scales(stride: int) -> list[float]:
-    """What turns maps of one stride into a pyramid."""
+    """Scales that turn maps of one stride into a pyramid."""
     return [stride // wanted if stride % wanted == 0 else stride / wanted for wanted in STRIDES]
 
 

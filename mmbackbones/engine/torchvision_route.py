@@ -1,9 +1,9 @@
-"""Mask R-CNN on a GPU although mmcv was built without CUDA operators: torchvision's RoIAlign and NMS step in.
+"""Run Mask R-CNN on a GPU if mmcv was built without CUDA operators: torchvision's RoIAlign and NMS replace mmcv's.
 
-Building mmcv for CUDA takes an nvcc of torch's own CUDA version, which most machines lack. On the device Mask R-CNN
-needs two of its operators alone, and torchvision's wheels bring both, compiled. The algorithms are the same: RoIAlign
-with ``aligned`` as in detectron2, and greedy NMS (torchvision sorts stably, so ties keep their order). CPU tensors go
-to mmcv as before.
+Building mmcv for CUDA needs an nvcc of torch's CUDA version, which most machines lack. On the GPU Mask R-CNN needs only
+two of mmcv's operators, and torchvision's wheels contain both, compiled. The algorithms are the same: RoIAlign with
+``aligned`` as in detectron2, and greedy NMS (torchvision sorts stably, so ties keep their order). mmcv still handles
+CPU tensors.
 """
 
 import functools
@@ -39,7 +39,7 @@ def torchvision_roi_align(
         output_size: height and width h, w of a region.
         spatial_scale: pixels of ``input`` per pixel of the image.
         sampling_ratio: samples per bin and side; 0: as many as the bin has pixels.
-        pool_mode: ``'avg'``, the only one that torchvision has.
+        pool_mode: ``'avg'``, the only mode of torchvision.
         aligned: whether pixel centres lie at half-integers.
 
     Returns:
@@ -49,7 +49,7 @@ def torchvision_roi_align(
 
     if pool_mode != 'avg':
         raise InputError(
-            f'roi_layer.pool_mode={pool_mode}: torchvision has avg alone, and mmcv was built without CUDA '
+            f'roi_layer.pool_mode={pool_mode}: torchvision has only avg, and mmcv was built without CUDA '
             'operators (docs/install.md)'
         )
     # Coordinates in half precision would be whole pixels off at the far end of an image.
@@ -66,10 +66,10 @@ def torchvision_nms(
     Args:
         boxes: [N, 4] x1, y1, x2, y2.
         scores: [N].
-        iou_threshold: a box that overlaps a better one by more is dropped.
+        iou_threshold: a box that overlaps a better one by more than this is dropped.
         offset: 1: a box from x1 to x2 is x2 - x1 + 1 wide.
         score_threshold: boxes up to this score are dropped first, if it is positive.
-        max_num: keep at most so many; -1: all.
+        max_num: largest number of boxes to keep; -1: all.
 
     Returns:
         tuple[Tensor, Tensor]: kept boxes with their scores [K, 5] and indices int64 [K], best first.
@@ -89,10 +89,10 @@ def torchvision_nms(
 
 
 def install() -> str:
-    """Send CUDA tensors of mmcv's RoIAlign and NMS to torchvision, in this process.
+    """Make mmcv's RoIAlign and NMS call torchvision for CUDA tensors, in this process.
 
     Returns:
-        str: what was done, for the log.
+        str: a sentence for the log.
 
     Raises:
         InputError: torchvision has no compiled operators that fit this torch.

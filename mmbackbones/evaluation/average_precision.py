@@ -1,7 +1,7 @@
 """COCO average precision of many resamples of the images at once.
 
-hotcoco matches detections to objects once, with pycocotools' digits. An image that is drawn n times then counts n
-times: its detections and objects enter the precision-recall curve with weight n, as n copies of it would.
+hotcoco matches detections to objects once, with pycocotools' digits. An image that is drawn n times counts n times: its
+detections and objects have weight n in the precision-recall curve, as if there were n copies of it.
 """
 
 import json
@@ -30,12 +30,12 @@ CHUNK = 8_000_000  # weights held at once; larger blocks fall out of the caches
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Detections of one class by falling score, equal scores in the order of the images.
+    """Detections of one class by falling score. Equal scores are in the order of the images.
 
     Attributes:
         image (int [D]): place of the image in ``Matches.image_ids``.
-        hit (bool [T, D]): found an object that no better detection had found, by IoU threshold.
-        ignored (bool [T, D]): counts neither as hit nor as miss, such as one on a crowd.
+        hit (bool [T, D]): whether it found an object that no better detection found, by IoU threshold.
+        ignored (bool [T, D]): whether it counts neither as hit nor as miss, such as a detection of a crowd.
     """
 
     image: np.ndarray
@@ -49,7 +49,7 @@ class Matches:
 
     Attributes:
         image_ids (list[int]): images, by rising id.
-        truths (int32 [classes, images]): objects to be found.
+        truths (int32 [classes, images]): number of objects to find.
         classes (list[ClassMatches]): one per row of ``truths``.
     """
 
@@ -71,14 +71,14 @@ def match_detections(
         annotations: COCO annotation file.
         predictions: COCO results file of all images.
         iou_type: ``'bbox'`` or ``'segm'``.
-        areas: names of :data:`AREAS`.
+        areas: keys of :data:`AREAS`.
         class_names: classes that count; by default all.
 
     Returns:
         Area name -> matches.
 
     Raises:
-        InputError: a file is missing, damaged, or the two do not belong together.
+        InputError: a file is missing or damaged, or the two do not belong together.
     """
     truth = load_annotations(annotations)
     images = {image_id: place for place, image_id in enumerate(sorted(image['id'] for image in truth['images']))}
@@ -110,11 +110,11 @@ def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
     """AP of resamples.
 
     Args:
-        matches: of one model.
+        matches: matches of one model.
         counts (int [R, images]): how often each resample drew each image.
 
     Returns:
-        float64 [R, T]: mean over the classes that occur in a resample, by IoU threshold; NaN where none does.
+        float64 [R, T]: mean over the classes that occur in a resample, by IoU threshold; NaN if none occurs.
     """
     by_class = class_precision(matches, counts)
     occurs = ~np.isnan(by_class[..., 0])  # [R, classes]
@@ -179,7 +179,7 @@ def _precision_of(found: ClassMatches, counts: np.ndarray, truths: np.ndarray) -
 def _area_under_curve(
     weights: np.ndarray, seen: np.ndarray, hit: np.ndarray, ignored: np.ndarray, truths: np.ndarray
 ) -> np.ndarray:
-    """Interpolated precision, averaged over the 101 recalls; the curve is needed at its hits only."""
+    """Interpolated precision, averaged over the 101 recalls. Only the points of hits are needed."""
     places = np.flatnonzero(hit)
     if not places.size:
         return np.zeros(len(weights))
@@ -197,10 +197,10 @@ def _area_under_curve(
 
 
 def load_annotations(path: Path) -> dict:
-    """A COCO annotation file.
+    """Read a COCO annotation file.
 
     Raises:
-        InputError: it is missing or no such file.
+        InputError: it is missing or not such a file.
     """
     try:
         truth = json.loads(Path(path).read_bytes())
@@ -214,10 +214,10 @@ def load_annotations(path: Path) -> dict:
 
 
 def read_results(path: Path, images: dict[int, int]) -> list[dict]:
-    """A COCO results file, all of whose images are among ``images``.
+    """Read a COCO results file, whose images must be among ``images``.
 
     Raises:
-        InputError: it is missing, damaged or of other images.
+        InputError: it is missing or damaged, or has other images.
     """
     try:
         results = json.loads(Path(path).read_bytes())

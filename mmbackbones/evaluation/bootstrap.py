@@ -1,8 +1,8 @@
 """Paired bootstrap over images, and over seeds and images: draws, intervals, p-values and their correction.
 
 A resample draws as many images as there are, with replacement, and counts an image as often as it was drawn (Efron
-1979, https://doi.org/10.1214/aos/1176344552). All models are scored on the same draws: what makes an image hard for all
-of them cancels in a difference.
+1979, https://doi.org/10.1214/aos/1176344552). All models are scored on the same draws, so that the difficulty of an
+image cancels in a difference.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ SEEDS_FOR_METHODS = 3  # per arm; with fewer nothing is said about methods
 
 
 def draw_counts(images: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each image stands in each sample: row 0 is the data itself (ones), the others are resamples.
+    """How often each sample contains each image. Row 0 is the data itself (ones), the others are resamples.
 
     Returns:
         int32 [1 + resamples, images].
@@ -39,7 +39,8 @@ def mean_iou(intersect: np.ndarray, union: np.ndarray, counts: np.ndarray) -> np
         counts (int [R, images]): how often each resample drew each image.
 
     Returns:
-        float64 [R]: mean over the classes that are labelled or predicted anywhere in the resample; NaN without any.
+        float64 [R]: mean over the classes that are labelled or predicted anywhere in the resample; NaN if there are
+        none.
     """
     by_class = ratio_of_sums(intersect, union, counts)
     occurs = ~np.isnan(by_class)
@@ -48,15 +49,15 @@ def mean_iou(intersect: np.ndarray, union: np.ndarray, counts: np.ndarray) -> np
 
 
 def ratio_of_sums(part: np.ndarray, whole: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sum of ``part`` over that of ``whole`` in resamples, column by column.
+    """Sum of ``part`` divided by the sum of ``whole`` in resamples, column by column.
 
     Args:
-        part (int [images, columns]): what counts, such as pixels of an intersection or right answers.
-        whole (int [images, columns]): out of what.
+        part (int [images, columns]): such as pixels of an intersection or right answers.
+        whole (int [images, columns]): such as pixels of a union or all answers.
         counts (int [R, images]): how often each resample drew each image.
 
     Returns:
-        float64 [R, columns]; NaN where the whole of a resample is 0.
+        float64 [R, columns]; NaN if the sum of ``whole`` is 0.
     """
     # float64 is exact up to 2**53, and unlike int64 has a fast product
     part, whole = (counts.astype(float) @ areas.astype(float) for areas in (part, whole))
@@ -68,8 +69,8 @@ def mean_over_seeds(values: np.ndarray, rng: np.random.Generator | None) -> np.n
 
     Args:
         values (float [runs, 1 + R]): score of each run in the data and in each resample.
-        rng: draws the runs of every resample anew, which makes the bootstrap hierarchical. It draws one run fewer than
-            there are, because n of n would understate their variance by (n - 1) / n (Rao and Wu 1988,
+        rng: draws runs for every resample, which makes the bootstrap hierarchical. It draws one run fewer than there
+            are, because n of n would understate their variance by (n - 1) / n (Rao and Wu 1988,
             https://doi.org/10.1080/01621459.1988.10478591). None keeps all runs.
 
     Returns:
@@ -84,7 +85,7 @@ def mean_over_seeds(values: np.ndarray, rng: np.random.Generator | None) -> np.n
 
 
 def interval(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of resampled values. NaN, where a resample had nothing to score, is left out."""
+    """Percentile interval of resampled values. NaN values, from resamples with nothing to score, are left out."""
     known = differences[~np.isnan(differences)]
     if not known.size:
         return float('nan'), float('nan')
@@ -95,7 +96,7 @@ def interval(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, 
 def p_value(differences: np.ndarray) -> float:
     """Two-sided p-value of no difference: twice the smaller share of resampled differences beyond zero.
 
-    It inverts the percentile interval, and never is less than 2 / (R + 1).
+    It inverts the percentile interval and is at least 2 / (R + 1).
     """
     known = differences[~np.isnan(differences)]
     tail = min(np.count_nonzero(known <= 0), np.count_nonzero(known >= 0))
@@ -103,7 +104,7 @@ def p_value(differences: np.ndarray) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number, so that the chance of any false claim stays below the level (Holm 1979)."""
+    """Correct p-values for their number, so that the chance of any false claim stays below the level (Holm 1979)."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(np.argsort(p_values, kind='stable')):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))

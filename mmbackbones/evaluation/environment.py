@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def environment() -> dict:
-    """The part of a record that says where it was made.
+    """The part of a record that describes the machine and the software.
 
     Returns:
         dict: ``versions`` (by package), ``python``, ``device``, ``commit`` (see :func:`commit`) and ``date`` (UTC, ISO
@@ -42,7 +42,7 @@ def environment() -> dict:
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of the installed ones of these packages."""
     versions = {}
     for package in packages:
         try:
@@ -53,7 +53,7 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of this source tree, with ``+`` where tracked files differ from it; None if git does not track it.
+    """Commit of this source tree, with ``+`` if tracked files differ from it; None if git does not track the tree.
 
     A package that is installed within the checkout of another project has no commit: that project does not track it.
     """
@@ -70,7 +70,7 @@ def _git(*arguments: str) -> str:
 
 
 def cpu_model() -> str:
-    """Name of the processor with its family and model, as Linux tells them; elsewhere what Python knows."""
+    """Name of the processor with its family and model on Linux; elsewhere the name that Python reports."""
     cpuinfo = Path('/proc/cpuinfo')
     facts: dict[str, str] = {}
     for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():

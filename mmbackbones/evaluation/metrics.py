@@ -16,9 +16,9 @@ AREAS = ('intersect', 'union', 'prediction', 'label')
 class IoUMetric(SegIoUMetric):
     """mIoU over the data set; all arguments are mmseg's.
 
-    With ``output_dir`` it writes, beside mmseg's index PNGs (label + 1 where the zero label is reduced), the file
-    ``areas.npz``: ``image_ids`` [N] (file stems) and, in pixels, ``intersect``, ``union``, ``prediction`` and
-    ``label``, each int64 [N, classes].
+    With ``output_dir`` it writes mmseg's index PNGs (label + 1 if the zero label is reduced) and the file
+    ``areas.npz``. This file has ``image_ids`` [N] (file stems) and, in pixels, ``intersect``, ``union``, ``prediction``
+    and ``label``, each int64 [N, classes].
     """
 
     def __init__(self, *args: object, output_dir: str | None = None, **kwargs: object):

@@ -1,8 +1,8 @@
 """What a test leaves on disk, complete or not at all: predictions, and beside them the record of what made them.
 
-A folder holds ``run.json`` (the record) and, for detectors, ``predictions.bbox.json`` and ``predictions.segm.json``
-(COCO results, masks as RLE), for segmentors ``masks/*.png`` (index masks) and ``areas.npz`` (see
-:class:`mmbackbones.evaluation.metrics.IoUMetric`). No pickle.
+A folder holds ``run.json`` (the record). For detectors it also holds ``predictions.bbox.json`` and
+``predictions.segm.json`` (COCO results, masks as RLE); for segmentors, ``masks/*.png`` (index masks) and ``areas.npz``
+(see :class:`mmbackbones.evaluation.metrics.IoUMetric`). No file is a pickle.
 """
 
 import json
@@ -35,8 +35,8 @@ class OutputFolder:
     """A folder that appears under its name only when it is complete.
 
     Args:
-        path: the folder to make.
-        replace (bool): whether an earlier one under that name may be replaced, once the new one is complete.
+        path: folder to make.
+        replace (bool): whether the complete folder may replace an earlier one.
 
     Raises:
         InputError: the folder exists, is not empty and may not be replaced.
@@ -61,7 +61,7 @@ class OutputFolder:
                 metric['output_dir'] = str(self.partial)
 
     def commit(self, record: dict) -> None:
-        """Add the record and give the folder its name; an earlier folder goes only now."""
+        """Add the record and rename the folder to its final name. Only now an earlier folder is removed."""
         barrier()
         if is_main_process():
             (self.partial / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + '\n')

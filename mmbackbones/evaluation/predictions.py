@@ -24,9 +24,9 @@ class FinishedRun:
     """A folder of saved predictions.
 
     Attributes:
-        folder (Path): where the predictions lie.
-        work_dir (Path): where the run's records lie.
-        record (dict): what ``run.json`` says.
+        folder (Path): folder of the predictions.
+        work_dir (Path): folder of the run's records.
+        record (dict): content of ``run.json``.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ def load_run(path: str | Path) -> FinishedRun:
     """Find the predictions of ``tools/test.py --out PATH``, or those of ``tools/train.py --work-dir PATH``.
 
     Raises:
-        InputError: there are none, or they are half-written.
+        InputError: there are none, or they are incomplete.
     """
     path = Path(path)
     folder = next((folder for folder in (path, path / 'final') if (folder / RECORD).is_file()), None)
@@ -61,7 +61,7 @@ def load_run(path: str | Path) -> FinishedRun:
 
 
 def annotation_file(run: FinishedRun, given: Path | None = None) -> Path:
-    """COCO annotations that the run was tested on: ``given``, or what its config names.
+    """COCO annotations that the run was tested on: ``given``, or the file that its config names.
 
     Raises:
         InputError: there is no such file.
@@ -73,11 +73,11 @@ def annotation_file(run: FinishedRun, given: Path | None = None) -> Path:
 
 
 class Sample:
-    """The images that runs were tested on, in the order of all scores, and how they fall into groups.
+    """The images that runs were tested on, in the order of all scores, and their groups.
 
     Args:
-        run: any of the runs; the others must have been tested on the same images.
-        annotations: COCO annotation file, for detectors; by default the one that the run's config names.
+        run: one of the runs; the others must have been tested on the same images.
+        annotations: COCO annotation file, for detectors; by default the file that the run's config names.
 
     Raises:
         InputError: files of predictions are missing, or images of the annotations were not tested.
@@ -104,10 +104,10 @@ class Sample:
 
 
 def tokens_of(settings: dict, sizes: Sequence[tuple[int, int]]) -> np.ndarray | None:
-    """Tokens of 16 x 16 pixels that the test pipeline makes of images; None if it crops or pads in ways unknown here.
+    """Number of 16 x 16 pixel tokens of each image after the test pipeline; None if it crops or pads in an unknown way.
 
     Args:
-        settings: of a record.
+        settings: settings of a record.
         sizes: width and height of each image in pixels.
     """
     pipeline = settings['test_dataloader']['dataset']['pipeline']
@@ -142,7 +142,7 @@ def _thirds(values: np.ndarray, unit: str) -> dict[str, np.ndarray]:
 
 
 def range_text(values: np.ndarray, form: str) -> str:
-    """``'3 to 7'``, or ``'3'`` where all are equal; ``form`` is a format such as ``','``."""
+    """``'3 to 7'``, or ``'3'`` if all are equal; ``form`` is a format such as ``','``."""
     return ' to '.join(dict.fromkeys(format(value, form) for value in (values.min(), values.max())))
 
 

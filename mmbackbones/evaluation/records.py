@@ -1,7 +1,7 @@
 """The record of a run, one line of JSON, and the rules that say which records may stand in one table.
 
-Every training, test, measurement and comparison appends its record to a ``records.jsonl``. Tables and figures come from
-records and from nothing else.
+Every training, test, measurement and comparison appends its record to a ``records.jsonl``. Tables and figures come only
+from records.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ DECLARED = (
 )
 # A backbone of a single stride needs a neck of its own, which makes the pyramid.
 PYRAMIDS = ('mmbackbones.SimpleFeaturePyramid', 'Feature2Pyramid')
-# Settings that reach a result; other keys of a config name variables or say what is logged.
+# Settings that affect a result. Other keys of a config are variables or control the log.
 SETTINGS = (
     'model',
     'train_dataloader',
@@ -79,12 +79,12 @@ SURROUNDINGS = ('device', 'versions', 'commit', 'scan_backend', 'python')
 
 
 def settings_of(cfg: Config) -> dict:
-    """The settings of a configuration that reach its result, as plain data."""
+    """The settings of a configuration that affect its result, as plain data."""
     return plain_data({key: cfg._cfg_dict[key] for key in SETTINGS + MULTI_SCALE if key in cfg._cfg_dict})
 
 
 def plain_data(node: dict) -> dict:
-    """A part of a configuration as JSON holds it: a tuple as a list, and what JSON does not know as its text."""
+    """Convert a part of a configuration to JSON types: tuples to lists, types that JSON lacks to text."""
     return json.loads(json.dumps(node, default=str))
 
 
@@ -94,7 +94,7 @@ def plain_floats(node: object) -> object:
 
 
 def append_record(path: str | Path, record: dict) -> None:
-    """Append a record as one line, which is on the disk when this returns. A half line before it stays apart.
+    """Append a record as one line and flush it to the disk. It starts on a new line even after a half-written one.
 
     Raises:
         ValueError: the record lacks a key of ``REQUIRED``.
@@ -120,7 +120,7 @@ def _warn(sentence: str) -> None:
 
 
 def read_records(path: str | Path, report: Callable[[str], None] = _warn) -> list[dict]:
-    """Records of a file in the order written, under today's names; what is no record is named to ``report``.
+    """Read the records of a file in the order written, with old names replaced. ``report`` gets each line that is none.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
@@ -160,7 +160,7 @@ def _with_new_names(record: dict) -> dict:
 
 
 def flatten(node: object, prefix: str = '') -> dict[str, object]:
-    """Leaves of nested dicts and lists by their dotted keys; a list of plain values is a leaf."""
+    """Leaves of nested dicts and lists by their dotted keys. A list of plain values is a leaf."""
     if (isinstance(node, dict) and node) or (isinstance(node, list) and any(isinstance(x, dict | list) for x in node)):
         items = node.items() if isinstance(node, dict) else enumerate(node)
         return {name: value for key, child in items for name, value in flatten(child, f'{prefix}{key}.').items()}
@@ -168,11 +168,12 @@ def flatten(node: object, prefix: str = '') -> dict[str, object]:
 
 
 def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[str]:
-    """Keys that keep records out of one table; with an empty list they may be compared.
+    """Keys that forbid to compare records. If there are none, the records may be in one table.
 
     Args:
-        records: any kinds; results of trainings and tests may meet, other kinds only their own.
-        allow: further dotted keys, or prefixes of them, that may differ because they are what is compared.
+        records: records of any kind. Trainings and tests may be compared with each other, other kinds only with their
+            own kind.
+        allow: further dotted keys, or prefixes of keys, that may differ.
     """
     kinds = {'result' if record['kind'] in RESULTS else record['kind'] for record in records}
     if len(kinds) > 1:
@@ -195,7 +196,7 @@ def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[s
 
 
 def surroundings(records: Sequence[dict]) -> list[str]:
-    """Sentences on what else differs between comparable records, such as the device."""
+    """Sentences about other differences between comparable records, such as the device."""
     notes = []
     for key in SURROUNDINGS:
         if key == 'versions':
@@ -212,7 +213,7 @@ def surroundings(records: Sequence[dict]) -> list[str]:
 
 
 def arm_of(record: dict) -> str:
-    """Identity of the method behind a result: what it computes on which data, whatever the seed."""
+    """Identity of the method behind a result: its settings and data without the seed."""
     facts = _settings(record) | {key: record.get(key) for key in ('task', 'data_fingerprint', 'tta')}
     if 'settings' not in record:
         facts['config'] = record['config']
@@ -226,7 +227,7 @@ def _facts(record: dict) -> dict[str, object]:
 
 
 def _settings(record: dict) -> dict[str, object]:
-    """Settings that reach the result, by dotted keys."""
+    """Settings that affect the result, by dotted keys."""
     if 'settings' not in record:
         return {'settings': 'not recorded'}
     wanted = SETTINGS + (MULTI_SCALE if record.get('tta') else ())

@@ -24,14 +24,14 @@ def score(
     """Scores of a run in percent; the overall one is under the split and group ``'all'``.
 
     Args:
-        run: finished run.
-        sample: its images.
+        run: a finished run.
+        sample: the images of the run.
         counts (int [R, images]): how often each resample drew each image; row 0 is the data itself.
-        splits: of :data:`SPLITS`.
-        metrics: of :data:`IOU_TYPES`, for detectors.
+        splits: some of :data:`SPLITS`.
+        metrics: some of :data:`IOU_TYPES`, for detectors.
 
     Raises:
-        InputError: predictions are missing or damaged, or do not give the score that the record states.
+        InputError: predictions are missing or damaged, or do not give the score of the record.
     """
     if run.record['task'] == 'detection':
         values: Values = {}

@@ -1,1 +1,1 @@
-"""What starts runs: suites, the quickstart, miniature trainings."""
+"""Code that starts runs: suites, the quickstart, miniature trainings."""

@@ -1,18 +1,18 @@
-"""The command lines with which this package calls itself: no script of a checkout is needed."""
+"""Command lines by which this package calls itself, without a script of the checkout."""
 
 import os
 import sys
 
 
 def command(name: str, *arguments: str, processes: int = 1, port: int = 29500) -> list[str]:
-    """``python -m mmbackbones NAME ARGUMENTS``, by torchrun where there are several processes.
+    """``python -m mmbackbones NAME ARGUMENTS``, with torchrun if there are several processes.
 
     Args:
         name: ``'train'`` or ``'test'``.
-        arguments: of the command.
-        processes: on this machine; 0 and 1: this python alone.
-        port: where they find each other. As for ``tools/dist_train.sh``, several machines set ``NNODES``,
-            ``NODE_RANK`` and ``MASTER_ADDR``.
+        arguments: arguments of the command.
+        processes: number of processes on this machine; 0 and 1: one, without torchrun.
+        port: port by which they connect. Several machines set ``NNODES``, ``NODE_RANK`` and ``MASTER_ADDR``, as for
+            ``tools/dist_train.sh``.
     """
     call = ['-m', 'mmbackbones', name, *arguments]
     if processes < 2:

@@ -1,7 +1,7 @@
-"""Does every backbone learn? Each miniature of the zoo trained and tested on both tasks of generated shapes.
+"""Test whether every backbone learns: train and test each miniature of the zoo on both tasks of generated shapes.
 
-A run is ``python -m mmbackbones train`` in its own process, as a user would call it; the untrained model is the same
-command with no iterations. Scores are those of the last checkpoint, read from the record that the command leaves.
+A run is ``python -m mmbackbones train`` in its own process, as a user calls it. The untrained model is the same command
+with no iterations. Scores are those of the last checkpoint, from the record that the command writes.
 """
 
 import csv
@@ -52,10 +52,10 @@ def run(name: str, work_dir: Path, data: Path, iterations: int | None = None) ->
     """Train and test one miniature in one task.
 
     Args:
-        name: of ``RUNS``.
-        work_dir: folder for the logs; what the command prints goes to ``train.log`` there.
+        name: one of ``RUNS``.
+        work_dir: folder for the logs. ``train.log`` there has the output of the command.
         data: folder that ``tools/make_shapes.py`` made.
-        iterations: in place of the config's.
+        iterations: replaces the number in the config.
 
     Returns:
         dict: the record of the test, see :mod:`mmbackbones.evaluation.outputs`.
@@ -93,7 +93,7 @@ def score(record: dict) -> float:
 
 
 def train_miniature(name: str, work_dir: Path, data: Path) -> dict[str, str]:
-    """Run a miniature untrained and trained; the arguments are those of :func:`run`.
+    """Score a miniature untrained and trained. The arguments are those of :func:`run`.
 
     Returns:
         dict[str, str]: a row of the table, by ``COLUMNS``; ``learned`` is ``yes`` or ``no``.
@@ -125,10 +125,10 @@ def train_miniature(name: str, work_dir: Path, data: Path) -> dict[str, str]:
 
 
 def read_csv(path: Path) -> dict[str, dict[str, str]]:
-    """Rows of an earlier table by config; none if there is no file.
+    """Rows of an earlier table by config; empty if there is no file.
 
     Raises:
-        InputError: the file is another table.
+        InputError: the file has another table.
     """
     if not path.exists():
         return {}

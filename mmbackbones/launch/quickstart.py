@@ -1,4 +1,4 @@
-"""The main job in small: train and test a detector and a segmentor on generated shapes, and judge the outcome.
+"""Train and test a small detector and segmentor on generated shapes, and check their scores.
 
 Runs the same commands that a user runs, each in its own process: ``train`` for both tasks side by side, then ``test``,
 at one scale and at several. Everything lands in a new folder; the exit status says whether the
@@ -38,7 +38,7 @@ PROGRESS = re.compile(r'(Iter\((?:train|test)\)) \[ *(\d+)/(\d+)\](?:.*?eta: ([\
 
 
 def intersection_over_union(folder: Path, classes: Sequence[str]) -> dict[str, float]:
-    """IoU of every class and, under ``'all'``, their mean, from the areas that a test kept."""
+    """IoU of every class and, under ``'all'``, their mean, from the areas that a test wrote."""
     with np.load(folder / 'areas.npz') as areas:
         union = areas['union'].sum(0)
         iou = np.where(union > 0, areas['intersect'].sum(0) / np.maximum(union, 1), np.nan)
@@ -59,7 +59,7 @@ def summarize(run: Path, data: Path) -> dict[str, dict[str, float]]:
 
 
 def gate(scores: dict[str, dict[str, float]]) -> list[str]:
-    """Say in what the scores fall short, one sentence each; an empty list is a pass."""
+    """One sentence for each score that is too low. An empty list is a pass."""
     reached = [(name, scores[name]['all'], floor) for name, floor in FLOORS.items()]
     reached += [(f'IoU of class {name}', iou, CLASS_IOU_FLOOR) for name, iou in scores['mIoU'].items() if name != 'all']
     # "not >=" so that NaN fails too
@@ -75,7 +75,7 @@ def _report(scores: dict[str, dict[str, float]], console: Console) -> None:
 
 
 class _Job(threading.Thread):
-    """One command in its own process: the full log in a file, progress on the console."""
+    """One command in its own process. A file has the full log, the console shows progress."""
 
     def __init__(self, name: str, command: list[str], log: Path):
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""The command ``suite``: train and test everything in a suite file, and tell what becomes of each run."""
+"""The command ``suite``: train and test everything in a suite file, and print the outcome of each run."""
 
 import argparse
 import sys

@@ -1,8 +1,8 @@
-"""Many trainings from one list (see :mod:`mmbackbones.launch.suite_file`), resumed where an earlier call left off.
+"""Run many trainings from one list (see :mod:`mmbackbones.launch.suite_file`). A later call resumes them.
 
-Every training with every seed is a job of its own. Jobs go through submitit, and run the commands of
-``python -m mmbackbones`` in the folder from which the suite was started. A run lives in
-``WORK_DIR/<name>/seed<k>`` and is finished once its record says so: nothing else is remembered.
+Each training with each seed is one job. submitit starts the jobs. They run the commands of ``python -m mmbackbones`` in
+the folder from which the suite was started. A run has the folder ``WORK_DIR/<name>/seed<k>``. It is finished if its
+record says so; no other state is kept.
 """
 
 import functools
@@ -32,16 +32,16 @@ MONTH_MIN = 60 * 24 * 31  # submitit stops a local job after five minutes unless
 
 @dataclass
 class Run:
-    """One training and its tests; calling it runs them here, from where they stopped.
+    """One training and its tests. Calling it runs them in this process, from where they stopped.
 
     Attributes:
         training (Training): config, backbone and arm.
-        seed (int): of the run.
-        work_dir (Path): its own folder.
-        options (list[str]): ``KEY=VALUE`` overrides, the arm and the seed among them.
-        gpus (int): processes; 0: one, on the CPU.
+        seed (int): seed of the run.
+        work_dir (Path): folder of the run.
+        options (list[str]): ``KEY=VALUE`` overrides, including arm and seed.
+        gpus (int): number of processes; 0: one, on the CPU.
         multi_scale (bool): whether to test at several scales as well.
-        port (int): where its processes find each other.
+        port (int): port by which its processes connect.
     """
 
     training: Training
@@ -71,7 +71,7 @@ class Run:
         return 'to test' if self.multi_scale and _record(self.work_dir / MULTI_SCALE) is None else 'done'
 
     def metrics(self) -> dict[str, float]:
-        """What the last checkpoint reached; empty before the run is done."""
+        """Scores of the last checkpoint; empty before the run is done."""
         return (_record(self.work_dir / 'final') or {}).get('metrics', {})
 
     def __call__(self) -> None:
@@ -97,7 +97,7 @@ class Run:
 
 @dataclass
 class Suite:
-    """What a suite file says, each run with its place and identity.
+    """The content of a suite file as runs.
 
     Attributes:
         runs (list[Run]): in the order of the file, seeds innermost.
@@ -114,10 +114,10 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
     Args:
         path: the YAML file.
         work_dir: folder of all its runs.
-        gpus: instead of the file's.
+        gpus: replaces the number in the file.
 
     Raises:
-        InputError: the file, a key or a config of it is at fault.
+        InputError: the file, one of its keys or one of its configs is faulty.
     """
     file = read_suite(path)
     runs = [
@@ -139,20 +139,21 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
 
 
 def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: int = 1) -> Iterator[tuple[Run, str]]:
-    """Run what is not done yet; a run that fails does not stop the others.
+    """Run all unfinished runs. A run that fails does not stop the others.
 
     Args:
         suite: see :func:`load_suite`.
-        work_dir: its folder; submitit's logs go into ``jobs`` within.
+        work_dir: folder of the suite; its subfolder ``jobs`` has submitit's logs.
         cluster: ``'local'`` or ``'slurm'``.
-        jobs: how many may run at a time, on this machine; Slurm decides for itself.
+        jobs: largest number of simultaneous jobs on this machine. On Slurm, Slurm decides.
 
     Yields:
-        tuple[Run, str]: a run and what became of it: ``'skipped'``, ``'started'``, ``'done'``, or a sentence that
+        tuple[Run, str]: a run and its outcome: ``'skipped'``, ``'started'``, ``'done'``, or a sentence that
         names the log.
 
     Raises:
-        InputError: before anything starts: a run's folder holds a result of another configuration, or Slurm is absent.
+        InputError: the folder of a run has a result of another configuration, or Slurm is absent. Raised before any
+            run starts.
     """
     stale = [run for run in suite.runs if run.state() == 'stale']
     if stale:
@@ -217,7 +218,7 @@ def _outcome(run: Run, job: submitit.Job) -> str:
 
 
 def _record(folder: Path) -> dict | None:
-    """The record of a finished test; None where there is none."""
+    """The record of a finished test, or None."""
     try:
         return json.loads((folder / RECORD).read_text())
     except FileNotFoundError:

@@ -1,19 +1,19 @@
-"""Reading a suite file: which trainings an experiment consists of.
+"""Read a suite file, the list of an experiment's trainings.
 
 A suite is a YAML file::
 
-    tasks: [configs/tasks/mask-rcnn_1x_coco.py]     # each with each of
-    backbones: [mambaout_tiny, vmamba_tiny_s1l8]    # these models of the zoo
-    configs: [configs/….py, …]                      # and configs as they are
-    arms: [none, ss2d-last2]                        # each of them with each of these token mixers
+    tasks: [configs/tasks/mask-rcnn_1x_coco.py]     # every task is combined
+    backbones: [mambaout_tiny, vmamba_tiny_s1l8]    # with every backbone of the zoo
+    configs: [configs/….py, …]                      # configs with their own backbones
+    arms: [none, ss2d-last2]                        # every training is combined with every arm
     seeds: [0, 1, 2]
     gpus: 8                                         # processes per run; 0: on the CPU
-    multi_scale: true                               # test segmentors at several scales too
-    cfg_options: [train_cfg.max_iters=20]           # for every run, as on the command line
+    multi_scale: true                               # also test segmentors at several scales
+    cfg_options: [train_cfg.max_iters=20]           # options of every run, as on the command line
     slurm: {slurm_partition: gpu, timeout_min: 2880}
 
-``groups`` holds a list of mappings with the first four keys, where not everything goes with everything. Configs are
-paths, or names below the packaged configs. ``slurm`` holds submitit's parameters.
+If only some combinations are wanted, ``groups`` is a list of mappings with the first four keys. Configs are paths, or
+names below the packaged configs. ``slurm`` has submitit's parameters.
 """
 
 from collections.abc import Iterator
@@ -33,12 +33,12 @@ KEYS = (*GROUP_KEYS, 'groups', 'seeds', 'gpus', 'multi_scale', 'cfg_options', 's
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a suite, whatever its seed.
+    """One training of a suite, for all seeds.
 
     Attributes:
         config (str): config file as the suite names it.
-        backbone (str | None): model of the zoo that it is given.
-        arm (str | None): token mixers that it is given.
+        backbone (str | None): model of the zoo that replaces the config's backbone.
+        arm (str | None): arm that replaces the config's token mixers.
         task (str): ``'detection'`` or ``'segmentation'``.
     """
 
@@ -53,20 +53,20 @@ class Training:
 
     @property
     def options(self) -> list[str]:
-        """``KEY=VALUE`` overrides that put the arm in."""
+        """``KEY=VALUE`` overrides that select the arm."""
         return [f'{ARM_KEY}={self.arm}'] if self.arm else []
 
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """What a suite file says.
+    """The content of a suite file.
 
     Attributes:
         trainings (list[Training]): in the order of the file.
-        seeds (list[int]): of each.
-        options (list[str]): ``KEY=VALUE`` overrides of all.
-        gpus (int): processes of a run; 0: one, on the CPU.
-        multi_scale (bool): whether segmentors are tested at several scales too.
+        seeds (list[int]): seeds of each training.
+        options (list[str]): ``KEY=VALUE`` overrides of all trainings.
+        gpus (int): number of processes of a run; 0: one, on the CPU.
+        multi_scale (bool): whether segmentors are also tested at several scales.
         slurm (dict): submitit's parameters.
     """
 
@@ -79,10 +79,10 @@ class SuiteFile:
 
 
 def read_suite(path: str | Path) -> SuiteFile:
-    """Read a suite file, and every config that it names.
+    """Read a suite file and every config that it names.
 
     Raises:
-        InputError: the file, a key, a config, a backbone or an arm of it is at fault.
+        InputError: the file, or a key, config, backbone or arm in it is faulty.
     """
     try:
         content = yaml.safe_load(Path(path).read_text())

@@ -1,1 +1,1 @@
-"""What is known of a model."""
+"""Facts about each model: class, arch, weights, drop path rates, published results."""

@@ -1,9 +1,9 @@
-"""The models that ``--backbone NAME`` knows, and how each of them runs under the common recipe.
+"""The models of ``--backbone NAME``, and their settings under the common recipe.
 
-``models.csv`` holds the published ones: class, arch, address of the weights (none where no file is established), and
-the drop path rate of each task with its source. ``options.csv`` holds what else the common recipe sets for a family,
-and why; ``*`` stands for anything. ``miniatures.csv`` holds networks that a CPU core trains in minutes, from random
-weights. A dict in a cell is a Python literal; the key ``arch.img_size`` of an option is one within ``arch``.
+``models.csv`` has the published models: class, arch, address of the weights (empty if no file is known), and the drop
+path rate of each task with its source. ``options.csv`` has the other settings of a family under the common recipe, with
+reasons; ``*`` matches anything. ``miniatures.csv`` has networks that a CPU core trains in minutes from random weights.
+A dict in a cell is a Python literal. The option ``arch.img_size`` sets the key ``img_size`` of ``arch``.
 """
 
 import ast
@@ -31,13 +31,13 @@ def miniature_names() -> list[str]:
 
 
 def drop_path(name: str, task: str) -> tuple[float, str]:
-    """Drop path rate of a published model in a task, and where it is from."""
+    """Drop path rate of a published model in a task, and its source."""
     row = _row(name)
     return float(row[f'{task}_drop_path']), row[f'{task}_source']
 
 
 def options_of(name: str, task: str) -> dict[str, object]:
-    """Arguments beside ``arch``, drop path and weights that the common recipe gives a model in a task."""
+    """Arguments of a model in a task under the common recipe, except ``arch``, drop path and weights."""
     if name in _table('miniatures.csv'):
         row = _row(name)
         return {**_literal(row['options'] or '{}'), **_literal(row[f'{task}_options'] or '{}')}
@@ -52,7 +52,7 @@ def backbone_config(name: str, task: str) -> dict[str, object]:
     """``model.backbone`` of a config: class, arch, options, drop path and weights.
 
     Args:
-        name: such as ``'vmamba_tiny_s1l8'``, of ``models.csv`` or ``miniatures.csv``.
+        name: a name of ``models.csv`` or ``miniatures.csv``, such as ``'vmamba_tiny_s1l8'``.
         task: ``'detection'`` or ``'segmentation'``.
 
     Raises:

@@ -191,7 +191,7 @@ class TestTrained:
             *options,
             'train_cfg.max_iters=1',
         )
-        assert 'starting afresh' in log
+        assert 'starting a new run' in log
 
     def test_multi_scale(self, trained, tmp_path):
         config, work_dir, options = trained

@@ -23,7 +23,7 @@ from mmbackbones.zoo.published import match
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Count parameters and multiply-accumulates for one image. No values are computed, no files downloaded.'
+        description='Count parameters and multiply-accumulates for one image. No values are computed.'
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument(
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs='?',
         const=CONFIGS,
         metavar='FOLDER',
-        help='count every config below a folder, with every miniature and controlled arm (default: all of this project)',
+        help='every config below a folder, with every miniature and controlled arm (default: all of this project)',
     )
     parser.add_argument('--csv', metavar='FILE', help='write one line per config to this file')
     parser.add_argument('--markdown', metavar='FILE', help='write one table per task to this file')

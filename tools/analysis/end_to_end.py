@@ -10,8 +10,8 @@ from mmbackbones.errors import InputError
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Train from random weights and show iterations per second, peak memory and the first and last loss. '
-        'A loss or gradient that is not finite ends a training. FP16 on CUDA, FP32 on a CPU, as in the recipe.'
+        description='Train from random weights. Show iterations per second, peak memory and the first and last loss. A '
+        'loss or gradient that is not finite ends a training. FP16 on CUDA, FP32 on a CPU, as in the recipe.'
     )
     parser.add_argument(
         'configs',

@@ -20,8 +20,8 @@ from mmbackbones.evaluation.records import RECORDS
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Train small nets that differ only in their token mixer on the synthetic long-range task. Its answer '
-        'lies a known number of tokens away. Show accuracy against that distance. Runs in DIR are not repeated.'
+        description='Train small nets that differ only in their token mixer on a task whose answer lies a known number '
+        'of tokens away. Show accuracy against that distance. Runs in DIR are not repeated.'
     )
     parser.add_argument('--task', default='row', help=f'{", ".join(TASKS)} (default: row)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N', help='tokens per side, 16 to 64 (default: 32)')

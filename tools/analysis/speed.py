@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=lambda name: OLD_ATTENTION.get(name, name),
         choices=ATTENTION,
         default=[],
-        help='sdpa or eager, for backbones with this option; eager stores the attention matrix (default: as in the config)',
+        help='for backbones with this option; eager stores the attention matrix, sdpa does not (default: as in config)',
     )
     parser.add_argument('--precision', choices=DTYPES, help='bf16 and fp16 use autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')

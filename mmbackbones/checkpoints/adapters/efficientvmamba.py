@@ -11,7 +11,7 @@ RENAMES = (
 
 
 def convert_efficientvmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give stages 2 and 3 the structure of the first two; our own names pass through.
+    """Give stages 2 and 3 the structure of the first two. Our own names stay as they are.
 
     The authors number their entries in one sequence: a permutation, the blocks from 1 on, a permutation, the patch
     merging. The ``classifier.*`` keys stay in: the backbone allows them as unexpected.

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def convert_local_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the gate; our own names pass through.
+    """Rename the gate. Our own names stay as they are.
 
     The ``classifier.*`` keys stay in: the backbone allows them as unexpected.
     """

@@ -12,14 +12,14 @@ RENAMES = ((r'\.mixer\.A_log_(\d)$', r'.mixer.A_\1_log'), (r'\.mixer\.attn\.', '
 
 
 def convert_localvim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the authors' weights to our keys; our own pass through.
+    """Rename the authors' keys to ours. Our own keys stay as they are.
 
-    The grid of the position table is added, and that of the rotary tables in their place, since we compute them: the
+    The grid of the position table is added. The grid of the rotary tables replaces the tables, which we compute. The
     authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in: the backbone allows
     them as unexpected.
 
     Raises:
-        InputError: the position table belongs to no square grid.
+        InputError: the position table does not belong to a square grid.
     """
     converted = {}
     for key, value in rename(state_dict, RENAMES).items():

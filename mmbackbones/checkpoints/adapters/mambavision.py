@@ -13,7 +13,7 @@ RENAMES = (
 
 
 def convert_mambavision(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the authors' weights to our keys; our own pass through.
+    """Rename the authors' keys to ours. Our own keys stay as they are.
 
     The ``norm.*`` and ``head.*`` keys of the classifier stay in: the backbone allows them as unexpected.
     """

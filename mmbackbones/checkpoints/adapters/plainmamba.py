@@ -9,14 +9,14 @@ from mmbackbones.checkpoints.layout import rename
 
 
 def convert_plainmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the authors' weights to our keys; our own pass through.
+    """Rename the authors' keys to ours. Our own keys stay as they are.
 
-    The norms of the returned maps become ``outnorm{block}``, the classifier's final norm ``ln1`` that of the last block
-    in the file, and the grid of the position table is added: the authors' tables are square. The ``head.*`` keys of a
-    classifier stay in: the backbone allows them as unexpected.
+    The norms of the returned maps become ``outnorm{block}``. The classifier's final norm ``ln1`` becomes that of the
+    last block in the file. The grid of the position table is added; the authors' tables are square. The ``head.*`` keys
+    of a classifier stay in: the backbone allows them as unexpected.
 
     Raises:
-        InputError: the position table belongs to no square grid.
+        InputError: the position table does not belong to a square grid.
     """
     blocks = [int(found[1]) for key in state_dict if (found := re.match(r'layers\.(\d+)\.', key))]
     rules = (

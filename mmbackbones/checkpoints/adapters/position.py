@@ -1,4 +1,4 @@
-"""What the plain families' position tables lack in published files."""
+"""The grid of the position tables of plain families, which published files do not state."""
 
 import math
 
@@ -9,10 +9,10 @@ from mmbackbones.errors import InputError
 
 
 def add_square_grid(state_dict: dict[str, Tensor], family: str) -> None:
-    """Write down, in place, that the position table ``pos_embed`` was learned on a square grid, unless it says more.
+    """Add, in place, that the position table ``pos_embed`` has a square grid, unless the file states a grid.
 
     Raises:
-        InputError: the table's rows, the class token's aside, are no square number.
+        InputError: the number of the table's rows, without the class token's, is not a square number.
     """
     if 'pos_embed' not in state_dict or 'pos_grid' in state_dict:
         return

@@ -1,4 +1,4 @@
-"""Weights of timm's models: where they lie, and their names here."""
+"""Weights of timm's models: their addresses, and their names here."""
 
 import difflib
 import sys
@@ -13,7 +13,7 @@ from mmbackbones.errors import InputError
 
 
 def check_timm_name(family: str, name: str) -> None:
-    """Refuse a name, with or without the tag of its weights, that timm does not know.
+    """Refuse a name that timm does not know. The name may have the tag of its weights.
 
     Raises:
         InputError: the message shows the nearest names.
@@ -33,19 +33,19 @@ def timm_module(name: str) -> ModuleType:
 
 
 def convert_timm(state_dict: dict[str, Tensor], *, name: str, net: nn.Module) -> dict[str, Tensor]:
-    """Bring timm's or the authors' names to ours, which are timm's behind ``net.``.
+    """Rename timm's or the authors' names to ours, which are timm's after ``net.``.
 
-    timm's own filter of the model does the renaming and resizing. Depthwise kernels of focal modulation that are
+    timm's filter of the model does the renaming and resizing. Depthwise kernels of focal modulation that are
     smaller than the model's are padded with zeros, which changes no output (microsoft/FocalNet does so for dense
     prediction).
 
     Args:
         state_dict: a classifier's weights.
         name: timm's name of the model.
-        net: timm's model, whose shapes count.
+        net: timm's model, which gives the shapes.
 
     Raises:
-        InputError: timm's filter cannot make sense of the weights.
+        InputError: timm's filter does not accept the weights.
     """
     adapt = vars(timm_module(name)).get('checkpoint_filter_fn')
     weights = dict(state_dict)

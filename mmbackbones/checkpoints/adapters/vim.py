@@ -6,14 +6,14 @@ from mmbackbones.checkpoints.adapters.position import add_square_grid
 
 
 def convert_vim(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the authors' weights to our keys; our own pass through.
+    """Rename the authors' keys to ours. Our own keys stay as they are.
 
-    Names are equal. Tables of the rotary position code, which we compute, are left out, and the grid of the position
-    table is added: the authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay in:
-    the backbone allows them as unexpected. The class token goes when the weights enter a model without one.
+    Names are equal. The tables of the rotary position code are left out, because we compute them. The grid of the
+    position table is added; the authors' tables are square. The ``head.*`` and ``norm_f.*`` keys of the classifier stay
+    in: the backbone allows them as unexpected. A model without a class token drops the class token on loading.
 
     Raises:
-        InputError: the position table belongs to no square grid.
+        InputError: the position table does not belong to a square grid.
     """
     state_dict = {key: value for key, value in state_dict.items() if not key.startswith('rope.')}
     add_square_grid(state_dict, 'Vim')

@@ -15,11 +15,11 @@ DIRECTIONS = 4
 
 
 def convert_vmamba(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring any published layout to that of the released checkpoints (``classification/models``), which is ours.
+    """Rename any published layout to that of the released checkpoints (``classification/models``), which is ours.
 
     The single-file version stores the projections of the four directions flat, ``op.x_proj.weight`` (4 (R + 2N), D)
-    and ``op.dt_projs.weight`` (4 D, R); linear weights may have a 1x1 kernel's axes behind. The ``classifier.*`` keys
-    stay in: the backbone allows them as unexpected.
+    and ``op.dt_projs.weight`` (4 D, R). Linear weights may have two more axes, of a 1x1 kernel. The ``classifier.*``
+    keys stay in: the backbone allows them as unexpected.
     """
     converted = {}
     for key, value in rename(state_dict, RENAMES).items():

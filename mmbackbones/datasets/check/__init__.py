@@ -1,8 +1,8 @@
-"""The data check: faults of a data set are found before a run, all of them, cheaply, and once.
+"""The data check: find all faults of a data set before a run, with few file reads, and once per data set.
 
 ``specs.py`` takes the data sets out of a configuration. ``coco.py`` and ``segmentation.py`` check one kind each, with
-``coco_records.py`` for single records and ``files.py`` for single files. ``cache.py`` remembers clean results,
-``drop.py`` leaves faulty items out of the training, ``report.py`` shows what was found. ``run.py`` puts it together.
+``coco_records.py`` for single records and ``files.py`` for single files. ``cache.py`` stores clean results, ``drop.py``
+leaves faulty items out of the training, ``report.py`` shows the faults. ``run.py`` calls all of them.
 """
 
 from mmbackbones.datasets.check.report import render, write_json

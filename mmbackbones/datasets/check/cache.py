@@ -1,7 +1,7 @@
-"""The check of one data set, done once.
+"""Check a data set once and store a clean result.
 
-A clean result is kept in ``$XDG_CACHE_HOME/mmbackbones/datasets`` (default ``~/.cache``) for as long as names, sizes
-and times of all files stay the same.
+A clean result in ``$XDG_CACHE_HOME/mmbackbones/datasets`` (default ``~/.cache``) is valid while names, sizes and times
+of all files stay the same.
 """
 
 import hashlib

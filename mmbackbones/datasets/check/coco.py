@@ -15,13 +15,13 @@ from mmbackbones.errors import InputError
 
 @dataclass(frozen=True)
 class CocoSpec:
-    """What of a data set's configuration bears on the check.
+    """The parts of a data set's configuration that the check needs.
 
     Args:
         ann_file: Annotation file.
         img_dir: Folder to which the file's names are relative.
         classes: Class names in the order of the labels.
-        need_objects: Objects must be annotated (not so for test sets without annotations).
+        need_objects: Objects must be annotated (False for test sets without annotations).
         need_masks: Every object must have a segmentation.
     """
 
@@ -33,7 +33,7 @@ class CocoSpec:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Files and folders on which the outcome depends."""
+        """Files and folders on which the result depends."""
         return self.ann_file, self.img_dir
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class CocoSpec:
         return digest(data, zip(names, in_threads(file_length, [self._image(name) for name in names], self.img_dir)))
 
     def check(self, full: bool) -> Findings:
-        """Look at the annotations and at each image's size, header and end marker, with `full` at all pixels."""
+        """Check the annotations and each image's size, header and end marker; with `full` also all pixels."""
         found = Findings()
         try:
             data, content = _load(self.ann_file)
@@ -73,7 +73,7 @@ class CocoSpec:
         return found
 
     def without(self, items: set[tuple[str, int | str]]) -> bytes:
-        """Content of an annotation file that lacks these items of this one."""
+        """Content of the annotation file without these items."""
         _, content = _load(self.ann_file)
         for key in ('images', 'annotations'):
             if isinstance(content.get(key), list):

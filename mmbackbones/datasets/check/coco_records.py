@@ -1,4 +1,4 @@
-"""What may be wrong with one record of a COCO annotation file: an image or an object."""
+"""Faults of one record of a COCO annotation file: an image or an object."""
 
 import math
 import reprlib
@@ -15,7 +15,7 @@ show = _SHORT.repr  # a value in one line of bounded length and depth
 def annotation_findings(
     annotation: dict, images: dict, category_ids: set, need_masks: bool, full: bool
 ) -> Iterator[tuple[str, str, bool]]:
-    """Look at one object: its category, image, box, area and segmentation.
+    """Check one object: its category, image, box, area and segmentation.
 
     Args:
         annotation: Its record.
@@ -59,7 +59,7 @@ def _is_file_name(value: object) -> bool:
 
 
 def image_record_fault(record: object) -> str | None:
-    """What is wrong with the record of an image, in a sentence."""
+    """A sentence that names the fault of an image's record."""
     if not isinstance(record, dict):
         return f'an object was expected, not {show(record)}'
     if not is_id(record.get('id')):

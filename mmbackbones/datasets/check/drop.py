@@ -1,4 +1,4 @@
-"""Training data without its faults: what cannot be used is left out by name, never in silence."""
+"""Training data without faulty items. Each item that is left out is named."""
 
 import dataclasses
 import json
@@ -20,13 +20,13 @@ DROPPED = 'data_dropped.json'
 
 
 def drop_faulty(cfg: Mapping, folder: Path, cache: bool) -> None:
-    """Leave what has a fault out of the training data of a configuration.
+    """Leave faulty items out of the training data of a configuration.
 
-    Images are decoded, too: what is left out shall be all that cannot be used. ``data_dropped.json`` lists it.
+    Images are decoded, so that every unusable item is left out. ``data_dropped.json`` lists the items.
 
     Args:
-        cfg: Its training data sets get the annotation files that remain.
-        folder: Where these files and the list are written.
+        cfg: The configuration; its training data sets get new annotation files.
+        folder: Folder for these files and the list.
         cache: See :func:`mmbackbones.datasets.check.check_dataset`.
     """
     everything = {}
@@ -59,18 +59,18 @@ def drop_faulty(cfg: Mapping, folder: Path, cache: bool) -> None:
 def _without_faults(
     spec: Spec, ann_file: Path, check: Callable[[Spec], list[Fault]]
 ) -> tuple[Spec, list[Fault], Counter]:
-    """Write an annotation file, or a list of names, that lacks every item with a fault.
+    """Write an annotation file, or a list of names, without the faulty items.
 
-    What hangs on a left out image goes as well. A data set with a fault that leaving items out does not mend
-    (categories that do not fit, a missing folder) stays as it is.
+    The objects of an image that is left out are left out, too. A data set stays as it is if leaving items out does not
+    remove its fault (categories that do not fit, a missing folder).
 
     Args:
-        spec: The data set; nothing of it is changed.
-        ann_file: Where to write; untouched if nothing is left out.
-        check: Finds the faults of a data set.
+        spec: The data set; it is not changed.
+        ann_file: File to write; not written if nothing is left out.
+        check: Function that finds the faults of a data set.
 
     Returns:
-        tuple: the data set to use; what was left out and why, in order; how many items of each kind.
+        tuple: the data set to use; the items left out with reasons, in order; the number of items of each kind.
     """
     dropped: list[Fault] = []
     counts: Counter = Counter()

@@ -1,4 +1,4 @@
-"""What the data check asks of single files: is it there, whole, of what size, with which labels."""
+"""The data check of single files: existence, completeness, size and labels."""
 
 import hashlib
 import os
@@ -26,13 +26,13 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 class FileFacts(NamedTuple):
-    """What a look at one file told.
+    """Result of the check of one file.
 
     Attributes:
-        bytes (int): length of the file, -1 where it is missing.
+        bytes (int): length of the file, -1 if it is missing.
         size (tuple[int, int] | None): width and height in pixels as mmcv loads it.
-        fault (str | None): what is wrong with it.
-        sha256 (str): of the whole file, for index masks.
+        fault (str | None): a sentence that names the fault.
+        sha256 (str): SHA-256 of the whole file, for index masks.
         labels (dict[int, int] | None): number of pixels of each label, for index masks.
     """
 
@@ -44,7 +44,7 @@ class FileFacts(NamedTuple):
 
 
 def inspect_image(path: str, decode: bool = False) -> FileFacts:
-    """Look at size, header and end marker of an image file, and at every pixel with ``decode``."""
+    """Check size, header and end marker of an image file; with ``decode`` also every pixel."""
     try:
         with open(path, 'rb') as file:
             length = os.fstat(file.fileno()).st_size
@@ -109,7 +109,7 @@ def _size_as_loaded(image: Image.Image) -> tuple[int, int]:
 
 
 def file_length(path: str) -> int:
-    """Bytes of a file, -1 where there is none."""
+    """Length of a file in bytes, -1 if there is none."""
     try:
         return os.stat(path).st_size
     except (OSError, ValueError):  # ValueError: no possible file name
@@ -159,7 +159,7 @@ def digest(annotations: str, files: Iterable[tuple]) -> str:
 
 
 def stamp(paths: Iterable[str]) -> str | None:
-    """Digest of names, sizes and times of everything at and below ``paths``; None where one is missing."""
+    """Digest of names, sizes and times of all files at and below ``paths``; None if one is missing."""
     total = hashlib.sha256()
     pending, seen = list(paths), set()
     try:

@@ -1,4 +1,4 @@
-"""What the data check found, and how it is shown."""
+"""Faults that the data check found, and their display."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ from mmbackbones.errors import InputError
 
 
 class Fault(NamedTuple):
-    """One thing wrong: the file, a kind that groups its likes, and a sentence of one line.
+    """One fault: the file, a kind that groups similar faults, and a sentence of one line.
 
-    ``item`` is what would have to be left out to be rid of it: a list of the annotation file and an index of it, such
-    as ``('annotations', 7)``, or ``('images', 'ADE_train_00000007')``; None if that would not help.
+    ``item`` is the item to leave out to remove the fault: a list of the annotation file and an index in it, such as
+    ``('annotations', 7)``, or ``('images', 'ADE_train_00000007')``. None if no item can be left out.
     """
 
     file: str
@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
 @dataclass
 class Findings:
-    """What the check of one data set found. Faults stop a run; warnings tell what the framework drops by itself."""
+    """Results of the check of one data set. Faults stop a run; warnings name items that the framework itself drops."""
 
     images: int = 0
     annotations: int = 0
@@ -43,10 +43,10 @@ class Findings:
 
 @dataclass
 class DatasetReport(Findings):
-    """Outcome for one data set.
+    """Report on one data set.
 
-    ``faults`` stop a run; ``warnings`` tell what the framework drops by itself. ``fingerprint`` identifies the
-    content (annotation bytes, names and sizes of the files), whatever the folder it lies in.
+    ``faults`` stop a run. ``warnings`` name items that the framework itself drops. ``fingerprint`` identifies the
+    content (annotation bytes, names and sizes of the files) independently of its folder.
     """
 
     name: str = ''
@@ -60,7 +60,7 @@ class DatasetReport(Findings):
 
 
 def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -> Iterator[str | Table]:
-    """What :func:`inspect_config` found, for ``rich``: a line for each data set, then a table of what is wrong."""
+    """Reports of :func:`inspect_config` for ``rich``: a line for each data set, then a table of the faults."""
     for report, splits in distinct(reports):
         verdict = 'clean' if not report.faults else f'[bold red]{len(report.faults)} faults[/]'
         yield (
@@ -80,7 +80,7 @@ def render(reports: Mapping[str, Sequence[DatasetReport]], max_rows: int = 50) -
 
 
 def write_json(reports: Mapping[str, Sequence[DatasetReport]], path: str | Path) -> None:
-    """Write everything that :func:`inspect_config` found.
+    """Write the reports of :func:`inspect_config`.
 
     Raises:
         InputError: the file cannot be written.
@@ -93,14 +93,14 @@ def write_json(reports: Mapping[str, Sequence[DatasetReport]], path: str | Path)
 
 
 def require_clean(reports: Sequence[DatasetReport], where: str | None = None) -> None:
-    """Stop at faults.
+    """Raise an error if there are faults.
 
     Args:
-        reports: all that was found.
-        where: a clause that says where all faults are listed.
+        reports: reports on all data sets.
+        where: a clause that names the list of all faults.
 
     Raises:
-        InputError: one line that names the first file at fault and the number of others.
+        InputError: one line that names the first faulty file and the number of others.
     """
     faults = list(dict.fromkeys(fault for report in reports for fault in report.faults))
     if not faults:
@@ -114,7 +114,7 @@ def require_clean(reports: Sequence[DatasetReport], where: str | None = None) ->
 
 
 def distinct(reports: Mapping[str, Sequence[DatasetReport]]) -> list[tuple[DatasetReport, list[str]]]:
-    """Each report once, with the splits that use it."""
+    """Each report once, with the splits that use its data set."""
     found: list[tuple[DatasetReport, list[str]]] = []
     for split, group in reports.items():
         for report in group:
@@ -127,7 +127,7 @@ def distinct(reports: Mapping[str, Sequence[DatasetReport]]) -> list[tuple[Datas
 
 
 def plain(report: DatasetReport) -> dict:
-    """A report as JSON holds it."""
+    """A report in JSON types."""
     return dict(
         asdict(report),
         faults=[fault._asdict() for fault in report.faults],

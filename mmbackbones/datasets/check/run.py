@@ -1,7 +1,7 @@
-"""Look for faults in the data sets of a configuration before a run: all of them, cheaply, and once.
+"""Find all faults in the data sets of a configuration before a run.
 
-Known are mmdet's ``CocoDataset`` and mmseg's ``BaseSegDataset`` with every class that reads its files as these do. A
-data set of another type is skipped with a note.
+The check supports mmdet's ``CocoDataset``, mmseg's ``BaseSegDataset`` and every class that reads its files as these do.
+A data set of another type is skipped with a note.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ def check_dataset(
     """Check one data set.
 
     Args:
-        dataset: Its configuration, as in ``train_dataloader.dataset``; no wrapper.
-        full: Decode every image and every object's mask as well.
-        cache: Take an earlier clean result for unchanged files, and keep this one.
-        default_scope: Scope of a type named without one, such as ``mmdet``; None for the current one.
+        dataset: Configuration of the data set, as in ``train_dataloader.dataset``; not of a wrapper.
+        full: Also decode every image and the mask of every object.
+        cache: Use an earlier clean result for unchanged files, and store this one.
+        default_scope: Scope of a type without one, such as ``mmdet``; None for the current scope.
 
     Returns:
-        All that was found, or None for a type that the check does not know.
+        The report, or None for an unsupported type.
 
     Raises:
-        InputError: the framework refuses the configuration itself.
+        InputError: the framework refuses the configuration.
     """
     spec = spec_of(dataset, default_scope)
     return None if spec is None else check_spec(spec, full, cache)
@@ -54,10 +54,10 @@ def data_fingerprint(dataset: Mapping, cache: bool = True, default_scope: str | 
 def inspect_config(
     cfg: Mapping, splits: Sequence[str] = SPLITS, full: bool = False, cache: bool = True
 ) -> dict[str, list[DatasetReport]]:
-    """Check every data set of a configuration, each once; never raises for faults in the data.
+    """Check every data set of a configuration once. Faults in the data raise no error.
 
-    Data sets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset`` are found. The annotation file of a COCO
-    evaluator must be the one of its data set, too.
+    This includes data sets in wrappers such as ``RepeatDataset`` and ``ConcatDataset``. It is also a fault if a COCO
+    evaluator has another annotation file than its data set.
 
     Returns:
         Split -> reports, one for each data set.
@@ -87,25 +87,25 @@ def check_config(
 ) -> dict[str, str]:
     """Stop a run whose data has faults, and identify the data.
 
-    With ``data_check=False`` in the configuration the search for faults is left out; ``data_check='full'`` is ``full``.
-    ``data_check='drop'`` leaves what has a fault out of the training data: ``cfg`` then names the annotation files that
-    remain. Faults of the data for validation and test stop the run all the same, as scores without some of the images
-    compare with nobody's.
+    ``data_check=False`` in the configuration turns the search for faults off. ``data_check='full'`` sets ``full``.
+    ``data_check='drop'`` leaves faulty items out of the training data; ``cfg`` then names new annotation files. Faults
+    of the data for validation and test still stop the run, because scores without some of the images cannot be
+    compared.
 
     Args:
         cfg: A whole configuration.
-        splits: Of its ``{split}_dataloader`` keys.
+        splits: Names of splits, as in its ``{split}_dataloader`` keys.
         full: See :func:`check_dataset`.
         cache: See :func:`check_dataset`.
-        json_file: Where to write all reports if there is a fault.
-        drop_dir: Folder for the annotation files that remain, ``data_kept_0.json`` and so on, and for
-            ``data_dropped.json``, which lists what was left out and why.
+        json_file: File for all reports, written if there is a fault.
+        drop_dir: Folder for the new annotation files, ``data_kept_0.json`` and so on, and for ``data_dropped.json``,
+            which lists the items left out with reasons.
 
     Returns:
-        Split -> fingerprint, empty where no data set of the split is known.
+        Split -> fingerprint; empty if no data set of the split is supported.
 
     Raises:
-        InputError: one line that names the first file at fault and the number of others.
+        InputError: one line that names the first faulty file and the number of others.
     """
     wanted = cfg.get('data_check', True)
     if wanted not in (True, False, 'full', 'drop'):

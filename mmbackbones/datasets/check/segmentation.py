@@ -19,14 +19,14 @@ from mmbackbones.datasets.check.report import Fault, Findings
 
 @dataclass(frozen=True)
 class SegmentationSpec:
-    """What of a data set's configuration bears on the check.
+    """The parts of a data set's configuration that the check needs.
 
     Args:
         img_dir: Folder of the images.
         seg_dir: Folder of the masks; None for a test set without masks.
-        ann_file: Text file with one name a line, no suffix; empty to take all images of the folder.
-        img_suffix: Of the images.
-        seg_suffix: Of the masks.
+        ann_file: Text file with one name per line, without suffix; empty for all images of the folder.
+        img_suffix: Suffix of the images.
+        seg_suffix: Suffix of the masks.
         num_labels: Number of classes in the masks; None if unknown.
         reduce_zero_label: The masks count classes from 1, and 0 is unlabelled.
         ignore_index: Label that is always allowed.
@@ -43,14 +43,14 @@ class SegmentationSpec:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Files and folders on which the outcome depends."""
+        """Files and folders on which the result depends."""
         return tuple(path for path in (self.ann_file, self.img_dir, self.seg_dir) if path)
 
     def __str__(self) -> str:
         return self.img_dir + (f' ({self.ann_file})' if self.ann_file else '')
 
     def fingerprint(self) -> str:
-        """Digest of the masks' bytes and of the images' names and sizes; empty where a folder or list is missing."""
+        """Digest of the masks' bytes and of the images' names and sizes; empty if a folder or list is missing."""
         if self._missing():
             return ''
         names = self._names(Findings())
@@ -60,7 +60,7 @@ class SegmentationSpec:
         return self._digest(names, sizes, masks)
 
     def check(self, full: bool) -> Findings:
-        """Decode every mask, and look at each image's size, header and end marker, with `full` at all pixels."""
+        """Decode every mask. Check each image's size, header and end marker; with `full` also all pixels."""
         found = Findings(faults=self._missing())
         if found.faults:
             return found
@@ -85,7 +85,7 @@ class SegmentationSpec:
         return found
 
     def without(self, items: set[tuple[str, int | str]]) -> bytes:
-        """Content of a list of names that lacks these."""
+        """Content of the list of names without these items."""
         return ''.join(f'{name}\n' for name in self._names(Findings()) if ('images', name) not in items).encode()
 
     def _missing(self) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""Which data sets a configuration names, and what of each bears on the check.
+"""Data sets of a configuration, and the parts of their configuration that the check needs.
 
 The frameworks themselves resolve prefixes, suffixes and classes.
 """
@@ -16,13 +16,13 @@ Spec = CocoSpec | SegmentationSpec
 
 
 def specs_of(cfg: Mapping, split: str) -> list[Spec]:
-    """The known data sets of a split, in order."""
+    """The supported data sets of a split, in order."""
     specs = [spec_of(dataset, cfg.get('default_scope')) for dataset in datasets_below(cfg.get(f'{split}_dataloader'))]
     return [spec for spec in specs if spec is not None]
 
 
 def datasets_below(node: object) -> Iterator[Mapping]:
-    """Data sets below a loader or a wrapper: what has a type and neither ``dataset`` nor ``datasets``."""
+    """Data sets in a loader or wrapper: every dict with a type and without ``dataset`` and ``datasets``."""
     if isinstance(node, Sequence) and not isinstance(node, str):
         for item in node:
             yield from datasets_below(item)

@@ -1,4 +1,4 @@
-"""The hook that saves checkpoints from which a run resumes as if it had never stopped."""
+"""A hook that saves checkpoints from which a run resumes exactly."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ from mmbackbones.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointHook(MMCheckpointHook):
-    """mmengine's hook with the same arguments, and these promises.
+    """mmengine's hook, with the same arguments and these guarantees.
 
-    * A checkpoint is whole or not there: it is written beside its place, read back and renamed. Its SHA-256 lies beside
-      it in ``NAME.sha256``. Older checkpoints are removed afterwards. If the file cannot be written, the training stops
+    * A checkpoint is whole or absent. It is written to a temporary file, read back and renamed. ``NAME.sha256`` beside
+      it has its SHA-256. Older checkpoints are removed afterwards. If the file cannot be written, the training stops
       and the older ones stay.
     * ``last_checkpoint`` names it relative to the work dir, so that a work dir can be moved and resumed.
     * It holds plain data only (:func:`mmbackbones.checkpoints.plain_data.to_plain`).
-    * It holds the random states of every process. On a CPU with ``num_workers=0`` a resumed run therefore gives the
-      bits of the uninterrupted one. To this end the data loader draws the seeds of its workers from its own generator,
+    * It holds the random states of every process. On a CPU with ``num_workers=0`` a resumed run therefore equals the
+      uninterrupted one bit for bit. For this, the data loader draws the seeds of its workers from its own generator,
       and validation leaves the random states unchanged.
     """
 
@@ -59,7 +59,7 @@ class CheckpointHook(MMCheckpointHook):
             self._resume_sampler(runner, loader)
 
     def _here(self, path: str | None) -> str | None:
-        """A path that a checkpoint names, moved to this work dir, since the file may be moved or crafted."""
+        """Map a path that a checkpoint names to this work dir, because the file may be moved or crafted."""
         return path and self.file_backend.join_path(self.out_dir, Path(path).name)
 
     def _resume_sampler(self, runner: Runner, loader: torch.utils.data.DataLoader) -> None:
@@ -112,14 +112,14 @@ class CheckpointHook(MMCheckpointHook):
                 )
 
     def save_now(self, runner: Runner, finished: bool) -> Path | None:
-        """Save out of turn, if the training loop can take up from here.
+        """Save outside the schedule, if the training loop can resume from this point.
 
         Args:
             runner (Runner): the runner, in training or validation.
-            finished (bool): whether the loop already counts the last iteration (in validation it does).
+            finished (bool): whether the loop has counted the last iteration, as it has in validation.
 
         Returns:
-            Path | None: the newest checkpoint, this one or, in the middle of an epoch, the last finished epoch's.
+            Path | None: the newest checkpoint: this one or, within an epoch, that of the last finished epoch.
         """
         step = (runner.epoch if self.by_epoch else runner.iter) + (not finished and not self.by_epoch)
         in_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop) and not finished

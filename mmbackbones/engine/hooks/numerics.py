@@ -1,4 +1,4 @@
-"""NaN and inf are found before they reach the weights, reported, and answered by a stop or by a skipped iteration."""
+"""Find NaN and inf before they reach the weights, report them, and stop or skip the iteration."""
 
 import json
 import math
@@ -23,18 +23,18 @@ NAMES = 20  # parameters that a report lists by name
 
 @HOOKS.register_module()
 class NumericsHook(Hook):
-    """Stop, or skip the iteration, where the loss or a gradient is not finite.
+    """Stop, or skip the iteration, if the loss or a gradient is not finite.
 
     The optimizer never sees such gradients. A report, ``numerical_trouble/iter_N.json`` in the work dir, names the
     iteration, the images of the batch, the parts of the loss, the parameters concerned, and the AMP scale. A second
     pass over the batch finds the first module whose output was not finite.
 
-    Under FP16 the loss scaler skips steps whose gradients overflow while it searches for a scale. That is no fault. The
-    log counts such steps as ``amp_skipped``.
+    While FP16's loss scaler searches for a scale, it skips steps whose gradients overflow. These steps are not a fault.
+    The log counts them as ``amp_skipped``.
 
     Args:
-        max_skips (int): iterations that a run may skip, with weights and buffers unchanged. The next one stops it.
-        max_amp_skips (int): steps in a row that the loss scaler may skip. More mean that no scale works.
+        max_skips (int): iterations that a run may skip, with weights and buffers unchanged. One more stops the run.
+        max_amp_skips (int): steps in a row that the loss scaler may skip. One more is a fault, because no scale works.
 
     Raises:
         InputError: ``max_skips`` is below 0 or ``max_amp_skips`` below 1.
@@ -107,7 +107,7 @@ class NumericsHook(Hook):
         return f'_rank{get_rank()}' if get_world_size() > 1 else ''
 
     def _count_amp_skip(self, runner: Runner) -> bool:
-        """Count a step that the loss scaler skipped, and say whether there were too many in a row."""
+        """Count a step that the loss scaler skipped. Returns whether there are too many in a row."""
         wrapper = runner.optim_wrapper
         if not hasattr(wrapper, 'loss_scaler') or not wrapper.should_update():
             return False
@@ -160,7 +160,7 @@ class NumericsHook(Hook):
 
 
 def _second_pass(runner: Runner, model: nn.Module, batch: dict) -> dict:
-    """Run the batch again, forwards with a look at every module, then backwards. Random layers draw anew."""
+    """Run the batch again: forward, checking every module, then backward. Random layers draw new numbers."""
     runner.optim_wrapper.zero_grad()
     found: list[str] = []
     with _watch(model, found), runner.optim_wrapper.optim_context(runner.model):
@@ -185,7 +185,7 @@ def _second_pass(runner: Runner, model: nn.Module, batch: dict) -> dict:
 
 @contextmanager
 def _watch(model: nn.Module, found: list[str]) -> Iterator[None]:
-    """Note the modules with outputs that are not finite, innermost and first one first."""
+    """Collect the modules with outputs that are not finite, in order; inner modules come first."""
 
     def note(name: str):
         return lambda module, inputs, output: None if found or _finite(output) else found.append(name)

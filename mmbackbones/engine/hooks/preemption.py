@@ -1,4 +1,4 @@
-"""SIGTERM, which clusters send before they take a machine away: save, and exit with a code that means "start again"."""
+"""Handle SIGTERM, which clusters send before they take a machine away: save and exit with a code for "start again"."""
 
 import signal
 import threading
@@ -17,12 +17,12 @@ from mmbackbones.registry import HOOKS
 class PreemptionHook(Hook):
     """Save at the end of the iteration in which SIGTERM arrives, then stop with exit code 75.
 
-    A training by epochs resumes from finished epochs only, so within an epoch nothing is saved. A second SIGTERM ends
+    A training by epochs resumes from finished epochs only, so nothing is saved within an epoch. A second SIGTERM ends
     the process at once.
 
     Args:
-        agree_every (int): several processes agree every so many iterations whether to stop. The signal reaches them at
-            different times, and one that left alone would hang the others.
+        agree_every (int): number of iterations after which several processes agree whether to stop. The signal reaches
+            them at different times. A process that stops alone would leave the others hanging.
 
     Raises:
         InputError: ``agree_every`` is below 1.

@@ -1,4 +1,4 @@
-"""The end of a hang: a run without progress says where it hangs and stops, so that the cluster can start it again."""
+"""End a hang: a run without progress says where it hangs and stops, so that the cluster can start it again."""
 
 import faulthandler
 import os

@@ -1,8 +1,8 @@
-"""Published results, with their sources, and which of them belongs to which config of ours.
+"""Published results with their sources, and the published row of each of our configs.
 
-The tables beside this file hold what papers and authors' repositories state; ``configs.csv`` alone says which row a
-config of ours is held against, or why there is none; ``*`` stands for anything, and the first line that fits counts.
-Networks are named as in our configs: ``mambaout-tiny``.
+The tables beside this file have the figures of papers and authors' repositories. ``configs.csv`` names the row to which
+a config of ours is compared, or the reason why there is none. In it, ``*`` matches anything, and the first matching
+line counts. Networks are named as in our configs: ``mambaout-tiny``.
 """
 
 import csv
@@ -39,14 +39,14 @@ class PublishedRow:
     Attributes:
         task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
         family, variant (str): as the source names the network.
-        token_mixer (str): what mixes tokens: ``'conv'``, ``'attn'``, ``'ssm'`` or several, joined by ``+``.
+        token_mixer (str): ``'conv'``, ``'attn'``, ``'ssm'`` or several, joined by ``+``.
         head (str): detector or segmentor; empty for classifiers.
         recipe (str): schedule, iterations or resolution.
         params (float | None): million parameters of the whole model.
         macs (float | None): G multiply-accumulates, by the source's rules.
         shape (str): image size of ``macs`` as the source states it.
         metrics (dict[str, float]): those of :data:`METRICS` that are published, in percent.
-        source, note (str): where the row stands, and what is odd about it.
+        source, note (str): source of the row, and remarks on it.
     """
 
     task: str
@@ -69,11 +69,11 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Match:
-    """What a config of ours may be held against.
+    """The published row to which a config of ours may be compared.
 
     Attributes:
-        row (PublishedRow | None): None where there is no published row.
-        remark (str): why there is none, or in what the published network differs from ours; empty if in nothing.
+        row (PublishedRow | None): None if there is no published row.
+        remark (str): why there is none, or how the published network differs from ours; empty if it does not differ.
     """
 
     row: PublishedRow | None
@@ -98,7 +98,7 @@ def published_checkpoints() -> list[dict[str, str]]:
 
 
 def published_row(task: str, family: str, variant: str, recipe: str | None = None) -> PublishedRow:
-    """A row by the names that its source uses; by default under the recipe that ours compares to.
+    """Find a row by the names that its source uses; by default with the recipe to which ours is compared.
 
     Raises:
         InputError: there is no such row, or more than one.
@@ -114,9 +114,9 @@ def match(config: str | Path, recipe: str | None = None, backbone: str | None = 
     """The published row of a config.
 
     Args:
-        config: its path, or its bare name as records keep it.
-        recipe: ``'common'``, ``'native'`` or ``'quickstart'``; by default by the folder.
-        backbone: model of the zoo that the config was given in place of its own.
+        config: path, or name as in records.
+        recipe: ``'common'``, ``'native'`` or ``'quickstart'``; by default that of the folder.
+        backbone: model of the zoo that replaces the config's backbone.
     """
     config = Path(config)
     recipe = recipe or RECIPE_OF_FOLDER.get(config.parent.name, 'common')
@@ -137,7 +137,7 @@ def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[s
     """``('mambaout-tiny', 'detection')`` from the name of a config, or of the task and the backbone it was given.
 
     Raises:
-        InputError: the name is not built as ours are.
+        InputError: the name does not have the form of our configs' names.
     """
     if backbone is not None:
         return backbone.replace('_', '-'), 'detection' if Path(config).name.startswith('mask-rcnn_') else 'segmentation'
