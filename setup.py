@@ -43,7 +43,7 @@ setup(
     ext_modules=[
         Extension(
             f'{PACKAGE}.{name}',
-            [PACKAGE.replace('.', '/') + '/scan.cpp'],
+            [PACKAGE.replace('.', '/') + '/csrc/scan.cpp'],
             language='c++',
             extra_compile_args=f'{FLAGS} {target}'.split(),
             extra_link_args=['-fopenmp'],

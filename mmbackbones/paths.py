@@ -25,12 +25,13 @@ FORMER = (
 )
 
 
-def find_config(name: str | Path) -> Path:
-    """Find a config file.
+def find_config(name: str | Path, kind: str = 'config') -> Path:
+    """Find a config file, or a suite file.
 
     Args:
         name: a path, or a name below the packaged configs with or without ``configs/`` before it and ``.py`` behind,
             such as ``vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco``. A path comes first.
+        kind: what the message calls it.
 
     Raises:
         InputError: there is no such file.
@@ -43,7 +44,7 @@ def find_config(name: str | Path) -> Path:
         for found in (CONFIGS / below, CONFIGS / f'{below}.py'):
             if found.is_file():
                 return found
-    raise InputError(f'{name}: no such config file{_hint(str(name))}')
+    raise InputError(f'{name}: no such {kind} file{_hint(str(name))}')
 
 
 def _hint(name: str) -> str:

@@ -9,6 +9,7 @@ import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -67,7 +68,9 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Cells], digits: str = 
     return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
-def rich_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], digits: str = '', **options) -> Table:
+def rich_table(
+    columns: Sequence[str | Column], rows: Iterable[Sequence[object]], digits: str = '', **options: Any
+) -> Table:
     """The same for :func:`show`; ``options`` are those of rich's ``Table``, such as ``title``."""
     table = Table(*columns, **options)
     for row in rows:

@@ -33,7 +33,7 @@ class SkipSS2D(SS2D):
     """
 
     def scan(self, x: Tensor) -> Tensor:
-        """[B, D, H, W] -> [B, D, H*W], written back, not summed."""
+        """[B, D, H, W] -> [B, H*W, D], written back, not summed."""
         quarters, orders, lengths = quarter_orders(*x.shape[-2:], x.device)
         x = permute_tokens(x.flatten(2).transpose(1, 2), quarters)  # [B, D, H, W] -> [B, H*W, D], quarter by quarter
         parts = zip(x.split(lengths, 1), in_float32(x).split(lengths, 1), self.x_proj_weight, orders)
@@ -41,7 +41,7 @@ class SkipSS2D(SS2D):
             [self.scan_tokens(u, F.linear(part, weight), k, order) for k, (part, u, weight, order) in enumerate(parts)],
             1,
         )
-        return permute_tokens(y, ScanOrder(quarters.inverse, quarters.order)).transpose(1, 2)
+        return permute_tokens(y, ScanOrder(quarters.inverse, quarters.order))
 
 
 class ScanBlock(nn.Module):

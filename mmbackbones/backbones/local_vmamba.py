@@ -93,7 +93,7 @@ class LocalSS2D(SS2D):
         self.channel_gate = ChannelGate(self.out_norm.normalized_shape[0])
 
     def scan(self, x: Tensor) -> Tensor:
-        """[B, D, H, W] -> [B, D, H*W]"""
+        """[B, D, H, W] -> [B, H*W, D]"""
         size, total = x.shape[-2:], 0
         x = x.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, H*W, D]
         u = in_float32(x).contiguous()
@@ -106,7 +106,7 @@ class LocalSS2D(SS2D):
             if displacement is not None:
                 y = permute_tokens(y, displacement)
             total = total + self.channel_gate(y)
-        return total.transpose(1, 2)
+        return total
 
 
 class LocalBlock(nn.Module):

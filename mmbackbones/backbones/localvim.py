@@ -26,7 +26,7 @@ from mmbackbones.backbones.base import NUMERICS, MapBlock, PlainBackbone, PlainR
 from mmbackbones.checkpoints.adapters.localvim import convert_localvim
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.local_scan import NUM_ORDERS, local_orders, resolve_directions
-from mmbackbones.layers.mamba import MambaMixer, project_tokens
+from mmbackbones.layers.mamba import MambaMixer, project_channels_first
 from mmbackbones.layers.position import resize_position
 from mmbackbones.ops.scan_orders import to_map, to_sequence
 from mmbackbones.registry import MODELS
@@ -75,12 +75,13 @@ class LocalMambaMixer(MambaMixer):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, L, C] of a grid -> [B, L, C]."""
-        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
+        x, z = project_channels_first(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
         total = 0
         for k, direction in enumerate(self.directions):
             order, back = local_orders(direction, grid, x.device, self.exact, self.middle_token)
-            y = self._scan(to_sequence(x, order), to_sequence(z, order), f'_{k}', direction.endswith('_flip'))
-            total = total + self.channel_gate(to_map(y, back).transpose(1, 2))  # [B, D, S] -> [B, L, D]
+            slots, gate = (to_sequence(s, order).transpose(1, 2) for s in (x, z))  # [B, D, L] -> [B, S, D]
+            y = self.scan(slots, gate, [f'_{k}'], [direction.endswith('_flip')])
+            total = total + self.channel_gate(to_map(y.transpose(1, 2), back).transpose(1, 2))  # [B, S, D] -> [B, L, D]
         return self.out_proj(total)
 
 

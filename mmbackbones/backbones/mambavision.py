@@ -23,7 +23,7 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import NUMERICS, RunOptions, StagedBackbone
 from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
+from mmbackbones.layers.mamba import DtProjection, initial_A_log, project, project_channels_first
 from mmbackbones.layers.permute import to_channels_first, to_channels_last
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
@@ -73,21 +73,21 @@ class MambaVisionMixer(nn.Module):
 
     def __init__(self, dim: int, *, d_state: int, step_bias: str):
         super().__init__()
-        inner = dim // 2
+        d_inner = dim // 2
         self.d_state, self.dt_rank = d_state, math.ceil(dim / 16)
         self.bias_count = 1 if step_bias == 'exact' else 2
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv1d_x = nn.Conv1d(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.conv1d_z = nn.Conv1d(inner, inner, 3, padding=1, groups=inner, bias=False)
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = StepProjection(self.dt_rank, inner)
-        self.A_log = initial_A_log(inner, d_state)
-        self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(2 * inner, dim, bias=False)
+        self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
+        self.conv1d_x = nn.Conv1d(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=False)
+        self.conv1d_z = nn.Conv1d(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=False)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = DtProjection(self.dt_rank, d_inner)
+        self.A_log = initial_A_log(d_inner, d_state)
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(2 * d_inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, L, C] -> [B, L, C]."""
-        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
+        x, z = project_channels_first(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
         x, z = F.silu(self.conv1d_x(x)), F.silu(self.conv1d_z(z))
         dt, B, C = project(self.x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
         y = selective_scan(

@@ -21,7 +21,7 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import MAMBA_OPTIONS, NUMERICS, MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mamba import StepProjection, initial_A_log, project, project_tokens
+from mmbackbones.layers.mamba import DtProjection, initial_A_log, project, project_channels_first
 from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
@@ -65,7 +65,7 @@ class PlainMambaMixer(nn.Module):
         dim (int): channels C of the tokens.
         d_state (int): state size N per channel.
         d_conv (int): side of the depthwise convolution before the scans, odd.
-        expand (int): inner channels D = expand * C.
+        expand (int): ``d_inner``, the channels D of the scans, is expand * C.
         dt_rank (int | None): rank of the projection of ``dt``. None: ceil(C / 16).
         selection (str): ``'exact'`` orders ``dt``, B and C like the tokens that they are computed from;
             ``'official'`` leaves them in raster order.
@@ -84,22 +84,22 @@ class PlainMambaMixer(nn.Module):
         step_bias: str = 'official',
     ):
         super().__init__()
-        inner = expand * dim
+        d_inner = expand * dim
         self.d_state, self.dt_rank = d_state, dt_rank or math.ceil(dim / 16)
         self.ordered, self.bias_count = selection == 'exact', 1 if step_bias == 'exact' else 2
-        self.in_proj = nn.Linear(dim, 2 * inner)
-        self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=d_conv // 2, groups=inner)
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = StepProjection(self.dt_rank, inner)
-        self.A_log = initial_A_log(inner, d_state)
-        self.D = nn.Parameter(torch.ones(inner))
+        self.in_proj = nn.Linear(dim, 2 * d_inner)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, d_conv, padding=d_conv // 2, groups=d_inner)
+        self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = DtProjection(self.dt_rank, d_inner)
+        self.A_log = initial_A_log(d_inner, d_state)
+        self.D = nn.Parameter(torch.ones(d_inner))
         self.direction_Bs = nn.Parameter(torch.empty(MOVES, d_state))
         nn.init.trunc_normal_(self.direction_Bs, std=0.02)
-        self.out_proj = nn.Linear(inner, dim)
+        self.out_proj = nn.Linear(d_inner, dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens [B, h*w, C] of a grid -> [B, h*w, C]."""
-        x, z = project_tokens(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
+        x, z = project_channels_first(self.in_proj, x).chunk(2, dim=1)  # [B, L, C] -> 2 x [B, D, L]
         x = F.silu(self.conv2d(x.unflatten(2, grid))).flatten(2)  # [B, D, L] -> [B, D, h, w] and back
         dt, B, C = project(self.x_proj, x).split([self.dt_rank, self.d_state, self.d_state], dim=1)
         selected = project(self.dt_proj, dt), B, C

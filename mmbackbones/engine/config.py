@@ -94,7 +94,7 @@ def load_config(path: str | Path, overrides: dict | None = None, backbone: str |
     try:
         cfg.merge_from_dict(overrides or {})
     except Exception as error:
-        raise InputError(f'--cfg-options {" ".join(overrides)}: {_one_line(error)}') from error
+        raise InputError(f'--cfg-options {" ".join(overrides or {})}: {_one_line(error)}') from error
     if (found := _mixers(cfg)) is not None:
         cfg.model.backbone['mixers'] = spell_out(*found)
     return cfg

@@ -197,6 +197,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    from mmbackbones.engine.cli import run_command
+    from mmbackbones.engine.command import run_command
 
     run_command(main)

@@ -10,11 +10,12 @@ from rich.table import Table
 
 from mmbackbones.errors import InputError
 from mmbackbones.launch.suite import load_suite, run_suite
+from mmbackbones.paths import find_config
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Run a suite of trainings; called again, it goes on where it stopped.')
-    parser.add_argument('suite', help='YAML file, such as configs/suites/quickstart.yaml')
+    parser.add_argument('suite', help='YAML file, such as configs/suites/quickstart.yaml; it may lie in the package')
     parser.add_argument('--work-dir', help='folder of its runs (default: work_dirs/suites/<suite name>)')
     parser.add_argument('--cluster', choices=['local', 'slurm'], default='local')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time on this machine (default: 1)')
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f'--jobs {args.jobs}: expected at least 1')
 
     work_dir = args.work_dir or str(Path('work_dirs', 'suites', Path(args.suite).stem))
-    suite = load_suite(args.suite, work_dir, args.gpus)
+    suite = load_suite(find_config(args.suite, 'suite'), work_dir, args.gpus)
     if args.dry_run:
         table = Table('run', 'seed', 'state')
         for run in suite.runs:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
-from mmbackbones.ops.scan_orders import ScanOrder, cross_merge, cross_scan, scan_order
+from mmbackbones.ops.directional_scan import directional_scan
+from mmbackbones.ops.scan_orders import ScanOrder, scan_order
 from mmbackbones.ops.selective_scan import selective_scan
 
 DIRECTIONS = 4
-STEP_RANGE = (1e-3, 1e-1)  # initial step sizes, log-uniform (Mamba, section 3.6)
+DT_RANGE = (1e-3, 1e-1)  # initial dt, log-uniform (Mamba, section 3.6)
 
 
 class DirectionalScans(nn.Module):
@@ -24,14 +24,14 @@ class DirectionalScans(nn.Module):
     Input and output of the scans are float32 whatever autocast says, so that long sums stay within range.
     """
 
-    def add_scans(self, inner: int, directions: int, d_state: int, dt_rank: int) -> None:
+    def add_scans(self, d_inner: int, directions: int, d_state: int, dt_rank: int) -> None:
         """Register the weights, whose values :meth:`reset_ssm_parameters` sets."""
         self.d_state, self.dt_rank = d_state, dt_rank
-        self.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, inner))
-        self.dt_projs_weight = nn.Parameter(torch.empty(directions, inner, dt_rank))
-        self.dt_projs_bias = nn.Parameter(torch.empty(directions, inner))
-        self.A_logs = nn.Parameter(torch.empty(directions * inner, d_state))
-        self.Ds = nn.Parameter(torch.empty(directions * inner))
+        self.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, d_inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(directions, d_inner, dt_rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(directions, d_inner))
+        self.A_logs = nn.Parameter(torch.empty(directions * d_inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(directions * d_inner))
 
     @torch.no_grad()
     def reset_ssm_parameters(self) -> None:
@@ -40,25 +40,18 @@ class DirectionalScans(nn.Module):
             self.x_proj_weight, -(self.x_proj_weight.shape[-1] ** -0.5), self.x_proj_weight.shape[-1] ** -0.5
         )
         nn.init.uniform_(self.dt_projs_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        step = torch.empty_like(self.dt_projs_bias).uniform_(*map(math.log, STEP_RANGE)).exp()
-        self.dt_projs_bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
+        dt = torch.empty_like(self.dt_projs_bias).uniform_(*map(math.log, DT_RANGE)).exp()
+        self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
         self.A_logs.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_logs))
         nn.init.ones_(self.Ds)
 
     def scan(self, x: Tensor) -> Tensor:
-        """Rows, columns, and both from their ends: [B, D, H, W] -> [B, D, H*W], the sum of the four."""
-        height, width = x.shape[-2:]
-        if directional_scan_is_fused(x):
-            columns = scan_order('v', height, width, x.device)
-            return self.fused_scans(x, [None, columns, None, columns], [False, False, True, True])
-        xs = cross_scan(x, directions=2)
-        u = in_float32(xs)
-        # Directions 2 and 3 are 0 and 1 read from the end: an index order, not a flipped copy.
-        y = self.scan_sequences(xs, u, slice(0, 2)) + self.scan_sequences(xs, u, slice(2, 4), reverse=True)
-        return cross_merge(y, height, width)
+        """Rows, columns, and both from their ends: map [B, D, H, W] -> tokens [B, H*W, D], the sum of the four."""
+        columns = scan_order('v', *x.shape[-2:], x.device)
+        return self.scan_directions(x, [None, columns, None, columns], [False, False, True, True])
 
-    def fused_scans(self, x: Tensor, orders: list[ScanOrder | None], reverse: list[bool]) -> Tensor:
-        """All directions of a map in one operator: [B, D, H, W] -> [B, D, H*W], the sum, a view of [B, H*W, D]."""
+    def scan_directions(self, x: Tensor, orders: list[ScanOrder | None], reverse: list[bool]) -> Tensor:
+        """All K directions of a map: [B, D, H, W] -> [B, H*W, D], the sum."""
         shape = self.dt_projs_bias.shape
         return directional_scan(
             x.flatten(2).transpose(1, 2),
@@ -70,45 +63,15 @@ class DirectionalScans(nn.Module):
             orders=orders,
             reverse=reverse,
             out_dtype=torch.promote_types(x.dtype, torch.float32),
-        ).transpose(1, 2)
-
-    def scan_sequences(self, xs: Tensor, u: Tensor, directions: slice, reverse: bool = False) -> Tensor:
-        """Scan K sequences with the weights of K directions.
-
-        Args:
-            xs (Tensor): [B, K, D, L], what step, B and C are projected from, in any precision.
-            u (Tensor): ``in_float32(xs)``, what is scanned.
-            directions (slice): the K directions whose weights apply.
-            reverse (bool): scan from the end.
-
-        Returns:
-            Tensor: [B, K, D, L] in the dtype of u.
-        """
-        low_rank, B, C = (self.x_proj_weight[directions] @ xs).split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta = self.dt_projs_weight[directions] @ low_rank  # [B, K, R, L] -> [B, K, D, L]
-        A_logs, Ds = (
-            m.unflatten(0, self.dt_projs_bias.shape)[directions].flatten(0, 1) for m in (self.A_logs, self.Ds)
         )
-        y = selective_scan(
-            u.flatten(1, 2),
-            delta.flatten(1, 2),
-            -torch.exp(in_float32(A_logs)),
-            B,
-            C,
-            Ds,
-            delta_bias=self.dt_projs_bias[directions].flatten(),
-            delta_softplus=True,
-            reverse=reverse,
-        )
-        return y.view_as(u)
 
     def scan_tokens(self, u: Tensor, projected: Tensor, k: int, order: Tensor, reverse: bool = False) -> Tensor:
         """Scan tokens by an order with the weights of direction k.
 
         Args:
             u (Tensor): [B, L, D] in float32, what is scanned.
-            projected (Tensor): [B, L, R + 2 N], its low rank of the step, B and C. No bias joins them, nor the step
-                before the scan: so the zeros that the scan takes in padding slots are what a zero would project to.
+            projected (Tensor): [B, L, R + 2 N], its low rank of dt, B and C. No bias joins them, nor dt before the
+                scan: so the zeros that the scan takes in padding slots are what a zero would project to.
             k (int): the direction.
             order (Tensor): [S], token of each slot, -1 for padding.
             reverse (bool): scan from the end.
@@ -143,8 +106,8 @@ class SS2D(DirectionalScans):
     Args:
         dim (int): channels of the map.
         d_state (int): state size N of each channel.
-        ssm_ratio (float): inner width over ``dim``.
-        dt_rank (int | None): rank of the step-size projection; None: ``ceil(dim / 16)``.
+        ssm_ratio (float): d_inner, the channels of the scans, over ``dim``.
+        dt_rank (int | None): rank of dt's projection; None: ``ceil(dim / 16)``.
         conv_bias (bool): whether the 3x3 depthwise convolution has a bias.
         gate (bool): whether a gate z is projected beside x and multiplies the normalized scan.
     """
@@ -160,13 +123,13 @@ class SS2D(DirectionalScans):
         gate: bool = False,
     ):
         super().__init__()
-        inner = int(ssm_ratio * dim)
+        d_inner = int(ssm_ratio * dim)
         self.gate = gate
-        self.in_proj = nn.Linear(dim, 2 * inner if gate else inner, bias=False)
-        self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
-        self.add_scans(inner, DIRECTIONS, d_state, dt_rank or math.ceil(dim / 16))
-        self.out_norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.in_proj = nn.Linear(dim, 2 * d_inner if gate else d_inner, bias=False)
+        self.conv2d = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=conv_bias)
+        self.add_scans(d_inner, DIRECTIONS, d_state, dt_rank or math.ceil(dim / 16))
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_ssm_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,8 +139,7 @@ class SS2D(DirectionalScans):
         if self.gate:
             x, z = x.chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)))  # [B, H, W, D] -> [B, D, H, W]
-        y = self.scan(x)  # [B, D, H, W] -> [B, D, H*W]
-        y = self.out_norm(y.transpose(1, 2)).unflatten(1, (height, width))  # -> [B, H, W, D]
+        y = self.out_norm(self.scan(x)).unflatten(1, (height, width))  # [B, D, H, W] -> [B, H*W, D] -> [B, H, W, D]
         if self.gate:
             y = y * F.silu(z)
         return self.out_proj(y)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
-from mmbackbones.layers.ss2d import DirectionalScans, in_float32
+from mmbackbones.layers.ss2d import DirectionalScans
 
 SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d')
 ATTENTIONS = ('attn', 'causal-attn')
@@ -136,19 +136,14 @@ class ScanMixer(DirectionalScans):
         self.reset_ssm_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.shape[1:3]
-        y = self.scan(x.permute(0, 3, 1, 2))  # [B, H, W, C] -> [B, C, H, W] -> [B, C, H*W]
-        return y.transpose(1, 2).unflatten(1, grid)  # -> [B, H, W, C]
+        """Map [B, H, W, C] -> map of the same shape."""
+        return self.scan(x.permute(0, 3, 1, 2)).unflatten(1, x.shape[1:3])  # -> [B, C, H, W] -> [B, H*W, C] -> back
 
     def scan(self, x: Tensor) -> Tensor:
         if self.name == 'ss2d':
             return super().scan(x)
-        xs = x.flatten(2)[:, None]  # [B, C, H, W] -> [B, 1, C, H*W]
-        u = in_float32(xs)
-        y = self.scan_sequences(xs, u, slice(0, 1), reverse=self.name == 'ssm-reversed')
-        if self.name == 'bissm':
-            y = y + self.scan_sequences(xs, u, slice(1, 2), reverse=True)
-        return y[:, 0]
+        reverse = {'ssm': [False], 'ssm-reversed': [True], 'bissm': [False, True]}[self.name]
+        return self.scan_directions(x, [None] * len(reverse), reverse)
 
 
 class Attention(nn.Module):

@@ -52,6 +52,8 @@ class ScanOrder(NamedTuple):
     """(S,) int64, pixel of each slot, -1 where the slot is padding."""
     inverse: Tensor
     """(P,) int64, slot of each pixel."""
+    columns_of: tuple[int, int] | None = None
+    """Height and width, where the order goes down the columns of such a map: then it is a transposition."""
 
 
 def scan_order(name: str, height: int, width: int, device: torch.device | str = 'cpu') -> ScanOrder:
@@ -77,7 +79,8 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
         order = _slots(name.removesuffix('_flip'), height, width, device)
         if name.endswith('_flip'):
             order = order.flip(0)
-        return ScanOrder(order, inverse_order(order, height * width))
+        columns_of = (height, width) if name == 'v' else None
+        return ScanOrder(order, inverse_order(order, height * width), columns_of)
 
 
 def forget_orders() -> None:
@@ -237,11 +240,15 @@ def permute_tokens(x: Tensor, order: ScanOrder) -> Tensor:
 
 def to_sequence(x: Tensor, order: ScanOrder) -> Tensor:
     """Reads a map in scan order: (..., P) to (..., S), zero in the padding slots."""
+    if order.columns_of is not None:
+        return x.unflatten(-1, order.columns_of).transpose(-1, -2).flatten(-2)
     return _Gather.apply(x, order.order, order.inverse)
 
 
 def to_map(y: Tensor, order: ScanOrder) -> Tensor:
     """Brings a sequence back to pixel order: (..., S) to (..., P); padding slots are dropped."""
+    if order.columns_of is not None:
+        return y.unflatten(-1, order.columns_of[::-1]).transpose(-1, -2).flatten(-2)
     return _Gather.apply(y, order.inverse, order.order)
 
 

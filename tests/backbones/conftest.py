@@ -6,7 +6,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
 
-@pytest.fixture(params=['chunked', 'native'])
+@pytest.fixture(params=['chunk', 'cpu'])
 def backend(request, monkeypatch) -> None:
     """The scan's backends that a CPU has, one after the other."""
     monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', request.param)

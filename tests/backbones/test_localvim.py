@@ -185,12 +185,12 @@ def test_class_token_stays_in_the_middle_of_every_sequence():
     mixer = LocalMambaMixer(8, directions=('w2', 'w2_flip', 'h', 'v_flip'), exact=True, middle_token=True, d_state=4)
     seen = []
 
-    def scan(x, z, suffix, reverse):
-        token = x.argmax(-1)
-        seen.append((x.shape[-1] - 1 - token if reverse else token).unique().tolist())
+    def scan(x, z, branches, reverse):
+        token = x.argmax(1)  # [B, S, D] -> [B, D]
+        seen.append((x.shape[1] - 1 - token if reverse[0] else token).unique().tolist())
         return x
 
-    mixer._scan = scan
+    mixer.scan = scan
     with torch.no_grad():
         mixer.in_proj.weight.fill_(1)
         mixer(torch.eye(16)[7].expand(8, 16).T[None], (3, 5))

@@ -9,7 +9,7 @@ from mmbackbones.backbones import MambaVision
 from mmbackbones.backbones.mambavision import MambaVisionMixer
 from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mamba import StepProjection
+from mmbackbones.layers.mamba import DtProjection
 from tests.backbones.staged_cases import TOLERANCE, load_case, load_keys, load_weights
 
 SMALL = dict(dims=8, depths=(1, 1, 2, 1), stem_width=4, num_heads=(2, 4), d_state=4)
@@ -104,7 +104,7 @@ def test_own_names_pass_through():
 
 def test_initial_steps():
     """The general initialization of linear layers spares the projection of step sizes."""
-    steps = [F.softplus(m.bias) for m in MambaVision(arch=SMALL).modules() if isinstance(m, StepProjection)]
+    steps = [F.softplus(m.bias) for m in MambaVision(arch=SMALL).modules() if isinstance(m, DtProjection)]
     assert len(steps) == 2
     assert all((step > 0.9e-3).all() and (step < 0.11).all() for step in steps)
 

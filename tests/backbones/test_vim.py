@@ -229,7 +229,7 @@ def test_class_row_stays_with_the_class_token():
 
 def test_memory_is_linear_in_tokens(monkeypatch):
     """What training keeps, counted without computing it; the native scan's states included."""
-    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'native')
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'cpu')
     with torch.device('meta'):
         model = Vim(arch='tiny')
 

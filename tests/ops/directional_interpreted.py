@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.layers.ss2d import SS2D
 from mmbackbones.layers.token_mixers import build_branch
-from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
-from mmbackbones.ops.directional_scan import triton as fused
+from mmbackbones.ops.directional_scan import DirectionalArguments, directional_scan
+from mmbackbones.ops.directional_scan.triton import host as fused
 from mmbackbones.ops.scan_orders import scan_order
-from mmbackbones.ops.selective_scan import triton as backend
+from mmbackbones.ops.selective_scan import use_scans
+from mmbackbones.ops.selective_scan.triton import host as backend
 from tests.ops.directional_cases import assert_close, random_inputs, run, specification
 
 FLOAT32 = 5e-6
@@ -114,7 +115,7 @@ def test_output_wider_than_the_tokens():
     inputs, orders = random_inputs(size=(2, 3), state=1, orders=(None, 'v'), absent=('z',))
     inputs['x'] = inputs['x'].bfloat16()
     options = dict(orders=orders, reverse=BOTH_WAYS, out_dtype=torch.float32)
-    fused, plain = (run(inputs, **options, backend=name) for name in ('triton', 'native'))
+    fused, plain = (run(inputs, **options, backend=name) for name in ('triton', 'cpu'))
     assert fused['y'].dtype == torch.float32 and fused['grad_x'].dtype == torch.bfloat16
     assert_close(fused, plain, 2e-2)
 
@@ -123,10 +124,10 @@ def test_views_of_wider_memory_are_read_in_place():
     inputs, orders = random_inputs(size=(1, 5), dim=4, taps=2)
     wide = torch.randn(1, 5, 12)
     views = inputs | dict(x=wide[..., :4], z=wide[..., 4:8])
-    mixer = fused._Mixer(*views.values(), [None] * 2, BOTH_WAYS)
+    mixer = fused._Mixer(DirectionalArguments(*views.values(), [None] * 2, BOTH_WAYS))
     assert mixer.x.data_ptr() == wide.data_ptr() and mixer.z.data_ptr() == wide[..., 4:].data_ptr()
     y = directional_scan(**views, orders=orders, reverse=BOTH_WAYS, backend='triton')
-    expected = directional_scan(**views, orders=orders, reverse=BOTH_WAYS, backend='native')
+    expected = directional_scan(**views, orders=orders, reverse=BOTH_WAYS, backend='cpu')
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -151,11 +152,11 @@ def test_operator_is_registered_as_it_behaves():
     [dict(size=(1, 3), dim=2, taps=1), dict(size=(1, 3), dim=2, state=1, orders=(None, 'w2'), absent=('z',))],
     ids=['vim', 'windows'],
 )
-def test_flops_are_those_of_the_plain_path(case):
-    """With more taps than one the plain convolution also computes, and counts, steps past the end."""
+def test_flops_are_those_of_the_composition(case):
+    """With more taps than one the composed convolution also computes, and counts, steps past the end."""
     inputs, orders = random_inputs(**case)
     counts = []
-    for name in ('triton', 'native'):
+    for name in ('triton', 'cpu'):
         with FlopCounterMode(display=False) as counter:
             directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS, backend=name)
         counts.append(counter.get_total_flops())
@@ -174,7 +175,6 @@ class Recorder(TorchDispatchMode):
 
 def layer_results(layer, x, name, monkeypatch):
     monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', name)
-    assert directional_scan_is_fused(x) == (name == 'triton')
     layer.zero_grad()
     x = x.clone().requires_grad_()
     with Recorder() as recorder:
@@ -199,12 +199,22 @@ def layer_results(layer, x, name, monkeypatch):
 def test_layers_take_the_fused_path(layer, shape, monkeypatch):
     torch.manual_seed(0)
     layer, x = layer(), torch.randn(shape)
-    expected, plain = layer_results(layer, x, 'native', monkeypatch)
+    expected, composed = layer_results(layer, x, 'cpu', monkeypatch)
     actual, names = layer_results(layer, x, 'triton', monkeypatch)
     assert_close(actual, expected, 1e-5)
-    assert 'selective_scan' in plain and 'directional_scan' not in plain
+    assert 'selective_scan' in composed and 'directional_scan' not in composed
     assert {'directional_scan', 'directional_scan_backward'} <= set(names)
     assert not {'flip', 'gather', 'selective_scan'} & set(names)
+
+
+def test_composition_on_triton_when_asked_for(monkeypatch):
+    torch.manual_seed(0)
+    layer, x = SS2D(4, d_state=1, ssm_ratio=1.0), torch.randn(1, 2, 3, 4)
+    expected, _ = layer_results(layer, x, 'cpu', monkeypatch)
+    with use_scans(directional='composed'):
+        actual, names = layer_results(layer, x, 'triton', monkeypatch)
+    assert_close(actual, expected, 1e-5)
+    assert 'selective_scan' in names and 'directional_scan' not in names
 
 
 def test_layer_compiles_whole(monkeypatch):

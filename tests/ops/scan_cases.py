@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmbackbones.ops.selective_scan import reference, selective_scan
+from mmbackbones.ops.selective_scan import ScanArguments, naive, selective_scan
 from mmbackbones.ops.selective_scan.frame import frame_forward
 
 INPUTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
@@ -81,7 +81,7 @@ def specification(
     reverse: bool = False,
     order: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What :func:`run` returns, by autograd through the reference loop in float64; by an order of a gathered copy."""
+    """What :func:`run` returns, by autograd through the naive loop in float64; by an order of a gathered copy."""
     leaves = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
     full = dict.fromkeys(INPUTS) | leaves
     full |= {name: full[name].unsqueeze(1) for name in ('B', 'C') if full[name].dim() == 3}
@@ -92,7 +92,7 @@ def specification(
             for name in ('u', 'delta', 'B', 'C', 'z')
             if full[name] is not None
         }
-    out, last_state = frame_forward(reference.recurrence, *full.values(), delta_softplus, reverse)
+    out, last_state = frame_forward(naive.recurrence, ScanArguments(*full.values(), delta_softplus, reverse, None))
     if order is not None:
         out = torch.full_like(leaves['u'], torch.nan).index_copy(-1, order[filled], out[..., filled])
     total = (out * dout).sum() + (0 if dlast_state is None else (last_state * dlast_state).sum())

@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmbackbones.errors import InputError
-from mmbackbones.ops.directional_scan import directional_scan, directional_scan_is_fused
-from mmbackbones.ops.scan_orders import scan_order
+from mmbackbones.ops.directional_scan import directional_scan, project_tokens
+from mmbackbones.ops.scan_orders import ScanOrder, scan_order
+from mmbackbones.ops.selective_scan import use_scans
 from tests.ops.directional_cases import assert_close, random_inputs, run, specification
 
 VIM = dict(batch=2, size=(3, 5), dim=5, state=4, rank=3, taps=4)
@@ -20,7 +22,7 @@ VMAMBA = dict(size=(3, 5), dim=5, state=1, orders=(None, 'v', None, 'v'), absent
 BOTH_WAYS, FOUR_WAYS = [False, True], [False, False, True, True]
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked', 'native'])
+@pytest.mark.parametrize('backend', ['naive', 'chunk', 'cpu'])
 @pytest.mark.parametrize(
     'case, reverse',
     [
@@ -31,8 +33,8 @@ BOTH_WAYS, FOUR_WAYS = [False, True], [False, False, True, True]
     ],
     ids=['vim', 'vmamba', 'windows', 'bare'],
 )
-def test_plain(case, reverse, backend):
-    dtype = torch.float32 if backend == 'native' else torch.float64
+def test_composed(case, reverse, backend):
+    dtype = torch.float32 if backend == 'cpu' else torch.float64
     inputs, orders = random_inputs(**case, dtype=dtype)
     actual = run(inputs, orders=orders, reverse=reverse, backend=backend)
     assert_close(actual, specification(inputs, orders, reverse), 5e-6 if dtype == torch.float32 else 1e-12)
@@ -48,7 +50,7 @@ def test_output_may_be_wider_than_the_tokens():
     assert 0 < (narrow - wide).abs().max() < 0.05 * wide.abs().max()
 
 
-def test_plain_path_compiles_whole_and_can_be_checkpointed():
+def test_composition_compiles_whole_and_can_be_checkpointed():
     inputs, orders = random_inputs(**VIM)
     options = dict(orders=orders, reverse=BOTH_WAYS)
     expected = run(inputs, **options)
@@ -82,9 +84,47 @@ def test_empty_batch():
     assert directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS).shape == (0, 15, 5)
 
 
-def test_is_fused_follows_the_scan(monkeypatch):
-    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'chunked')
-    assert not directional_scan_is_fused(torch.zeros(1, 2, 3))
+def test_implementation_that_cannot_run_is_named(monkeypatch):
+    inputs, orders = random_inputs(**VIM)
+    monkeypatch.setenv('MMBACKBONES_DIRECTIONAL_SCAN', 'triton')
+    with pytest.raises(InputError, match="DIRECTIONAL_SCAN='triton' cannot be used: the selective scan runs on cpu"):
+        directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS)
+    monkeypatch.setenv('MMBACKBONES_DIRECTIONAL_SCAN', 'fast')
+    with pytest.raises(InputError, match="MMBACKBONES_DIRECTIONAL_SCAN is 'fast', expected 'auto' or one of composed"):
+        directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS)
+    with use_scans(directional='composed'):
+        directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS)
+
+
+@pytest.mark.parametrize('bias', [None, torch.randn(6)], ids=['', 'bias'])
+def test_projected_tokens_lie_next_to_each_other(bias):
+    x, weight = torch.randn(2, 5, 4), torch.randn(6, 4)
+    parts = project_tokens(x, weight, bias, parts=2)
+    torch.testing.assert_close(torch.cat(parts, dim=2), F.linear(x, weight, bias))
+    assert [part.stride(1) for part in parts] == [1, 1]
+
+
+def test_weights_may_be_lists():
+    inputs, orders = random_inputs(**VIM)
+    lists = {name: x if name in ('x', 'z') else list(x) for name, x in inputs.items()}
+    y = directional_scan(**lists, orders=orders, reverse=BOTH_WAYS)
+    assert torch.equal(y, directional_scan(**inputs, orders=orders, reverse=BOTH_WAYS))
+    lists['D'] = [lists['D'][0], lists['D'][1][1:]]
+    with pytest.raises(InputError, match=r'D has shapes \[\(5,\), \(4,\)\], expected 2 times \(5,\)'):
+        directional_scan(**lists, orders=orders, reverse=BOTH_WAYS)
+
+
+def test_shared_weights_are_projected_once():
+    inputs, _ = random_inputs(**dict(VIM, taps=0))
+    inputs |= {name: 2 * [inputs[name][0]] for name in ('proj_weight', 'dt_weight')}
+    options = dict(orders=[None, None], reverse=BOTH_WAYS)
+    with FlopCounterMode(display=False) as counter:
+        y = directional_scan(**inputs, **options)
+    shared = counter.get_total_flops()
+    inputs |= {name: torch.stack(inputs[name]) for name in ('proj_weight', 'dt_weight')}
+    with FlopCounterMode(display=False) as counter:
+        torch.testing.assert_close(directional_scan(**inputs, **options), y, rtol=0, atol=0)
+    assert shared < counter.get_total_flops()
 
 
 def without(name):
@@ -183,8 +223,8 @@ def test_fused_in_the_interpreter(markers):
 def test_fused_on_a_gpu(case, reverse, dtype, tolerance):
     inputs, orders = random_inputs(**case)
     inputs |= {name: inputs[name].to(dtype) for name in ('x', 'z') if name in inputs}
-    expected = run({name: x.double() for name, x in inputs.items()}, orders=orders, reverse=reverse, backend='chunked')
-    orders = [None if order is None else type(order)(*(index.cuda() for index in order)) for order in orders]
+    expected = run({name: x.double() for name, x in inputs.items()}, orders=orders, reverse=reverse, backend='chunk')
+    orders = [None if order is None else ScanOrder(order.order.cuda(), order.inverse.cuda()) for order in orders]
     inputs = {name: x.cuda() for name, x in inputs.items()}
     runs = [run(inputs, orders=orders, reverse=reverse, backend='triton') for _ in range(2)]
     assert_close({name: x.cpu() for name, x in runs[0].items()}, expected, tolerance)

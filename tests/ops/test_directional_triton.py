@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from mmbackbones.ops.directional_scan import triton as fused
-from mmbackbones.ops.selective_scan import triton as backend
+from mmbackbones.ops.directional_scan import DirectionalArguments
+from mmbackbones.ops.directional_scan.triton import host as fused
+from mmbackbones.ops.selective_scan.triton import host as backend
 
 pytest.importorskip('triton', reason='triton is not installed; pip install triton')
 
-from mmbackbones.ops.directional_scan import triton_kernels as conv_kernels
-from mmbackbones.ops.selective_scan import triton_kernels as kernels
+from mmbackbones.ops.directional_scan.triton import kernels as conv_kernels
+from mmbackbones.ops.selective_scan.triton import kernels
 from tests.ops.directional_cases import random_inputs
 from tests.ops.test_triton import SEGMENT_UNROLL, assert_no_spill, compile_only, compiled, wide_leaves
 
@@ -147,9 +148,9 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
     for batch, length in ((1, 70), (2, 77)):
         inputs, orders = random_inputs(batch, (1, length), dim=32, state=8, rank=8, taps=4)
         inputs |= {name: inputs[name].bfloat16() for name in ('x', 'z')}
-        arguments = *inputs.values(), orders, [False, True]
-        out, *left = fused.forward(*arguments, torch.bfloat16, True)
-        fused.backward(torch.empty_like(out), *arguments[:9], *left, *arguments[9:])
+        scan = DirectionalArguments(*inputs.values(), orders, [False, True])
+        out, *left = fused.forward(scan, torch.bfloat16, save=True)
+        fused.backward(scan, torch.empty_like(out), *left)
         launches.append(tuple(launched))
         launched.clear()
     segmented = ['segment_kernel', 'carry_kernel']

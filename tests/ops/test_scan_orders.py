@@ -46,7 +46,7 @@ def strided_cases():
 @pytest.mark.parametrize('size', [*SIZES, (1, 1), (1, 5), (5, 1), (2, 13)], ids=size_id)
 @pytest.mark.parametrize('name', NAMES)
 def test_every_pixel_has_one_slot_and_returns_from_it(name, size):
-    order, inverse = scan_order(name, *size)
+    order, inverse, _ = scan_order(name, *size)
     num_pixels = size[0] * size[1]
     assert sorted(order[order >= 0].tolist()) == list(range(num_pixels))
     assert torch.equal(order[inverse], torch.arange(num_pixels))
@@ -113,8 +113,8 @@ def test_localmamba_scanned_values(cases, name, size):
 def test_plainmamba_snakes(cases, size):
     key = f'plain.{size_id(size)}.'
     orders = [scan_order(name, *size) for name in SNAKES]
-    assert torch.equal(torch.stack([order for order, _ in orders]), cases[key + 'order'])
-    assert torch.equal(torch.stack([inverse for _, inverse in orders]), cases[key + 'inverse'])
+    assert torch.equal(torch.stack([order for order, *_ in orders]), cases[key + 'order'])
+    assert torch.equal(torch.stack([inverse for _, inverse, _ in orders]), cases[key + 'inverse'])
     assert torch.equal(torch.stack([move_codes(name, *size) for name in SNAKES]), cases[key + 'direction'])
 
 

@@ -5,14 +5,14 @@ import torch
 
 from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import scan_order
-from mmbackbones.ops.selective_scan import native, selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan import cpu, selective_scan, selective_scan_backend, use_scans
 from mmbackbones.ops.selective_scan.dispatch import get_backend
 from tests.conftest import golden
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, random_inputs, run, specification
 
 FLOAT32 = 5e-6
-ISAS = list(native.LIBRARIES)
-BACKENDS = ['reference', 'chunked', *(f'native-{isa}' for isa in ISAS), 'triton']
+ISAS = list(cpu.LIBRARIES)
+BACKENDS = ['naive', 'chunk', *(f'cpu-{isa}' for isa in ISAS), 'triton']
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def same_for_all(monkeypatch):
 
 @pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
-    """Name of a backend; the native one once for every instruction set that this CPU has."""
+    """Name of a backend; the C++ one once for every instruction set that this CPU has."""
     name, _, isa = request.param.partition('-')
     if name == 'triton' and not torch.cuda.is_available():
         pytest.skip('no CUDA device: Triton on it (test_triton.py has the interpreter)')
@@ -34,9 +34,9 @@ def backend(request, monkeypatch):
         capability = torch.backends.cpu.get_cpu_capability()
         if ISAS.index(isa) < (ISAS.index(capability) if capability in ISAS else len(ISAS) - 1):
             pytest.skip(f'this CPU has no {isa}')
-        if native.load(isa) is None:
-            pytest.skip(f'native is not built for {isa}')
-        monkeypatch.setattr(native, 'isa', lambda: isa)
+        if cpu.load(isa) is None:
+            pytest.skip(f'cpu is not built for {isa}')
+        monkeypatch.setattr(cpu, 'isa', lambda: isa)
     return name
 
 
@@ -45,7 +45,7 @@ def cases():
     return golden_cases(golden('selective_scan_cases.safetensors'))
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
+@pytest.mark.parametrize('backend', ['naive', 'chunk'], indirect=True)
 def test_golden_float64(cases, backend):
     assert len(cases) == 31
     for inputs, expected, delta_softplus in cases.values():
@@ -142,7 +142,7 @@ def test_nonfinite_values_propagate(backend, name, value):
         pytest.skip('softplus(-inf) is 0, a finite step')
     actual, expected = (
         run(inputs, torch.zeros_like(inputs['u']), delta_softplus=True, backend=each)['out']
-        for each in (backend, 'reference')
+        for each in (backend, 'naive')
     )
     assert not expected.isfinite().all()
     assert torch.equal(actual.isfinite(), expected.isfinite())
@@ -157,7 +157,7 @@ def test_twice_the_same_bits(backend):
         assert torch.equal(x, second[name]), name
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
+@pytest.mark.parametrize('backend', ['naive', 'chunk'], indirect=True)
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_gradcheck(backend, reverse):
     inputs = random_inputs(2, 4, 6, 3, 2)
@@ -171,8 +171,8 @@ def test_gradcheck(backend, reverse):
 def test_reverse_is_the_flipped_scan():
     inputs = random_inputs(2, 6, 37, 4, 2)
     flipped = {name: x.flip(-1) if name in ('u', 'delta', 'B', 'C', 'z') else x for name, x in inputs.items()}
-    y, last = selective_scan(**inputs, reverse=True, return_last_state=True, backend='reference')
-    expected, expected_last = selective_scan(**flipped, return_last_state=True, backend='reference')
+    y, last = selective_scan(**inputs, reverse=True, return_last_state=True, backend='naive')
+    expected, expected_last = selective_scan(**flipped, return_last_state=True, backend='naive')
     torch.testing.assert_close(y, expected.flip(-1), rtol=0, atol=0)
     torch.testing.assert_close(last, expected_last, rtol=0, atol=0)
 
@@ -257,7 +257,7 @@ def test_order_twice_the_same_bits(backend):
         assert torch.equal(x, second[name]), name
 
 
-@pytest.mark.parametrize('backend', ['reference', 'chunked'], indirect=True)
+@pytest.mark.parametrize('backend', ['naive', 'chunk'], indirect=True)
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_order_gradcheck(backend, reverse):
     inputs = random_inputs(2, 4, 6, 3, 2)
@@ -318,30 +318,67 @@ def test_bad_input_is_named(changes, message):
 
 
 def test_unknown_and_unusable_backends():
-    with pytest.raises(InputError, match="backend is 'fast', expected 'auto' or one of reference"):
+    with pytest.raises(InputError, match="backend is 'fast', expected 'auto' or one of naive, chunk, cpu, triton, m"):
         selective_scan(**inputs_with(), backend='fast')
     with pytest.raises(InputError, match="backend='mamba_ssm' cannot be used: mamba_ssm serves cuda tensors"):
         selective_scan(**inputs_with(), backend='mamba_ssm')
-    with pytest.raises(InputError, match='native has no float64'):
-        selective_scan_backend(torch.zeros(1, dtype=torch.float64), 'native')
+    with pytest.raises(InputError, match='cpu has no float64'):
+        selective_scan_backend(torch.zeros(1, dtype=torch.float64), 'cpu')
 
 
 def test_choice_by_device_and_environment(monkeypatch):
-    assert selective_scan_backend('meta').name == 'reference'
-    assert selective_scan_backend(torch.zeros(1, dtype=torch.float64)).name == 'chunked'
-    monkeypatch.setattr(get_backend('native'), 'available', lambda: 'not built')
-    assert selective_scan_backend('cpu') == ('chunked', 'native cannot be used: not built')
-    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'reference')
-    assert selective_scan_backend('cpu') == ('reference', 'asked for by MMBACKBONES_SCAN_BACKEND')
-    assert selective_scan_backend('cpu', 'chunked').name == 'chunked'
+    assert selective_scan_backend('meta').name == 'naive'
+    assert selective_scan_backend(torch.zeros(1, dtype=torch.float64)).name == 'chunk'
+    monkeypatch.setattr(get_backend('cpu'), 'available', lambda: 'not built')
+    assert selective_scan_backend('cpu') == ('chunk', 'cpu cannot be used: not built')
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'naive')
+    assert selective_scan_backend('cpu') == ('naive', 'asked for by MMBACKBONES_SCAN_BACKEND')
+    assert selective_scan_backend('cpu', 'chunk').name == 'chunk'
     monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'triton3')
     with pytest.raises(InputError, match="MMBACKBONES_SCAN_BACKEND is 'triton3'"):
         selective_scan(**inputs_with())
 
 
+@pytest.mark.parametrize('old, name', [('reference', 'naive'), ('chunked', 'chunk'), ('native', 'cpu')])
+def test_earlier_names_are_understood(old, name, monkeypatch):
+    assert selective_scan_backend('cpu', old).name == name
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', old)
+    assert selective_scan_backend('cpu') == (name, 'asked for by MMBACKBONES_SCAN_BACKEND')
+    inputs = inputs_with()
+    assert torch.equal(selective_scan(**inputs, backend=old), selective_scan(**inputs, backend=name))
+
+
+def test_the_earlier_name_of_mamba_ssm_is_understood():
+    with pytest.raises(InputError, match="backend='mamba_ssm' cannot be used: mamba_ssm serves cuda tensors"):
+        selective_scan(**inputs_with(), backend='official')
+
+
+def test_use_scans_holds_within_its_block_alone(monkeypatch):
+    monkeypatch.setenv('MMBACKBONES_SCAN_BACKEND', 'chunk')
+    with use_scans(backend='naive'):
+        assert selective_scan_backend('cpu').name == 'naive'
+        with use_scans(directional='composed'):
+            assert selective_scan_backend('cpu').name == 'naive'
+        assert selective_scan_backend('cpu', 'chunk').name == 'chunk'
+    assert selective_scan_backend('cpu').name == 'chunk'
+
+
+def test_functions_are_at_the_door_of_the_package():
+    """And the packages of the same names are still where their modules are imported from."""
+    from mmbackbones.ops import directional_scan, selective_scan
+    from mmbackbones.ops.directional_scan import directional_scan as direct
+    from mmbackbones.ops.selective_scan.op import selective_scan as inner
+
+    assert selective_scan is inner and directional_scan is direct
+    import mmbackbones.ops.selective_scan.op
+    from mmbackbones.ops import directional_scan as again
+
+    assert again is directional_scan and mmbackbones.ops.selective_scan is inner
+
+
 def test_cuda_without_a_fast_backend_is_an_error(monkeypatch):
     for name in ('triton', 'mamba_ssm'):
         monkeypatch.setattr(get_backend(name), 'available', lambda name=name: f'{name} is not there')
-    with pytest.raises(InputError, match=r'triton is not there; mamba_ssm is not there.*chunked'):
+    with pytest.raises(InputError, match=r'triton is not there; mamba_ssm is not there.*chunk'):
         selective_scan_backend('cuda')
-    assert selective_scan_backend('cuda', 'chunked').name == 'chunked'
+    assert selective_scan_backend('cuda', 'chunk').name == 'chunk'

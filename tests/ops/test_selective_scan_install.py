@@ -47,5 +47,5 @@ def install(folder: Path, **environment: str) -> tuple[list[str], str]:
 def test_install_without_a_compiler(tmp_path):
     libraries, output = install(tmp_path, CC='false', CXX='false')
     assert libraries == []
-    assert 'chunked: native cannot be used: the C++ kernel was not built' in output
+    assert 'chunk: cpu cannot be used: the C++ kernel was not built' in output
     assert output.endswith('True\n')

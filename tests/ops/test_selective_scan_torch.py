@@ -9,13 +9,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbackbones.ops.scan_orders import scan_order
-from mmbackbones.ops.selective_scan import native, selective_scan
+from mmbackbones.ops.selective_scan import ScanArguments, cpu, selective_scan
 from tests.ops.scan_cases import INPUTS, random_inputs, run
 
-BACKENDS = ['reference', 'chunked']
-BACKENDS += [
-    pytest.param('native', marks=pytest.mark.skipif(native.available() is not None, reason=str(native.available())))
-]
+BACKENDS = ['naive', 'chunk']
+BACKENDS += [pytest.param('cpu', marks=pytest.mark.skipif(cpu.available() is not None, reason=str(cpu.available())))]
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +29,18 @@ def leaves(absent=(), **options):
 
 
 @pytest.mark.parametrize('absent', [(), ('D', 'z', 'delta_bias')], ids=['all', 'least'])
-@pytest.mark.parametrize('order', [(), (scan_order('w7', 7, 10).order,)], ids=['', 'order'])
+@pytest.mark.parametrize('order', [None, scan_order('w7', 7, 10).order], ids=['', 'order'])
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_opcheck(backend, order, absent):
     inputs = leaves(absent)
-    torch.library.opcheck(torch.ops.mmbackbones.selective_scan.default, (*inputs, True, True, True, backend, *order))
-    inputs = [x if x is None else x.detach() for x in inputs]
-    out, last_state, saved = torch.ops.mmbackbones.selective_scan(*inputs, True, True, True, backend, *order)
+    arguments = (*inputs, True, True, order)
+    torch.library.opcheck(torch.ops.mmbackbones.selective_scan.default, (*arguments, True, backend))
+    arguments = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    out, last_state, saved = torch.ops.mmbackbones.selective_scan(*arguments, True, backend)
     for dlast_state in (None, last_state):
         torch.library.opcheck(
             torch.ops.mmbackbones.selective_scan_backward.default,
-            (out, dlast_state, *inputs, saved, True, True, backend, *order),
+            (*arguments, out, dlast_state, saved, backend),
         )
 
 
@@ -145,7 +144,7 @@ def test_gradient_checkpointing(backend, reentrant):
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_no_states_are_kept_without_gradients(backend):
     inputs = [x.detach() for x in leaves()]
-    *_, saved = torch.ops.mmbackbones.selective_scan(*inputs, True, False, False, backend)
+    *_, saved = torch.ops.mmbackbones.selective_scan(*inputs, True, False, None, False, backend)
     assert saved.numel() == 0
 
 
@@ -154,7 +153,7 @@ def test_gradient_of_the_last_state_alone(backend):
     inputs = leaves()
     _, last_state = selective_scan(*inputs, True, return_last_state=True, backend=backend)
     gradients = torch.autograd.grad(last_state.sum(), inputs)
-    _, last_state = selective_scan(*inputs, True, return_last_state=True, backend='reference')
+    _, last_state = selective_scan(*inputs, True, return_last_state=True, backend='naive')
     for x, y in zip(gradients, torch.autograd.grad(last_state.sum(), inputs)):
         torch.testing.assert_close(x, y)
 
@@ -181,13 +180,13 @@ def test_ddp():
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
+@pytest.mark.skipif(cpu.available() is not None, reason=str(cpu.available()))
 @pytest.mark.parametrize('order', [None, scan_order('w7', 10, 13).order], ids=['', 'order'])
 @pytest.mark.parametrize('threads', [2, 3, 8])
-def test_native_threads_share_the_channels(threads, order):
+def test_cpu_threads_share_the_channels(threads, order):
     inputs = random_inputs(1, 100, 130, 5, 2, dtype=torch.float32)
     dout = torch.randn(1, 100, 130)
-    options = dict(delta_softplus=True, order=order, backend='native')
+    options = dict(delta_softplus=True, order=order, backend='cpu')
     expected = run(inputs, dout, **options)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -200,33 +199,34 @@ def test_native_threads_share_the_channels(threads, order):
         torch.testing.assert_close(first[name], x, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
-def test_native_addresses_beyond_31_bits(tmp_path):
+@pytest.mark.skipif(cpu.available() is not None, reason=str(cpu.available()))
+def test_cpu_addresses_beyond_31_bits(tmp_path):
     """Two batch items more than 2^32 elements apart, in a file of holes."""
     apart = (1 << 32) + 64
     file = torch.from_file(str(tmp_path / 'holes'), shared=True, size=apart + 8 * 70)
     inputs = random_inputs(2, 8, 70, 4, 2, dtype=torch.float32)
     far = torch.as_strided(file, (2, 8, 70), (apart, 70, 1))
     dout = torch.randn(2, 8, 70)
-    expected = run(inputs, dout, delta_softplus=True, backend='native')
+    expected = run(inputs, dout, delta_softplus=True, backend='cpu')
     full = [inputs[name] for name in INPUTS]
     for index in (0, 1, 6):
         spread = [*full]
         spread[index] = far.copy_(full[index])
-        out, _, saved = native.forward(*spread, True, False, True)
-        gradients = native.backward(dout, None, *spread, saved, True, False)
+        scan = ScanArguments(*spread, True, False, None)
+        out, _, saved = cpu.forward(scan, save=True)
+        gradients = cpu.backward(scan, dout, None, saved)
         assert torch.equal(out, expected['out'])
         for name, gradient in zip(INPUTS, gradients):
             assert torch.equal(gradient, expected[f'grad_{name}']), name
 
 
 @pytest.mark.full
-@pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
-def test_native_results_beyond_31_bits():
+@pytest.mark.skipif(cpu.available() is not None, reason=str(cpu.available()))
+def test_cpu_results_beyond_31_bits():
     """An output of more than 2^31 elements (8.6 GB) from inputs that repeat one channel."""
     dim, length = 33, 1 << 26
     u, delta = (torch.randn(1, 1, length).expand(1, dim, length) for _ in range(2))
     B, C = (torch.randn(1, 1, length) for _ in range(2))
-    out = selective_scan(u, delta, torch.full((dim, 1), -1.0), B, C, delta_softplus=True, backend='native')
+    out = selective_scan(u, delta, torch.full((dim, 1), -1.0), B, C, delta_softplus=True, backend='cpu')
     assert out.numel() > 1 << 31
     assert torch.equal(out[0, 0, -1000:], out[0, -1, -1000:]) and out[0, -1, -1000:].any()

@@ -19,13 +19,39 @@ if os.environ.get('TRITON_INTERPRET') == '1':
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mmbackbones.ops.selective_scan import triton as backend  # noqa: E402
-from mmbackbones.ops.selective_scan import triton_kernels as kernels  # noqa: E402
+from mmbackbones.ops.selective_scan import ScanArguments  # noqa: E402
+from mmbackbones.ops.selective_scan import triton as package  # noqa: E402
+from mmbackbones.ops.selective_scan.triton import host as backend  # noqa: E402
+from mmbackbones.ops.selective_scan.triton import kernels  # noqa: E402
 from tests.ops.scan_cases import random_inputs  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
+# What stands in the kernels' tuples.
+STRIDES = ('x_batch', 'x_time', 'delta_batch', 'delta_time', 'z_batch', 'z_time')
+TUPLES = {
+    'forward_kernel': dict(
+        sequences=('u', 'delta', 'z', 'total', 'kept', 'out'),
+        maps=('B', 'C'),
+        vectors=('D', 'delta_bias', 'conv_weight', 'conv_bias'),
+        strides=STRIDES,
+    ),
+    'segment_kernel': dict(
+        sequences=('x', 'delta', 'z'), vectors=('delta_bias', 'conv_weight', 'conv_bias'), strides=STRIDES
+    ),
+    '_backward': dict(
+        sequences=('dout', 'u', 'delta', 'z', 'kept', 'du', 'ddelta', 'dz'),
+        maps=('B', 'C', 'dB', 'dC'),
+        vectors=('D', 'delta_bias', 'dD', 'ddelta_bias'),
+        strides=('dout_batch', 'dout_time', *STRIDES),
+    ),
+    'carry_kernel': {},
+    'project_kernel': dict(filters=('weight', 'bias'), strides=('x_batch', 'x_time', 'projected_time')),
+    'conv_kernel': dict(filters=('weight', 'bias'), strides=('x_batch', 'x_time')),
+    'conv_backward_kernel': dict(filters=('weight', 'bias'), strides=('x_batch', 'x_time')),
+}
 SEQUENCES = ('u', 'delta', 'z', 'out', 'dout', 'du', 'ddelta', 'dz', 'x', 'kept', 'projection')
 INTEGERS = ('dim', 'groups', 'length', 'tokens', 'segments', 'segment_length', 'batch_size', 'elements', 'columns')
+# What a kernel is given and what it does; the constants of the kernels among them are passed on.
 FLAGS = dict(
     HAS_D=True,
     HAS_Z=True,
@@ -35,6 +61,7 @@ FLAGS = dict(
     SAVE=True,
     SEGMENTED=False,
     HAS_ENTRY=False,
+    HAS_LAST=False,
     BACKWARD=True,
     HAS_ORDER=False,
     PADDED=False,
@@ -89,34 +116,61 @@ class Machine(NamedTuple):
     ttir: str
 
 
-def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', options: dict | None = None, **flags) -> Machine:
-    constants = FLAGS | backend.sizes(state) | dict(BLOCK=backend.BLOCK) | flags
-    constants.setdefault('MAP_ROW', constants['NB'])
-    constants.setdefault('AHEAD', backend.ahead(constants['NB'], constants['HAS_ORDER'], constants['RANK']))
-    constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
-    backward = kernel in (kernels.backward_kernel, kernels.backward_kernel_few_states)
-    unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
-    signature, attributes = {}, {}
-    for i, name in enumerate(kernel.arg_names):
-        integer = name in INTEGERS or name.endswith(('_batch', '_time'))
-        signature[name] = 'i32' if integer else f'*{dtype if name in SEQUENCES else "fp32"}'
-        if name == 'order':
-            signature[name] = '*i64'
-        if name == 'delta' and constants.get('RANK'):
-            signature[name] = '*fp32'
-        if name in constants:
-            signature[name] = 'constexpr'
-        elif name not in unaligned:
-            attributes[(i,)] = [['tt.divisibility', 16]]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        attrs=attributes,
-        constexprs={(kernel.arg_names.index(name),): x for name, x in constants.items()},
+def absent(name: str, flags: dict) -> set[str]:
+    """The tensors that a kernel isn't given."""
+    backward = name == '_backward'
+    given = dict(
+        D=flags['HAS_D'],
+        dD=flags['HAS_D'],
+        z=flags['HAS_Z'],
+        delta_bias=flags['HAS_BIAS'],
+        ddelta_bias=flags['HAS_BIAS'],
+        bias=flags['HAS_BIAS'],
+        conv_weight=flags['TAPS'],
+        conv_bias=flags['HAS_CONV_BIAS'],
+        order=flags['HAS_ORDER'],
+        total=flags['ADD'],
+        kept=flags['DZ'] == 'kept' if backward else flags['KEEP'],
+        dz=flags['DZ'] != 'none',
+        saved=backward or flags['SAVE'],
+        entry=name == 'carry_kernel' or flags['HAS_ENTRY' if backward else 'SEGMENTED'],
+        last_state=name == 'forward_kernel' or flags['HAS_LAST'],
+        step_weight=flags['RANK'],
     )
+    return {tensor for tensor, there in given.items() if not there}
+
+
+def compiled(kernel, capability: int, state: int, dtype: str = 'bf16', options: dict | None = None, **flags) -> Machine:
+    flags = FLAGS | backend.sizes(state) | dict(BLOCK=backend.BLOCK) | flags
+    flags.setdefault('MAP_ROW', flags['NB'])
+    flags.setdefault('AHEAD', backend.ahead(flags['NB'], flags['HAS_ORDER'], flags['RANK']))
+    name = kernel.fn.__name__
+    unaligned = {p.name for p in kernel.params if p.do_not_specialize or p.do_not_specialize_on_alignment}
+    constants, attributes, missing = {}, {}, absent(name, flags)
+
+    def type_of(argument: str, path: tuple[int, ...]) -> str:
+        if argument in missing or (argument in flags and len(path) == 1):
+            constants[path] = None if argument in missing else flags[argument]
+            return 'constexpr'
+        if argument not in unaligned:
+            attributes[path] = [['tt.divisibility', 16]]
+        if argument in INTEGERS or argument.endswith(('_batch', '_time')):
+            return 'i32'
+        if argument == 'order':
+            return '*i64'
+        return f'*{dtype if argument in SEQUENCES and not (argument == "delta" and flags["RANK"]) else "fp32"}'
+
+    signature = {}
+    for i, argument in enumerate(kernel.arg_names):
+        if argument in TUPLES[name]:
+            signature[argument] = tuple(type_of(item, (i, j)) for j, item in enumerate(TUPLES[name][argument]))
+        else:
+            signature[argument] = type_of(argument, (i,))
+    source = ASTSource(fn=kernel, signature=signature, attrs=attributes, constexprs=constants)
     # Those without states are launched with the compiler's own four warps.
     if options is None:
-        options = backend.launch_options(constants['NB'], backward) if 'NB' in constants else dict(num_warps=4)
+        scans = 'NB' in kernel.arg_names
+        options = backend.launch_options(flags['NB'], name == '_backward') if scans else dict(num_warps=4)
     return analysed(triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options))
 
 
@@ -246,8 +300,9 @@ def test_launches_bind_and_one_compilation_serves_every_length(monkeypatch):
     for batch, length in ((1, 70), (2, 77), (3, 160)):
         inputs = random_inputs(batch, 32, length, 8, 1, dtype=torch.bfloat16)
         inputs |= {name: inputs[name].float() for name in ('A', 'D', 'delta_bias')}
-        out, _, saved = backend.forward(*inputs.values(), True, False, True)
-        backend.backward(torch.empty_like(out), None, *inputs.values(), saved, True, False)
+        scan = ScanArguments(*inputs.values(), True, False, None)
+        out, _, saved = package.forward(scan, save=True)
+        package.backward(scan, torch.empty_like(out), None, saved)
         launches.append(tuple(launched))
         launched.clear()
     assert [name for name, _ in launches[0]] == [
@@ -281,7 +336,7 @@ def wide_leaves(ttir: str) -> set[str]:
     for offset in re.findall(r'tt\.addptr %[\w$.#-]+, (%[\w$.-]+) : !tt\.ptr<\w+>, i32', ttir):
         visit(offset)
     for factors in re.findall(r'arith\.muli (%[\w$.-]+), (%[\w$.-]+) : i32', ttir):
-        if any(re.fullmatch(r'%(dim|\w+_time|\w+_batch)', factor) for factor in factors):
+        if any(re.fullmatch(r'%(dim|strides(_\d+)?)', factor) for factor in factors):
             for factor in factors:
                 visit(factor)
     return found

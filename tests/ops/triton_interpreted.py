@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from mmbackbones.ops.scan_orders import scan_order
+from mmbackbones.ops.selective_scan import ScanArguments
 from mmbackbones.ops.selective_scan import triton as backend
+from mmbackbones.ops.selective_scan.triton import host
 from tests.conftest import golden
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, golden_cases, random_inputs, run, specification
 
@@ -38,7 +40,7 @@ def cut(monkeypatch):
     """Cuts every sequence into so many segments, as on a device that batch and channels leave idle."""
 
     def cut(segments):
-        monkeypatch.setattr(backend, 'wanted_segments', lambda programs, chunks, *_: min(chunks, segments))
+        monkeypatch.setattr(host, 'wanted_segments', lambda programs, chunks, *_: min(chunks, segments))
 
     return cut
 
@@ -130,16 +132,16 @@ def test_segments_without_options(cut):
 
 def test_a_device_that_is_full_is_not_given_segments():
     cpu = torch.device('cpu')
-    assert backend.wanted_segments(3, 100, 16, cpu) == 1
-    assert backend.wanted_segments(2, 100, 16, cpu) == 4
-    assert backend.wanted_segments(5, 100, 1, cpu) == 6
-    assert backend.wanted_segments(1, 2, 16, cpu) == 2
+    assert host.wanted_segments(3, 100, 16, cpu) == 1
+    assert host.wanted_segments(2, 100, 16, cpu) == 4
+    assert host.wanted_segments(5, 100, 1, cpu) == 6
+    assert host.wanted_segments(1, 2, 16, cpu) == 2
 
 
 def test_more_segments_than_the_carry_reads_ahead(cut, monkeypatch):
     cut(100)
-    sizes = backend.sizes
-    monkeypatch.setattr(backend, 'sizes', lambda state: dict(sizes(state), CHUNK=4))
+    sizes = host.sizes
+    monkeypatch.setattr(host, 'sizes', lambda state: dict(sizes(state), CHUNK=4))
     inputs = random_inputs(1, 2, 35, 1, dtype=torch.float32)
     check(inputs, torch.randn(1, 2, 35), torch.randn(1, 2, 1), delta_softplus=True)
 
@@ -172,7 +174,7 @@ def test_views_of_wider_memory_are_read_in_place():
     wide = torch.randn(2, 7, 12)
     # [B, L, 3 D] -> three [B, D, L]
     u, inputs['delta'], inputs['z'] = wide.transpose(1, 2).chunk(3, dim=1)
-    assert backend._channels_last(u).data_ptr() == wide.data_ptr()
+    assert host.channels_last(u).data_ptr() == wide.data_ptr()
     check(inputs | dict(u=u), torch.randn(2, 7, 4).transpose(1, 2), delta_softplus=True)
 
 
@@ -213,13 +215,13 @@ def test_addresses_beyond_two_to_the_31(tmp_path):
         spread = dict(dense)
         for offset, name in enumerate(('u', 'delta', 'z')):
             spread[name] = file.as_strided((batch, 4, length), strides, 16 * offset).copy_(dense[name])
-        assert backend._channels_last(spread['u']).data_ptr() == file.data_ptr()
-        options = True, False
-        names = [spread[name] for name in INPUTS]
-        names[3:5] = [x.unsqueeze(1) for x in names[3:5]]
-        out, _, saved = backend.forward(*names, *options, True)
+        assert host.channels_last(spread['u']).data_ptr() == file.data_ptr()
+        tensors = [spread[name] for name in INPUTS]
+        tensors[3:5] = [x.unsqueeze(1) for x in tensors[3:5]]
+        scan = ScanArguments(*tensors, True, False, None)
+        out, _, saved = backend.forward(scan, save=True)
         dout = file.as_strided((batch, 4, length), strides, 64).copy_(torch.randn(batch, 4, length))
-        gradients = backend.backward(dout, None, *names, saved, *options)
+        gradients = backend.backward(scan, dout, None, saved)
         expected = specification(dense, dout.double(), delta_softplus=True)
         for name, x in zip(('out', 'grad_u', 'grad_delta'), (out, *gradients)):
             torch.testing.assert_close(x.double(), expected[name], atol=4e-3, rtol=2e-3)

@@ -268,7 +268,7 @@ class Targets:
             )
         except InputError as error:
             is_ours(error)
-            usable = case['backend'] in ('auto', 'reference', 'chunked', 'native')
+            usable = case['backend'] in ('auto', 'naive', 'chunk', 'cpu')
             assert case['changes'] or not sound or not usable or case['dtype'] == torch.float64
             return
         assert sound or not out.numel()
@@ -280,7 +280,7 @@ class Targets:
                 delta_softplus=case['softplus'],
                 reverse=case['reverse'],
                 order=order if sound else None,
-                backend='reference',
+                backend='naive',
             )
             tolerance = 1e-4 if case['dtype'] in (torch.float32, torch.float64) else 3e-2
             torch.testing.assert_close(
@@ -437,7 +437,7 @@ STRATEGIES = {
             ),
             softplus=st.booleans(),
             reverse=st.booleans(),
-            backend=st.sampled_from(['auto', 'reference', 'chunked', 'native', 'native', 'triton', 'mamba_ssm', 'x']),
+            backend=st.sampled_from(['auto', 'naive', 'chunk', 'cpu', 'cpu', 'triton', 'mamba_ssm', 'x']),
         )
     ),
 }
@@ -463,7 +463,7 @@ FOUND = {
     **{
         f'sparse {name}, {backend}': ('scan', dict(DENSE, backend=backend, changes=[(name, lambda x: x.to_sparse())]))
         for name in ('u', 'A', 'z')
-        for backend in ('reference', 'chunked', 'native')
+        for backend in ('naive', 'chunk', 'cpu')
     },
 }
 

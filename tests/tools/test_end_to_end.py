@@ -42,7 +42,7 @@ def test_both_tasks(tmp_path):
         tmp_path / 'rows.csv',
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(' iterations, ') == 2 and 'scan native' in done.stdout
+    assert done.stdout.count(' iterations, ') == 2 and 'scan cpu' in done.stdout
     with (tmp_path / 'rows.csv').open() as file:
         detector, segmentor = csv.DictReader(file)
     assert tuple(detector) == COLUMNS

@@ -10,7 +10,6 @@ from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 from mmbackbones.zoo import models
 from mmbackbones.zoo.models import TASKS, backbone_config, drop_path, miniature_names, model_names, options_of
-from tests.conftest import ROOT
 
 
 def lines(name: str) -> list[dict[str, str]]:
@@ -76,9 +75,3 @@ def test_every_miniature_is_small(name, task):
 def test_an_unknown_name():
     with pytest.raises(InputError, match='convnext_tinny: no such backbone; nearest: convnext_tiny'):
         backbone_config('convnext_tinny', 'detection')
-
-
-def test_the_tables_are_installed():
-    tomllib = pytest.importorskip('tomllib', reason='Python 3.10 reads no TOML')
-    declared = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
-    assert declared['mmbackbones.zoo'] == ['*.csv']

@@ -1,4 +1,4 @@
-"""Time whole token mixers, fused and not: tools/analysis/benchmark_mixers.py [--cases vim-t-512 ...] [--csv FILE]."""
+"""Time whole token mixers: tools/analysis/benchmark_mixers.py [--cases vim-t-512 ...] [--csv FILE]."""
 
 import sys
 
@@ -11,8 +11,8 @@ from mmbackbones.engine.command import run_command
 
 def main(argv: list[str] | None = None) -> None:
     parser = benchmark_parser(
-        "Vim's and VMamba's mixers on one image: fused, composed, with the copies of the published blocks, and with "
-        'those around the official kernel; half precision by autocast.',
+        "Vim's and VMamba's mixers on one image: the directional scan by Triton, composed, with the copies of the "
+        'published blocks, and with those around the official kernel; half precision by autocast.',
         CASES,
         METHODS,
     )

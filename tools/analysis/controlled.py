@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mmbackbones.analysis.complexity.controlled import MIXERS, count_arms
 from mmbackbones.backbones.gated_mixer_net import MATCHED, MATCHED_SIDE
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:

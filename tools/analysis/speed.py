@@ -11,7 +11,7 @@ from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
-from mmbackbones.ops.selective_scan.dispatch import BACKENDS
+from mmbackbones.ops.selective_scan.dispatch import BACKENDS, canonical_name
 from mmbackbones.paths import find_config
 
 
@@ -42,6 +42,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--backends',
         nargs='+',
+        type=canonical_name,
         choices=BACKENDS,
         default=[],
         metavar='BACKEND',

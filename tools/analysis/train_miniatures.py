@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mmbackbones.datasets.shapes import write_shapes
-from mmbackbones.engine.cli import run_command
+from mmbackbones.engine.command import run_command
 from mmbackbones.launch.miniature import RUNS, read_csv, train_miniature, write_rows
 
 

@@ -29,7 +29,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.layers.local_scan import local_orders
 from mmbackbones.ops.scan_orders import forget_orders
-from mmbackbones.ops.selective_scan import selective_scan  # noqa: F401  (registers the operator)
+from mmbackbones.ops.selective_scan import ScanArguments  # registers the operator, too
 
 # Height and width at which the papers count; docs/recipes.md names the sources.
 SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
@@ -71,10 +71,11 @@ def _interpolation(taps: int) -> Callable[..., float]:
     return lambda out, *args, **kwargs: out.numel() * taps
 
 
-def _scanned(u: Tensor, *args: object) -> int:
-    """Elements that a scan visits. With an order, the last argument, they are its slots, padding included."""
-    order = args[11] if len(args) > 11 else None
-    return u.numel() if order is None else u.shape[0] * u.shape[1] * len(order)
+def _scanned(*args: object) -> int:
+    """Elements that a scan visits. With an order they are its slots, padding included."""
+    scan = ScanArguments(*args[: len(ScanArguments._fields)])
+    batch, dim, length = scan.u.shape
+    return batch * dim * (length if scan.order is None else len(scan.order))
 
 
 RULES: dict[object, Callable[..., float]] = {

@@ -10,16 +10,20 @@ from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
 from mmbackbones.analysis.long_range.curves import curves
 from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.tables import markdown_table, read_csv
+from mmbackbones.ops.selective_scan.dispatch import canonical_name
 from mmbackbones.zoo.published import Match, match, network_and_task
 
 Rows = list[dict[str, str]]
+# Columns of committed tables; an earlier release wrote other names.
+NAMES_OF_BACKENDS = ('method', 'backend', 'scan_backend')
 SCORES = {'detection': ('AP_box', 'AP_mask'), 'segmentation': ('mIoU_ss', 'mIoU_ms')}
 SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scale'}
 
 
 def read(root: Path, name: str) -> Rows:
-    """Rows of a committed table, by column."""
-    return read_csv(root / 'benchmarks' / name)
+    """Rows of a committed table, by column, with the canonical names of backends."""
+    rows = read_csv(root / 'benchmarks' / name)
+    return [{key: canonical_name(x) if key in NAMES_OF_BACKENDS else x for key, x in row.items()} for row in rows]
 
 
 def distinct(rows: Rows, column: str) -> str:

@@ -11,7 +11,8 @@ from rich.table import Table
 from mmbackbones.analysis.tables import rich_table, show, write_csv
 from mmbackbones.analysis.timing import clock_name, measure_in_turns, median
 from mmbackbones.evaluation.environment import cpu_model, environment, installed
-from mmbackbones.ops.selective_scan import native
+from mmbackbones.ops.selective_scan import cpu
+from mmbackbones.ops.selective_scan.dispatch import canonical_name
 
 DIRECTIONS = ('forward', 'forward+backward')
 DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -98,7 +99,7 @@ def measure_methods(
 def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
     """The columns of every line of a CSV that describe machine, software and date."""
     about = environment()
-    name = torch.cuda.get_device_name() if device == 'cuda' else f'{cpu_model()}, {native.isa() or "no kernel"}'
+    name = torch.cuda.get_device_name() if device == 'cuda' else f'{cpu_model()}, {cpu.isa() or "no kernel"}'
     versions = {'torch': torch.__version__, 'python': platform.python_version()}
     versions |= installed(('triton', 'mambapy', 'mamba_ssm'))
     return dict(
@@ -120,7 +121,13 @@ def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[s
     )
     parser.add_argument('--cases', nargs='+', choices=cases, default=cases, metavar='CASE', help=', '.join(cases))
     parser.add_argument(
-        '--methods', nargs='+', choices=methods, default=methods, metavar='METHOD', help=', '.join(methods)
+        '--methods',
+        nargs='+',
+        type=canonical_name,
+        choices=methods,
+        default=methods,
+        metavar='METHOD',
+        help=', '.join(methods),
     )
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--dtype', choices=DTYPES, default='float32')

@@ -1,18 +1,16 @@
-"""Vim's and VMamba's token mixers timed with their scans fused, composed, and among copies, after a parity check.
+"""Vim's and VMamba's token mixers timed with either directional scan and among copies, after a parity check.
 
-``fused`` is one operator between the first and the last projection; ``plain`` is our layer without it, which scans by
-index but convolves, projects and gates apart; ``copies`` does what the published blocks do, flips for Vim and copies of
-the map in four orders for VMamba, around the same scan; ``official`` is that around mamba_ssm's kernel.
+``triton`` and ``composed`` are the implementations of the directional scan: one operator between the first and the last
+projection, and one that convolves, projects and gates apart. ``copies`` does what the published blocks do, flips for
+Vim and copies of the map in four orders for VMamba, around the same scan; ``mamba_ssm`` is that around the official
+kernel.
 """
 
 import copy
 import dataclasses
 import functools
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +18,12 @@ from torch import Tensor, nn
 
 from mmbackbones.analysis.speed.methods import DIRECTIONS, MethodTiming, measure_methods
 from mmbackbones.errors import InputError
-from mmbackbones.layers import mamba, ss2d
 from mmbackbones.layers.mamba import MambaMixer
-from mmbackbones.layers.ss2d import SS2D
+from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.ops.scan_orders import cross_merge, cross_scan
-from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend
-from mmbackbones.ops.selective_scan.dispatch import ENVIRONMENT
+from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend, use_scans
 
-METHODS = ('fused', 'plain', 'copies', 'official')
+METHODS = ('triton', 'composed', 'copies', 'mamba_ssm')
 # Relative to the largest magnitude in float64, the products in the tokens' precision included.
 PARITY = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 PARITY_SIZE = 9, 13
@@ -90,9 +86,9 @@ def vmamba_with_copies(mixer: SS2D, x: Tensor) -> Tensor:
     low_rank, B, C = projected.split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=2)
     delta = torch.einsum('bkrl,kdr->bkdl', low_rank, mixer.dt_projs_weight)
     y = selective_scan(
-        ss2d.in_float32(xs).flatten(1, 2),
+        in_float32(xs).flatten(1, 2),
         delta.flatten(1, 2),
-        -torch.exp(ss2d.in_float32(mixer.A_logs)),
+        -torch.exp(in_float32(mixer.A_logs)),
         B.contiguous(),
         C.contiguous(),
         mixer.Ds,
@@ -109,9 +105,9 @@ WITH_COPIES: dict[str, Callable] = {'vim': vim_with_flips, 'vmamba': vmamba_with
 
 def unavailable(method: str, device: str) -> str | None:
     """Why a method can't run here, None if it can."""
-    if method == 'fused' and selective_scan_backend(device).name != 'triton':
+    if method == 'triton' and selective_scan_backend(device).name != 'triton':
         return 'the scan is not Triton here'
-    if method == 'official':
+    if method == 'mamba_ssm':
         if importlib.util.find_spec('mamba_ssm') is None:
             return 'mamba_ssm is not installed'
         try:
@@ -124,17 +120,10 @@ def unavailable(method: str, device: str) -> str | None:
 def call(method: str, case: MixerCase, layer: nn.Module, x: Tensor, dtype: torch.dtype, backward: bool) -> list[Tensor]:
     """Output, and with ``backward`` the gradients of the input and all parameters, for a gradient of ones."""
     parameters = list(layer.parameters())
-    with ExitStack() as stack:
-        if method == 'official':
-            stack.enter_context(mock.patch.dict(os.environ, {ENVIRONMENT: 'mamba_ssm'}))
-        if method != 'fused':
-            for module in (mamba, ss2d):
-                stack.enter_context(mock.patch.object(module, 'directional_scan_is_fused', lambda x: False))
-        if not backward:
-            stack.enter_context(torch.no_grad())
-        function = layer
-        if method in ('copies', 'official'):
-            function = lambda x: WITH_COPIES[case.family](layer, x)  # noqa: E731
+    scans = {'triton': dict(directional='triton'), 'composed': dict(directional='composed')}
+    scans['mamba_ssm'] = dict(backend='mamba_ssm')
+    function = functools.partial(WITH_COPIES[case.family], layer) if method in ('copies', 'mamba_ssm') else layer
+    with use_scans(**scans.get(method, {})), torch.set_grad_enabled(backward):
         x = x.detach().requires_grad_(backward)
         with torch.autocast(x.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             y = function(x)
@@ -146,8 +135,8 @@ def call(method: str, case: MixerCase, layer: nn.Module, x: Tensor, dtype: torch
 def parity(method: str, case: MixerCase, device: str, dtype: torch.dtype) -> float:
     """Largest error over output and gradients on a small map, each relative to its largest magnitude in float64."""
     layer, x = case.layer(), case.tokens(PARITY_SIZE)
-    with mock.patch.dict(os.environ, {ENVIRONMENT: 'chunked'}):
-        expected = call('plain', case, copy.deepcopy(layer).double(), x.double(), torch.float64, backward=True)
+    with use_scans(backend='chunk'):
+        expected = call('composed', case, copy.deepcopy(layer).double(), x.double(), torch.float64, backward=True)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         actual = call(method, case, layer.to(device), x.to(device), dtype, backward=True)
     return max(float((a.cpu().double() - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected))
@@ -156,7 +145,7 @@ def parity(method: str, case: MixerCase, device: str, dtype: torch.dtype) -> flo
 def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int) -> Iterator[MethodTiming]:
     """Time methods on a case, forward and forward+backward.
 
-    Ratios are over the time of ``fused``, or over that of ``plain`` where nothing is fused.
+    Ratios are over the time of ``triton``, or over that of ``composed`` where Triton does not run.
     """
     case = CASES[name]
     layer, x = case.layer().to(device), case.tokens().to(device)
@@ -173,6 +162,6 @@ def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, ro
         calls = {
             method: functools.partial(call, method, case, layer, x, dtype, direction != 'forward') for method in running
         }
-        base = next((method for method in ('fused', 'plain') if method in running), None)
+        base = next((method for method in ('triton', 'composed') if method in running), None)
         measure_methods(timings, calls, rounds, device, base, PARITY[dtype])
         yield from timings

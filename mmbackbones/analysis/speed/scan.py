@@ -11,7 +11,7 @@ from mmbackbones.analysis.speed import scan_peers
 from mmbackbones.analysis.speed.methods import DIRECTIONS, MethodTiming, measure_methods
 from mmbackbones.analysis.timing import seconds_of
 from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import native, selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan import cpu, selective_scan, selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 
 
@@ -70,14 +70,14 @@ PEERS: dict[str, Callable] = {
 # Whose backward is quadratic in the length.
 LOOPS = ('mamba_ssm loop', 'Hugging Face loop')
 # The exponentials of the recurrence alone, from registers to registers: this core's bounds of a forward pass. The usual
-# one, a polynomial, and the stricter one, with the table that the native kernel has.
+# one, a polynomial, and the stricter one, with the table that the C++ kernel has.
 BOUNDS = {'exp2 polynomial in registers': 'scan_exponentials_polynomial', 'table exp alone': 'scan_exponentials_table'}
 METHODS = (*BACKENDS, *PEERS, *BOUNDS)
 ONLY_CUDA = ('triton', 'mamba_ssm', 'mamba_ssm CUDA')
 
 # Copies of (B, D, L, N) in float32 that the methods which materialise it hold, without and with the backward.
 COPIES = {'forward': 6, 'forward+backward': 12}
-MATERIALISING = ('reference', *PEERS)
+MATERIALISING = ('naive', *PEERS)
 
 PARITY_LENGTH = 130
 PARITY = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -96,8 +96,8 @@ def unavailable(method: str, case: ScanCase, device: str) -> str | None:
         return 'mambapy is not installed'
     elif method == 'mamba_ssm CUDA' and importlib.util.find_spec('mamba_ssm') is None:
         return 'mamba_ssm is not installed'
-    elif method in BOUNDS and (device != 'cpu' or native.available() is not None):
-        return 'needs the native kernel'
+    elif method in BOUNDS and (device != 'cpu' or cpu.available() is not None):
+        return 'needs the C++ kernel'
     elif method in ('Hugging Face loop', 'mambapy') and case.groups > 1:
         return 'one group only'
     return None
@@ -117,17 +117,17 @@ def call(method: str, inputs: list[Tensor | None], dout: Tensor | None) -> list[
 def call_of(method: str, case: ScanCase, inputs: list[Tensor | None], dout: Tensor | None) -> Callable:
     if method not in BOUNDS:
         return lambda: call(method, inputs, dout)
-    library = native.load(native.isa())
+    library = cpu.load(cpu.isa())
     function, count = getattr(library, BOUNDS[method]), case.elements * case.state // (8 * library.scan_lanes())
     return lambda: function(count)
 
 
 def parity(method: str, case: ScanCase, device: str, dtype: torch.dtype) -> float:
-    """Largest error over output and gradients, each relative to its largest magnitude in the float64 reference."""
+    """Largest error over output and gradients, each relative to its largest magnitude in float64 by ``naive``."""
     inputs = case.inputs(device, dtype, PARITY_LENGTH)
     dout = torch.ones_like(inputs[0])
     actual = call(method, inputs, dout)
-    expected = call('reference', [None if x is None else x.double() for x in inputs], dout.double())
+    expected = call('naive', [None if x is None else x.double() for x in inputs], dout.double())
     return max(float((x.double() - y).abs().max() / y.abs().max()) for x, y in zip(actual, expected))
 
 

@@ -197,7 +197,7 @@ def _segmentation_sample(size: int, device: str):
 
 
 def serve(pipe: Connection, case: NetworkCase) -> None:
-    """Build the network, then answer each message with a measurement: a :class:`NetworkTiming` with memory, then times."""
+    """Build the network, then answer each message: first a :class:`NetworkTiming` with memory, then times."""
     if case.backend:
         os.environ[ENVIRONMENT] = case.backend
     torch.set_num_threads(case.threads)

@@ -3,29 +3,33 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.directional_scan import composed
 from mmbackbones.ops.directional_scan import triton as fused
-from mmbackbones.ops.directional_scan.plain import plain
+from mmbackbones.ops.directional_scan.arguments import DirectionalArguments, Weights
 from mmbackbones.ops.scan_orders import ScanOrder
-from mmbackbones.ops.selective_scan.dispatch import choose, log_once
+from mmbackbones.ops.selective_scan.dispatch import DIRECTIONAL_ENVIRONMENT, asked_for
+from mmbackbones.ops.selective_scan.op import constant_choice
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+IMPLEMENTATIONS = ('composed', 'triton')
 
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')
-INPUTS = (
+ARGUMENTS = (
     'Tensor x, Tensor proj_weight, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor? D, Tensor? z, '
-    'Tensor? conv_weight, Tensor? conv_bias'
+    'Tensor? conv_weight, Tensor? conv_bias, Tensor?[] orders, bool[] reverse'
 )
-COUNT = 9
+COUNT = len(DirectionalArguments._fields)
+TENSORS = 9
 for schema in (
-    f'directional_scan({INPUTS}, Tensor?[] orders, bool[] reverse, ScalarType out_dtype, bool save) '
-    f'-> ({", ".join(["Tensor"] * 4)})',
-    f'directional_scan_backward(Tensor dout, {INPUTS}, Tensor kept, Tensor projected, Tensor saved, Tensor?[] orders, '
-    f'bool[] reverse) -> ({", ".join(["Tensor"] * COUNT)})',
+    f'directional_scan({ARGUMENTS}, ScalarType out_dtype, bool save) -> ({", ".join(["Tensor"] * 4)})',
+    f'directional_scan_backward({ARGUMENTS}, Tensor dout, Tensor kept, Tensor projected, Tensor saved) '
+    f'-> ({", ".join(["Tensor"] * TENSORS)})',
 ):
     LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
 scan_op = torch.ops.mmbackbones.directional_scan.default
@@ -33,44 +37,47 @@ backward_op = torch.ops.mmbackbones.directional_scan_backward.default
 
 
 @torch.library.impl(LIBRARY, 'directional_scan', 'CompositeExplicitAutograd')
-def scan_kernel(x, *inputs):
-    if x.numel() == 0:
-        return tuple(y.zero_() for y in scan_fake(x, *inputs))
-    with torch.autocast(x.device.type, enabled=False):
-        return fused.forward(x, *inputs)
+def scan_kernel(*inputs):
+    scan = DirectionalArguments(*inputs[:COUNT])
+    if scan.x.numel() == 0:
+        return tuple(y.zero_() for y in scan_fake(*inputs))
+    with torch.autocast(scan.x.device.type, enabled=False):
+        return fused.forward(scan, *inputs[COUNT:])
 
 
 @torch.library.register_fake('mmbackbones::directional_scan', lib=LIBRARY)
-def scan_fake(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse, out_dtype, save):
-    left = fused.shapes(x, dt_weight, A, z, orders, save)
+def scan_fake(*inputs):
+    scan, out_dtype, save = DirectionalArguments(*inputs[:COUNT]), *inputs[COUNT:]
+    left, x = fused.shapes(scan, save), scan.x
     return (
         x.new_empty(x.shape, dtype=out_dtype),
         x.new_empty(left['kept'], dtype=out_dtype),
-        x.new_empty(left['projected']),
+        x.new_empty(left['projected'], dtype=torch.float32),
         x.new_empty(left['saved'], dtype=torch.float32),
     )
 
 
 @torch.library.impl(LIBRARY, 'directional_scan_backward', 'CompositeExplicitAutograd')
-def backward_kernel(dout, x, *inputs):
-    if x.numel() == 0:
-        return tuple(y.zero_() for y in backward_fake(dout, x, *inputs))
-    with torch.autocast(x.device.type, enabled=False):
-        return fused.backward(dout, x, *inputs)
+def backward_kernel(*inputs):
+    scan = DirectionalArguments(*inputs[:COUNT])
+    if scan.x.numel() == 0:
+        return tuple(y.zero_() for y in backward_fake(*inputs))
+    with torch.autocast(scan.x.device.type, enabled=False):
+        return fused.backward(scan, *inputs[COUNT:])
 
 
 @torch.library.register_fake('mmbackbones::directional_scan_backward', lib=LIBRARY)
-def backward_fake(dout, x, *inputs):
-    return tuple(x.new_empty(0) if y is None else y.new_empty(y.shape) for y in (x, *inputs[: COUNT - 1]))
+def backward_fake(x, *inputs):
+    return tuple(x.new_empty(0) if y is None else y.new_empty(y.shape) for y in (x, *inputs[: TENSORS - 1]))
 
 
-class Scan(torch.autograd.Function):
+class DirectionalScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         with torch._C._AutoDispatchBelowAutograd():
             out, *left = scan_op(*inputs)
-        ctx.orders, ctx.reverse = inputs[COUNT : COUNT + 2]
-        ctx.save_for_backward(*inputs[:COUNT], *left)
+        ctx.options = inputs[TENSORS:COUNT]
+        ctx.save_for_backward(*inputs[:TENSORS], *left)
         ctx.mark_non_differentiable(*left)
         ctx.set_materialize_grads(False)
         return out, *left
@@ -79,79 +86,47 @@ class Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout, *_):
         if dout is None:
-            return (None,) * (COUNT + 4)
+            return (None,) * (COUNT + 2)
         saved = ctx.saved_tensors  # once: a checkpoint recomputes them when asked
-        gradients = backward_op(dout, *saved, ctx.orders, ctx.reverse)
-        return *(None if x is None else g for g, x in zip(gradients, saved)), None, None, None, None
+        tensors, left = saved[:TENSORS], saved[TENSORS:]
+        gradients = backward_op(*tensors, *ctx.options, dout, *left)
+        return *(None if x is None else g for g, x in zip(gradients, tensors)), None, None, None, None
 
 
 @torch.library.impl(LIBRARY, 'directional_scan', 'Autograd')
 def scan_autograd(*inputs):
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:COUNT]):
-        return Scan.apply(*inputs)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[:TENSORS]):
+        return DirectionalScan.apply(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return scan_op(*inputs)
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan)
-def scan_flops(
-    x_shape,
-    proj_shape,
-    dt_shape,
-    dt_bias_shape,
-    A_shape,
-    D_shape,
-    z_shape,
-    conv_shape,
-    conv_bias_shape,
-    orders,
-    *args,
-    out_shape=None,
-    **kwargs,
-) -> int:
-    """What the plain composition counts: products, convolutions and, for each scan, 9 B D S N + B D S."""
-    batch, tokens, dim = x_shape
-    (_, rows, _), rank, state = proj_shape, dt_shape[2], A_shape[2]
-    slots = sum(tokens if order is None else order[0] for order in orders)
-    products = rows + rank + (0 if conv_shape is None else conv_shape[2])
+def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
+    """What the composition counts: products, convolutions and, for each scan, 9 B D S N + B D S."""
+    scan = DirectionalArguments(*shapes[:COUNT])
+    batch, tokens, dim = scan.x
+    (_, rows, _), rank, state = scan.proj_weight, scan.dt_weight[2], scan.A[2]
+    slots = sum(tokens if order is None else order[0] for order in scan.orders)
+    products = rows + rank + (0 if scan.conv_weight is None else scan.conv_weight[2])
     return batch * dim * slots * (2 * products + 9 * state + 1)
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan_backward)
-def backward_flops(
-    dout_shape,
-    x_shape,
-    proj_shape,
-    dt_shape,
-    dt_bias_shape,
-    A_shape,
-    D_shape,
-    z_shape,
-    conv_shape,
-    conv_bias_shape,
-    kept_shape,
-    projected_shape,
-    saved_shape,
-    orders,
-    *args,
-    out_shape=None,
-    **kwargs,
-) -> int:
-    return 2 * scan_flops(
-        x_shape, proj_shape, dt_shape, dt_bias_shape, A_shape, D_shape, z_shape, conv_shape, conv_bias_shape, orders
-    )
+def backward_flops(*shapes, out_shape=None, **kwargs) -> int:
+    return 2 * scan_flops(*shapes)
 
 
 def directional_scan(
     x: Tensor,
-    proj_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor | None = None,
+    proj_weight: Weights,
+    dt_weight: Weights,
+    dt_bias: Weights,
+    A: Weights,
+    D: Weights | None = None,
     z: Tensor | None = None,
-    conv_weight: Tensor | None = None,
-    conv_bias: Tensor | None = None,
+    conv_weight: Weights | None = None,
+    conv_bias: Weights | None = None,
     *,
     orders: Sequence[ScanOrder | None],
     reverse: Sequence[bool],
@@ -166,8 +141,12 @@ def directional_scan(
     softplus. The sum is multiplied by ``silu(z)``. In padding slots of an order v, low, B and C are zero.
 
     This is the inside of Vim's mixer (https://arxiv.org/abs/2401.09417, algorithm 1), with K = 2 and a convolution, and
-    of VMamba's (https://arxiv.org/abs/2401.10166, figure 3), with K = 4 and none. On CUDA it is fused, if the selective
-    scan is Triton's there; elsewhere it is composed of matrix products and :func:`selective_scan`.
+    of VMamba's (https://arxiv.org/abs/2401.10166, figure 3), with K = 4 and none. It is one operator where the
+    selective scan is Triton's, and else a composition of matrix products and :func:`selective_scan`;
+    ``MMBACKBONES_DIRECTIONAL_SCAN=composed`` asks for the latter, see :func:`use_scans`. Tokens are best given as
+    :func:`project_tokens` leaves them.
+
+    Weights are stacked or lists of K tensors. Directions whose lists hold the same projections may share them.
 
     Tensors may be float32, float16 or bfloat16, in any mixture, or all float64 where the backend has it. The products
     run in the dtype of x; state and step are float32.
@@ -194,94 +173,110 @@ def directional_scan(
     Raises:
         InputError: a tensor has the wrong shape, dtype or device, or the backend is unknown or can't be used.
     """
-    tensors = dict(
-        x=x,
-        proj_weight=proj_weight,
-        dt_weight=dt_weight,
-        dt_bias=dt_bias,
-        A=A,
-        D=D,
-        z=z,
-        conv_weight=conv_weight,
-        conv_bias=conv_bias,
+    scan = DirectionalArguments(
+        x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, list(orders), list(reverse)
     )
-    _check(tensors, orders, reverse, out_dtype)
-    out_dtype, reverse = out_dtype or x.dtype, list(reverse)
-    name = _choose(x.device.type, any(t is not None and t.dtype == torch.float64 for t in tensors.values()), backend)
-    if name != 'triton':
-        return plain(*tensors.values(), orders, reverse, out_dtype, name)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors.values())
+    double, needs_grad = _check(scan, out_dtype)
+    out_dtype = out_dtype or x.dtype
+    if _implementation(constant_choice(x.device.type, double, backend)) == 'composed':
+        return composed.forward(scan, out_dtype, backend)  # which asks again, for the same reason
     orders = [None if order is None else order.order for order in orders]
-    return scan_op(*tensors.values(), orders, reverse, out_dtype, save)[0]
+    save = torch.is_grad_enabled() and needs_grad
+    return scan_op(*scan.stacked()._replace(orders=orders), out_dtype, save)[0]
 
 
-def directional_scan_is_fused(x: Tensor) -> bool:
-    """Whether :func:`directional_scan` of such tokens runs as one operator, channels last, and not composed of others.
+def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 1) -> tuple[Tensor, ...]:
+    """``F.linear`` of tokens (B, L, C) in equal parts, such as tokens and gate, of (B, L, E).
+
+    They are laid out as :func:`directional_scan` reads them fastest.
+
+    Triton's kernels read channels next to each other, the composition tokens next to each other.
 
     Raises:
         InputError: the selective scan has no backend for them.
     """
-    return _choose(x.device.type, x.dtype == torch.float64, 'auto') == 'triton'
+    if _implementation(constant_choice(x.device.type, x.dtype == torch.float64, 'auto')) == 'triton':
+        return F.linear(x, weight, bias).chunk(parts, dim=2)
+    return composed.project_tokens(x, weight, bias, parts)
 
 
 @torch.compiler.assume_constant_result
-def _choose(device: str, float64: bool, backend: str) -> str:
-    choice = choose(device, float64, backend)
-    log_once(choice)
-    return choice.name
+def _implementation(backend: str) -> str:
+    """``'triton'`` or ``'composed'``, for the selective scan's backend."""
+    wanted = asked_for(DIRECTIONAL_ENVIRONMENT)
+    if wanted == 'auto':
+        return 'triton' if backend == 'triton' else 'composed'
+    if wanted not in IMPLEMENTATIONS:
+        raise InputError(
+            f"{DIRECTIONAL_ENVIRONMENT} is {wanted!r}, expected 'auto' or one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    if wanted == 'triton' and backend != 'triton':
+        raise InputError(f"{DIRECTIONAL_ENVIRONMENT}='triton' cannot be used: the selective scan runs on {backend}")
+    return wanted
 
 
-def _check(tensors: dict[str, Tensor | None], orders, reverse, out_dtype) -> None:
-    x = tensors['x']
-    for name, tensor in tensors.items():
-        if tensor is None and name in ('D', 'z', 'conv_weight', 'conv_bias'):
+def _check(scan: DirectionalArguments, out_dtype: torch.dtype | None) -> tuple[bool, bool]:
+    """Refuse what no implementation takes; whether a tensor is float64, and whether one needs a gradient."""
+    x, double, needs_grad = scan.x, False, False
+    for name, given in zip(scan._fields, scan.tensors):
+        if given is None and name in ('D', 'z', 'conv_weight', 'conv_bias'):
             continue
-        if not isinstance(tensor, Tensor):
-            raise InputError(f'directional_scan: {name} is {type(tensor).__name__}, expected a tensor')
-        shape = tuple(tensor.shape)
-        if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
-            raise InputError(
-                f'directional_scan: {name} {shape} is {tensor.dtype} and {tensor.layout}, expected a '
-                'dense tensor of floats of 16 to 64 bits'
-            )
-        if tensor.device != x.device:
-            raise InputError(f'directional_scan: {name} {shape} is on {tensor.device}, expected {x.device} as x')
+        for tensor in given if isinstance(given, (list, tuple)) else (given,):
+            if not isinstance(tensor, Tensor):
+                raise InputError(f'directional_scan: {name} is {type(tensor).__name__}, expected a tensor')
+            if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+                raise InputError(
+                    f'directional_scan: {name} {tuple(tensor.shape)} is {tensor.dtype} and {tensor.layout}, expected a '
+                    'dense tensor of floats of 16 to 64 bits'
+                )
+            if tensor.device != x.device:
+                raise InputError(
+                    f'directional_scan: {name} {tuple(tensor.shape)} is on {tensor.device}, expected {x.device} as x'
+                )
+            double, needs_grad = double or tensor.dtype == torch.float64, needs_grad or tensor.requires_grad
     if x.dim() != 3:
         raise InputError(f'directional_scan: x has shape {tuple(x.shape)}, expected (B, L, D)')
-    (batch, tokens, dim), A, dt_weight = x.shape, tensors['A'], tensors['dt_weight']
-    if A.dim() != 3 or A.shape[1] != dim or A.numel() == 0:
-        raise InputError(f'directional_scan: A has shape {tuple(A.shape)}, expected (K >= 1, D, N >= 1) with D = {dim}')
-    directions, state = A.shape[0], A.shape[2]
-    if dt_weight.dim() != 3 or dt_weight.shape[:2] != (directions, dim) or dt_weight.shape[2] == 0:
+    (batch, tokens, dim), A, dt_weight = x.shape, _shape(scan.A), _shape(scan.dt_weight)
+    if len(A) != 3 or A[1] != dim or 0 in A:
+        raise InputError(f'directional_scan: A has shape {A}, expected (K >= 1, D, N >= 1) with D = {dim}')
+    directions, state = A[0], A[2]
+    if len(dt_weight) != 3 or dt_weight[:2] != (directions, dim) or dt_weight[2] == 0:
         raise InputError(
-            f'directional_scan: dt_weight has shape {tuple(dt_weight.shape)}, expected '
+            f'directional_scan: dt_weight has shape {dt_weight}, expected '
             f'(K, D, R >= 1) with (K, D) = {(directions, dim)}'
         )
-    conv_weight = tensors['conv_weight']
     taps = 1
-    if conv_weight is not None:
-        if conv_weight.dim() != 3 or conv_weight.shape[2] == 0:
+    if scan.conv_weight is not None:
+        conv_weight = _shape(scan.conv_weight)
+        if len(conv_weight) != 3 or conv_weight[2] == 0:
             raise InputError(
-                f'directional_scan: conv_weight has shape {tuple(conv_weight.shape)}, expected '
+                f'directional_scan: conv_weight has shape {conv_weight}, expected '
                 f'(K, D, W >= 1) with (K, D) = {(directions, dim)}'
             )
-        taps = conv_weight.shape[2]
-    elif tensors['conv_bias'] is not None:
+        taps = conv_weight[2]
+    elif scan.conv_bias is not None:
         raise InputError('directional_scan: conv_bias is given without conv_weight')
-    for name, shape in dict(
-        proj_weight=(directions, dt_weight.shape[2] + 2 * state, dim),
+    expected = dict(
+        proj_weight=(directions, dt_weight[2] + 2 * state, dim),
+        dt_weight=dt_weight,
         dt_bias=(directions, dim),
+        A=A,
         D=(directions, dim),
         z=(batch, tokens, dim),
         conv_weight=(directions, dim, taps),
         conv_bias=(directions, dim),
-    ).items():
-        if tensors[name] is not None and tensors[name].shape != shape:
-            raise InputError(f'directional_scan: {name} has shape {tuple(tensors[name].shape)}, expected {shape}')
-    for name, options in (('orders', orders), ('reverse', reverse)):
+    )
+    for (name, shape), given in zip(expected.items(), scan.tensors[1:]):
+        if isinstance(given, Tensor):
+            if given.shape != shape:
+                raise InputError(f'directional_scan: {name} has shape {tuple(given.shape)}, expected {shape}')
+        elif given is not None and (len(given) != directions or any(x.shape != shape[1:] for x in given)):
+            shapes = [tuple(x.shape) for x in given]
+            raise InputError(f'directional_scan: {name} has shapes {shapes}, expected {directions} times {shape[1:]}')
+    for name, options in (('orders', scan.orders), ('reverse', scan.reverse)):
         if len(options) != directions:
             raise InputError(f'directional_scan: {name} has {len(options)} entries, expected {directions} as A')
-    for order in orders:
+    for order in scan.orders:
         if order is None:
             continue
         if order.inverse.shape != (tokens,) or order.order.dim() != 1 or len(order.order) < tokens:
@@ -296,3 +291,9 @@ def _check(tensors: dict[str, Tensor | None], orders, reverse, out_dtype) -> Non
             )
     if out_dtype is not None and (out_dtype not in DTYPES or torch.promote_types(out_dtype, x.dtype) != out_dtype):
         raise InputError(f'directional_scan: out_dtype is {out_dtype}, expected one as wide as x, {x.dtype}')
+    return double, needs_grad
+
+
+def _shape(weights: Weights) -> tuple[int, ...]:
+    """Of all K directions."""
+    return tuple(weights.shape) if isinstance(weights, Tensor) else (len(weights), *weights[0].shape)

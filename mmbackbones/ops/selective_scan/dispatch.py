@@ -1,25 +1,31 @@
 """Which backend runs a scan: decided by device and dtype, overridden by name, logged once, never silent."""
 
+import contextlib
 import functools
 import importlib
 import logging
 import os
-from types import ModuleType
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan.backend import Backend
 
-BACKENDS = {
-    'reference': 'reference',
-    'chunked': 'chunked',
-    'native': 'native',
-    'triton': 'triton',
-    'mamba_ssm': 'official',
-}
+BACKENDS = ('naive', 'chunk', 'cpu', 'triton', 'mamba_ssm')
+# The names of earlier releases, accepted wherever a name is.
+ALIASES = {'reference': 'naive', 'chunked': 'chunk', 'native': 'cpu', 'official': 'mamba_ssm'}
 ENVIRONMENT = 'MMBACKBONES_SCAN_BACKEND'
+DIRECTIONAL_ENVIRONMENT = 'MMBACKBONES_DIRECTIONAL_SCAN'
+
+_used: dict[str, str] = {}
+
+
+def canonical_name(name: str) -> str:
+    """Today's name of a backend, for one that an earlier release or a file written by it says."""
+    return ALIASES.get(name, name)
 
 
 class BackendChoice(NamedTuple):
@@ -27,6 +33,29 @@ class BackendChoice(NamedTuple):
 
     name: str
     reason: str
+
+
+@contextlib.contextmanager
+def use_scans(*, backend: str = 'auto', directional: str = 'auto') -> Iterator[None]:
+    """Within it, scans whose backend is ``'auto'`` run on another, as if the environment variables said so.
+
+    Args:
+        backend: of :func:`selective_scan`, in place of ``MMBACKBONES_SCAN_BACKEND``.
+        directional: implementation of :func:`directional_scan`, in place of ``MMBACKBONES_DIRECTIONAL_SCAN``.
+    """
+    before = dict(_used)
+    given = {ENVIRONMENT: backend, DIRECTIONAL_ENVIRONMENT: directional}
+    _used.update({name: value for name, value in given.items() if value != 'auto'})
+    try:
+        yield
+    finally:
+        _used.clear()
+        _used.update(before)
+
+
+def asked_for(environment: str) -> str:
+    """What :func:`use_scans`, else an environment variable says; else ``'auto'``."""
+    return _used.get(environment) or os.environ.get(environment, 'auto')
 
 
 def selective_scan_backend(tensor_or_device: torch.Tensor | torch.device | str, backend: str = 'auto') -> BackendChoice:
@@ -43,9 +72,10 @@ def selective_scan_backend(tensor_or_device: torch.Tensor | torch.device | str, 
 
 def choose(device: str, float64: bool, backend: str) -> BackendChoice:
     source = 'backend'
-    if backend == 'auto' and os.environ.get(ENVIRONMENT, 'auto') != 'auto':
-        source, backend = ENVIRONMENT, os.environ[ENVIRONMENT]
+    if backend == 'auto' and asked_for(ENVIRONMENT) != 'auto':
+        source, backend = ENVIRONMENT, asked_for(ENVIRONMENT)
     if backend != 'auto':
+        backend = canonical_name(backend)
         if backend not in BACKENDS:
             raise InputError(f"{source} is {backend!r}, expected 'auto' or one of {', '.join(BACKENDS)}")
         problem = _problem(backend, device, float64)
@@ -54,25 +84,37 @@ def choose(device: str, float64: bool, backend: str) -> BackendChoice:
         return BackendChoice(backend, f'asked for by {source}')
 
     if device == 'meta':
-        return BackendChoice('reference', 'meta tensors are never computed')
+        return BackendChoice('naive', 'meta tensors are never computed')
     if device == 'cpu':
-        problem = _problem('native', device, float64)
+        problem = _problem('cpu', device, float64)
         if problem is None:
-            return BackendChoice('native', f'CPU kernel for {get_backend("native").isa()}')
-        return BackendChoice('chunked', f'native cannot be used: {problem}')
+            return BackendChoice('cpu', f'C++ for {get_backend("cpu").isa()}')
+        return BackendChoice('chunk', f'cpu cannot be used: {problem}')
     problems = {name: _problem(name, device, float64) for name in ('triton', 'mamba_ssm')}
     for name, problem in problems.items():
         if problem is None:
             return BackendChoice(name, f'first usable kernel for {device}')
     raise InputError(
         f'no fast selective scan for {device} tensors ({"; ".join(problems.values())}); '
-        "expected one of them, or the slow backend='chunked' by name"
+        "expected one of them, or the slow backend='chunk' by name"
     )
 
 
+def chosen(device: str, float64: bool, backend: str) -> str:
+    """The name that :func:`choose` gives, logged once; what was asked before is known, since a scan asks every time."""
+    choice = _chosen(device, float64, backend, asked_for(ENVIRONMENT) if backend == 'auto' else '')
+    log_once(choice)
+    return choice.name
+
+
 @functools.cache
-def get_backend(name: str) -> ModuleType:
-    return importlib.import_module(f'{__package__}.{BACKENDS[name]}')
+def _chosen(device: str, float64: bool, backend: str, asked: str) -> BackendChoice:
+    return choose(device, float64, backend)
+
+
+@functools.cache
+def get_backend(name: str) -> Backend:
+    return importlib.import_module(f'{__package__}.{name}')
 
 
 @functools.cache

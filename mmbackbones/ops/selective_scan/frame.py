@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan.backend import ScanArguments
 
 
 def upcast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -21,46 +22,28 @@ def step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
     return F.softplus(delta) if delta_softplus else delta
 
 
-def frame_forward(
-    recurrence: Callable,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def frame_forward(recurrence: Callable, scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """``recurrence(step, step * u, A, B, C, reverse) -> (y, last_state)`` in its frame."""
-    dtype = u.dtype
-    u, delta, A, B, C, D, z, delta_bias = upcast(u, delta, A, B, C, D, z, delta_bias)
-    step = step_size(delta, delta_bias, delta_softplus)
-    y, last_state = recurrence(step, step * u, A, B, C, reverse)
+    u, delta, A, B, C, D, z, delta_bias = upcast(*scan.tensors)
+    step = step_size(delta, delta_bias, scan.delta_softplus)
+    y, last_state = recurrence(step, step * u, A, B, C, scan.reverse)
     if D is not None:
         y = y + D[:, None] * u
     if z is not None:
         y = y * F.silu(z)
-    return y.to(dtype), last_state
+    return y.to(scan.u.dtype), last_state
 
 
 def frame_backward(
-    recurrence_backward: Callable,
-    dout: Tensor,
-    dlast_state: Tensor | None,
-    inputs: tuple[Tensor | None, ...],
-    delta_softplus: bool,
-    reverse: bool,
+    recurrence_backward: Callable, scan: ScanArguments, dout: Tensor, dlast_state: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Gradients of the eight inputs, in their dtypes, from
+    """Gradients of the eight tensors, in their dtypes, from
     ``recurrence_backward(dy, dlast_state, step, x, A, B, C, reverse) -> (y, dstep, dx, dA, dB, dC)``."""
-    u, delta, A, B, C, D, z, delta_bias, dout, dlast_state = upcast(*inputs, dout, dlast_state)
-    step = step_size(delta, delta_bias, delta_softplus)
+    u, delta, A, B, C, D, z, delta_bias, dout, dlast_state = upcast(*scan.tensors, dout, dlast_state)
+    step = step_size(delta, delta_bias, scan.delta_softplus)
     gate = None if z is None else torch.sigmoid(z)
     dy = dout if z is None else dout * z * gate
-    y, dstep, dx, dA, dB, dC = recurrence_backward(dy, dlast_state, step, step * u, A, B, C, reverse)
+    y, dstep, dx, dA, dB, dC = recurrence_backward(dy, dlast_state, step, step * u, A, B, C, scan.reverse)
     du, dstep = dx * step, dstep + dx * u
     dD = dz = ddelta_bias = None
     if D is not None:
@@ -68,12 +51,12 @@ def frame_backward(
     if z is not None:
         dz = dout * y * gate * (1 + z * (1 - gate))
     # softplus'(x) = sigmoid(x) = 1 - exp(-softplus(x))
-    ddelta = dstep * -torch.expm1(-step) if delta_softplus else dstep
+    ddelta = dstep * -torch.expm1(-step) if scan.delta_softplus else dstep
     if delta_bias is not None:
         ddelta_bias = ddelta.sum((0, 2))
     return tuple(
         u.new_empty(0) if x is None else g.to(x.dtype).contiguous()
-        for x, g in zip(inputs, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
+        for x, g in zip(scan.tensors, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
     )
 
 

@@ -7,20 +7,23 @@ from torch.utils.flop_counter import register_flop_formula
 
 from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import ScanOrder, inverse_order, to_map, to_sequence
-from mmbackbones.ops.selective_scan.dispatch import choose, get_backend, log_once
+from mmbackbones.ops.selective_scan.backend import ScanArguments
+from mmbackbones.ops.selective_scan.dispatch import chosen, get_backend
 from mmbackbones.ops.selective_scan.frame import check_order
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-
 # Defined by hand: torch.library.custom_op does the same at twice the cost of a call, 0.1 ms forward and backward.
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')
-INPUTS = 'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias'
+ARGUMENTS = (
+    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
+    'bool delta_softplus, bool reverse, Tensor? order'
+)
+COUNT = len(ScanArguments._fields)
 for schema in (
-    f'selective_scan({INPUTS}, bool delta_softplus, bool reverse, bool save, str backend, '
-    'Tensor? order=None) -> (Tensor, Tensor, Tensor)',
-    f'selective_scan_backward(Tensor dout, Tensor? dlast_state, {INPUTS}, Tensor saved, bool delta_softplus, '
-    f'bool reverse, str backend, Tensor? order=None) -> ({", ".join(["Tensor"] * 8)})',
+    f'selective_scan({ARGUMENTS}, bool save, str backend) -> (Tensor, Tensor, Tensor)',
+    f'selective_scan_backward({ARGUMENTS}, Tensor dout, Tensor? dlast_state, Tensor saved, str backend) '
+    f'-> ({", ".join(["Tensor"] * 8)})',
 ):
     LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
 scan_op = torch.ops.mmbackbones.selective_scan.default
@@ -28,63 +31,79 @@ backward_op = torch.ops.mmbackbones.selective_scan_backward.default
 
 
 @torch.library.impl(LIBRARY, 'selective_scan', 'CompositeExplicitAutograd')
-def scan_kernel(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
-    inputs = u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save
-    if u.numel() == 0:
-        out, last_state, saved = scan_fake(*inputs, backend, order)
+def scan_kernel(*inputs):
+    scan, save, backend = ScanArguments(*inputs[:COUNT]), *inputs[COUNT:]
+    if scan.u.numel() == 0:
+        out, last_state, saved = scan_fake(*inputs)
         return out, last_state.zero_(), saved
     module = get_backend(backend)
-    if module.INDEXED:
-        return module.forward(*inputs, order)
-    if order is None:
-        return module.forward(*inputs)
-    order = _whole_order(order, u.shape[2])
-    u, delta, B, C, z = (None if x is None else to_sequence(x, order) for x in (u, delta, B, C, z))
-    out, *rest = module.forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save)
+    if module.INDEXED or scan.order is None:
+        return module.forward(scan, save)
+    scan, order = _gathered(scan)
+    out, *rest = module.forward(scan, save)
     return _channels_last(to_map(out, order)), *rest
 
 
 @torch.library.register_fake('mmbackbones::selective_scan', lib=LIBRARY)
-def scan_fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
-    (batch, dim, length), state = u.shape, A.shape[1]
-    double = any(x is not None and x.dtype == torch.float64 for x in (u, delta, A, B, C, D, z, delta_bias))
-    slots = length if order is None else order.shape[0]
+def scan_fake(*inputs):
+    scan, save, backend = ScanArguments(*inputs[:COUNT]), *inputs[COUNT:]
+    (batch, dim, length), state = scan.u.shape, scan.A.shape[1]
+    double = any(x is not None and x.dtype == torch.float64 for x in scan.tensors)
+    slots = length if scan.order is None else scan.order.shape[0]
     saved_shape = get_backend(backend).saved_shape(batch, dim, slots, state) if save else (0,)
     return (
-        _new_like(u, order),
-        u.new_empty(batch, dim, state, dtype=torch.float64 if double else torch.float32),
-        u.new_empty(saved_shape, dtype=torch.float32),
+        _new_like(scan.u, scan.order),
+        scan.u.new_empty(batch, dim, state, dtype=torch.float64 if double else torch.float32),
+        scan.u.new_empty(saved_shape, dtype=torch.float32),
     )
 
 
 @torch.library.impl(LIBRARY, 'selective_scan_backward', 'CompositeExplicitAutograd')
-def backward_kernel(
-    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend, order=None
-):
-    inputs = dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse
-    if u.numel() == 0:
-        return tuple(x.zero_() for x in backward_fake(*inputs, backend, order))
+def backward_kernel(*inputs):
+    scan, dout, dlast_state, saved, backend = ScanArguments(*inputs[:COUNT]), *inputs[COUNT:]
+    if scan.u.numel() == 0:
+        return tuple(x.zero_() for x in backward_fake(*inputs))
     module = get_backend(backend)
-    if module.INDEXED:
-        return module.backward(*inputs, order)
-    if order is None:
-        return module.backward(*inputs)
-    order = _whole_order(order, u.shape[2])
-    dout, u, delta, B, C, z = (None if x is None else to_sequence(x, order) for x in (dout, u, delta, B, C, z))
-    du, ddelta, dA, dB, dC, dD, dz, ddelta_bias = module.backward(
-        dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse
-    )
-    du, ddelta, dz = (g if x is None else _channels_last(to_map(g, order)) for g, x in ((du, u), (ddelta, u), (dz, z)))
-    return du, ddelta, dA, to_map(dB, order), to_map(dC, order), dD, dz, ddelta_bias
+    if module.INDEXED or scan.order is None:
+        return module.backward(scan, dout, dlast_state, saved)
+    scan, order = _gathered(scan)
+    gradients = list(module.backward(scan, to_sequence(dout, order), dlast_state, saved))
+    for name in GATHERED:
+        i = ScanArguments._fields.index(name)
+        if scan[i] is not None:
+            gradients[i] = to_map(gradients[i], order)
+            if scan[i].dim() == 3:
+                gradients[i] = _channels_last(gradients[i])
+    return tuple(gradients)
 
 
 @torch.library.register_fake('mmbackbones::selective_scan_backward', lib=LIBRARY)
-def backward_fake(
-    dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, backend, order=None
-):
-    du, ddelta, dz = (u.new_empty(0) if x is None else _new_like(x, order) for x in (u, delta, z))
-    dA, dB, dC, dD, dbias = (u.new_empty(0) if x is None else x.new_empty(x.shape) for x in (A, B, C, D, delta_bias))
-    return du, ddelta, dA, dB, dC, dD, dz, dbias
+def backward_fake(*inputs):
+    scan = ScanArguments(*inputs[:COUNT])
+    return tuple(
+        scan.u.new_empty(0)
+        if x is None
+        else _new_like(x, scan.order)
+        if name in ('u', 'delta', 'z')
+        else x.new_empty(x.shape)
+        for name, x in zip(scan._fields, scan.tensors)
+    )
+
+
+constant_choice = torch.compiler.assume_constant_result(chosen)
+
+# What an order puts in order.
+GATHERED = ('u', 'delta', 'B', 'C', 'z')
+
+
+def _gathered(scan: ScanArguments) -> tuple[ScanArguments, ScanOrder]:
+    """The scan of a copy in order, and the order."""
+    length = scan.u.shape[2]
+    if scan.order.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
+        check_order(scan.order, length)
+    order = ScanOrder(scan.order, inverse_order(scan.order, length))
+    given = {name: x for name in GATHERED if (x := getattr(scan, name)) is not None}
+    return scan._replace(order=None, **{name: to_sequence(x, order) for name, x in given.items()}), order
 
 
 def _new_like(x: Tensor, order: Tensor | None) -> Tensor:
@@ -97,19 +116,15 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1]).transpose(1, 2).copy_(x)
 
 
-def _whole_order(order: Tensor, length: int) -> ScanOrder:
-    if order.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
-        check_order(order, length)
-    return ScanOrder(order, inverse_order(order, length))
-
-
-class Scan(torch.autograd.Function):
+class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         with torch._C._AutoDispatchBelowAutograd():
             out, last_state, saved = scan_op(*inputs)
-        ctx.save_for_backward(*inputs[:8], saved, inputs[12])
-        ctx.options = inputs[8], inputs[9], inputs[11]
+        scan = ScanArguments(*inputs[:COUNT])
+        ctx.save_for_backward(*scan.tensors, scan.order, saved)
+        ctx.options = scan.delta_softplus, scan.reverse
+        ctx.backend = inputs[-1]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(saved)
         return out, last_state, saved
@@ -117,92 +132,42 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlast_state, _):
         # Nearly always no second derivative is asked for, and then there is nothing to guard against it.
-        backward = Scan.once if torch.is_grad_enabled() else Scan.gradients
+        backward = SelectiveScan.once if torch.is_grad_enabled() else SelectiveScan.gradients
         return backward(ctx, dout, dlast_state)
 
     @staticmethod
     def gradients(ctx, dout, dlast_state):
-        *inputs, saved, order = ctx.saved_tensors
+        *tensors, order, saved = ctx.saved_tensors
         if dout is None:
-            dout = torch.zeros_like(inputs[0])
-        gradients = backward_op(dout, dlast_state, *inputs, saved, *ctx.options, order)
-        return *[None if x is None else g for g, x in zip(gradients, inputs)], None, None, None, None, None
+            dout = torch.zeros_like(tensors[0])
+        gradients = backward_op(*tensors, *ctx.options, order, dout, dlast_state, saved, ctx.backend)
+        return *[None if x is None else g for g, x in zip(gradients, tensors)], None, None, None, None, None
 
     once = staticmethod(once_differentiable(gradients))
 
 
 @torch.library.impl(LIBRARY, 'selective_scan', 'Autograd')
-def scan_autograd(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order=None):
-    inputs = u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, backend, order
+def scan_autograd(*inputs):
     if torch.is_grad_enabled():
         for x in inputs[:8]:
             if x is not None and x.requires_grad:
-                return Scan.apply(*inputs)
+                return SelectiveScan.apply(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return scan_op(*inputs)
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan)
-def scan_flops(
-    u_shape,
-    delta_shape,
-    A_shape,
-    B_shape,
-    C_shape,
-    D_shape,
-    z_shape,
-    delta_bias_shape,
-    delta_softplus,
-    reverse,
-    save,
-    backend,
-    order_shape=None,
-    *,
-    out_shape=None,
-    **kwargs,
-) -> int:
+def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
     """9 B D S N + B D S over S slots, VMamba's count of floating-point operations: a multiply-add is two."""
-    batch, dim, length = u_shape
-    slots = length if order_shape is None else order_shape[0]
-    return batch * dim * slots * (9 * A_shape[1] + 1)
+    scan = ScanArguments(*shapes[:COUNT])
+    batch, dim, length = scan.u
+    slots = length if scan.order is None else scan.order[0]
+    return batch * dim * slots * (9 * scan.A[1] + 1)
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan_backward)
-def backward_flops(
-    dout_shape,
-    dlast_state_shape,
-    u_shape,
-    delta_shape,
-    A_shape,
-    B_shape,
-    C_shape,
-    D_shape,
-    z_shape,
-    delta_bias_shape,
-    saved_shape,
-    delta_softplus,
-    reverse,
-    backend,
-    order_shape=None,
-    *,
-    out_shape=None,
-    **kwargs,
-) -> int:
-    return 2 * scan_flops(
-        u_shape,
-        delta_shape,
-        A_shape,
-        B_shape,
-        C_shape,
-        D_shape,
-        z_shape,
-        delta_bias_shape,
-        delta_softplus,
-        reverse,
-        True,
-        backend,
-        order_shape,
-    )
+def backward_flops(*shapes, out_shape=None, **kwargs) -> int:
+    return 2 * scan_flops(*shapes)
 
 
 def selective_scan(
@@ -251,7 +216,7 @@ def selective_scan(
             are checked on the CPU alone; elsewhere that would mean to wait for the device.
         return_last_state: also return the state after the last step, that of t = 0 under ``reverse``.
         backend: ``'auto'`` (by device, see :func:`selective_scan_backend`; the environment variable
-            ``MMBACKBONES_SCAN_BACKEND`` replaces it) or ``'reference'``, ``'chunked'``, ``'native'``, ``'triton'``,
+            ``MMBACKBONES_SCAN_BACKEND`` replaces it) or ``'naive'``, ``'chunk'``, ``'cpu'``, ``'triton'``,
             ``'mamba_ssm'``.
 
     Returns:
@@ -265,30 +230,24 @@ def selective_scan(
     device = u.device if isinstance(u, Tensor) else None
     for x in (u, delta, A, B, C, *[x for x in (D, z, delta_bias) if x is not None]):
         if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided or x.device != device:
-            _refuse_tensor(u, delta, A, B, C, D, z, delta_bias)
+            _refuse_tensor(dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias))
         double = double or x.dtype == torch.float64
         needs_grad = needs_grad or x.requires_grad
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     if order is not None:
         _check_order(order, u)
-    name = _choose(device.type, double, backend)
+    name = constant_choice(device.type, double, backend)
     if B.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
     save = needs_grad and torch.is_grad_enabled()
-    out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, name, order)
+    out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order, save, name)
     return (out, last_state) if return_last_state else out
 
 
-@torch.compiler.assume_constant_result
-def _choose(device: str, float64: bool, backend: str) -> str:
-    choice = choose(device, float64, backend)
-    log_once(choice)
-    return choice.name
-
-
-def _refuse_tensor(u, delta, A, B, C, D, z, delta_bias) -> None:
+def _refuse_tensor(tensors: dict[str, Tensor | None]) -> None:
     """Say which tensor is none that a scan takes, and why."""
-    for name, x in dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias).items():
+    u = tensors['u']
+    for name, x in tensors.items():
         if x is None and name in ('D', 'z', 'delta_bias'):
             continue
         if not isinstance(x, Tensor):

@@ -30,7 +30,9 @@ class TestCommand:
         said = capsys.readouterr().out
         assert '[1/2] dw3, seed 0: 1-4: ' in said and '[2/2] dw3, seed 0, cues shuffled: ' in said
         assert 'row tests distance in the image, not sequence length' in said
-        assert 'stages or real heads' in said.replace('\n', ' ') and 'bootstrap intervals over the test images' in said
+        assert (
+            'stages or to real heads' in said.replace('\n', ' ') and 'bootstrap intervals over the test images' in said
+        )
         assert 'did not train' in said
 
         with (out / RECORDS).open('a') as file:

@@ -28,26 +28,26 @@ def measure(case, dtype=torch.float32):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=['fp32', 'bf16'])
 @pytest.mark.parametrize('case', TINY)
-def test_plain_and_published_way_compute_the_same(case, dtype):
+def test_composed_and_published_way_compute_the_same(case, dtype):
     rows = measure(case, dtype)
     assert len(rows) == 8
     for direction in ('forward', 'forward+backward'):
-        plain, copies = (rows[direction, method] for method in ('plain', 'copies'))
-        assert plain.ratio == 1 and copies.ratio == pytest.approx(copies.median / plain.median)
-        for row in (plain, copies):
+        composed, copies = (rows[direction, method] for method in ('composed', 'copies'))
+        assert composed.ratio == 1 and copies.ratio == pytest.approx(copies.median / composed.median)
+        for row in (composed, copies):
             assert 0 < row.parity < PARITY[dtype] and len(row.seconds) == 3 and not row.note
             assert row.peak is not None
-        fused, official = (rows[direction, method] for method in ('fused', 'official'))
-        assert fused.note == 'the scan is not Triton here' and not fused.seconds
-        assert official.note and not official.seconds
+        triton, mamba_ssm = (rows[direction, method] for method in ('triton', 'mamba_ssm'))
+        assert triton.note == 'the scan is not Triton here' and not triton.seconds
+        assert mamba_ssm.note and not mamba_ssm.seconds
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and PyTorch sees none')
 @pytest.mark.parametrize('dtype', PARITY, ids=str)
 @pytest.mark.parametrize('case', ['vim-t-224', 'vmamba-t-stage2'])
 def test_fused_layers_on_a_gpu(case, dtype):
-    assert mixer_benchmark.unavailable('fused', 'cuda') is None
-    assert mixer_benchmark.parity('fused', CASES[case], 'cuda', dtype) <= PARITY[dtype]
+    assert mixer_benchmark.unavailable('triton', 'cuda') is None
+    assert mixer_benchmark.parity('triton', CASES[case], 'cuda', dtype) <= PARITY[dtype]
 
 
 def test_no_ratio_without_parity(monkeypatch):
@@ -55,8 +55,8 @@ def test_no_ratio_without_parity(monkeypatch):
     monkeypatch.setattr(mixer_benchmark, 'WITH_COPIES', wrong)
     rows = measure('tiny-vim')
     assert rows['forward', 'copies'].ratio is None and rows['forward', 'copies'].note.startswith('PARITY FAILS: ')
-    assert rows['forward', 'plain'].ratio == 1
-    monkeypatch.setattr(mixer_benchmark, 'parity', lambda method, *_: 1 if method == 'plain' else 0)
+    assert rows['forward', 'composed'].ratio == 1
+    monkeypatch.setattr(mixer_benchmark, 'parity', lambda method, *_: 1 if method == 'composed' else 0)
     assert all(row.ratio is None for row in measure('tiny-vim').values())
 
 
@@ -85,10 +85,10 @@ def test_command(monkeypatch, tmp_path, capsys):
 
     options = ['--device', 'cpu', '--rounds', '1', '--csv', str(tmp_path / 'mixers.csv')]
     before = torch.get_num_threads()
-    benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'plain', 'copies', *options])
+    benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'composed', 'copies', *options])
     torch.set_num_threads(before)
     assert 'tiny-vim (1,13,8)' in capsys.readouterr().out
     assert (tmp_path / 'mixers.csv').read_text().count('\n') == 5
     monkeypatch.setattr(mixer_benchmark, 'parity', lambda *_: 1)
     with pytest.raises(SystemExit, match='1'):
-        benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'plain', *options])
+        benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'composed', *options])

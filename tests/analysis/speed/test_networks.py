@@ -32,13 +32,13 @@ def case(config: str = MINI, **options) -> NetworkCase:
 
 @pytest.mark.slow
 def test_rows_csv_and_records(tmp_path):
-    cases = arms(MINI, case(), ['chunked', 'reference'])
+    cases = arms(MINI, case(), ['chunk', 'naive'])
     rows = list(measure(cases, [64, 96], rounds=2))
     assert [(row.case.size, row.tokens, row.case.backend) for row in rows] == [
-        (64, 64, 'chunked'),
-        (64, 64, 'reference'),
-        (96, 144, 'chunked'),
-        (96, 144, 'reference'),
+        (64, 64, 'chunk'),
+        (64, 64, 'naive'),
+        (96, 144, 'chunk'),
+        (96, 144, 'naive'),
     ]
     assert all(len(row.seconds) == 2 and min(row.seconds) > 0 and not row.note for row in rows)
     assert all(0 < row.scan_share < 1 for row in rows)
@@ -49,13 +49,13 @@ def test_rows_csv_and_records(tmp_path):
     with (tmp_path / 'speed.csv').open() as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [*COLUMNS, *about]
-    assert [line['backend'] for line in lines] == ['chunked', 'reference'] * 2
+    assert [line['backend'] for line in lines] == ['chunk', 'naive'] * 2
     assert lines[0]['config'] == 'mask-rcnn_vim-mini_fpn_1xb4-300_shapes-coco' and lines[0]['commit']
     assert float(lines[1]['images_per_s']) == pytest.approx(1e3 / float(lines[1]['median_ms']), rel=2e-3)
     append_record(tmp_path / 'records.jsonl', record_of(rows[1], about))
     (record,) = read_records(tmp_path / 'records.jsonl')
     assert not [key for key in REQUIRED if key not in record]
-    assert (record['kind'], record['scan_backend'], record['size']) == ('speed', 'reference', 64)
+    assert (record['kind'], record['scan_backend'], record['size']) == ('speed', 'naive', 64)
     assert record['metrics']['tokens'] == 64 and record['metrics']['median_ms'] > 0
 
 
@@ -89,7 +89,7 @@ def test_memory_is_linear_in_tokens():
 @pytest.mark.full
 def test_vim_tiny_is_ten_times_as_fast_as_the_loop():
     """Processor time of one thread at 1248x1248; a factor far from what disturbances change."""
-    _, loop = measure(arms(VIM_TINY, case(VIM_TINY), ['native', 'reference']), [1248], rounds=1)
+    _, loop = measure(arms(VIM_TINY, case(VIM_TINY), ['cpu', 'naive']), [1248], rounds=1)
     assert loop.ratio >= 10
 
 
@@ -130,11 +130,11 @@ def test_steps(task, part, step, precision):
 
 
 def test_arms():
-    scans = arms(MINI, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
-    assert [(arm.backend, arm.attention) for arm in scans] == [('chunked', None), ('reference', None)]
-    without = arms(MINI_SEG, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
+    scans = arms(MINI, case(), ['chunk', 'naive'], ['sdpa', 'eager'])
+    assert [(arm.backend, arm.attention) for arm in scans] == [('chunk', None), ('naive', None)]
+    without = arms(MINI_SEG, case(), ['chunk', 'naive'], ['sdpa', 'eager'])
     assert [(arm.backend, arm.attention) for arm in without] == [(None, None)]
-    both = arms(DEIT_TINY, case(), ['chunked', 'reference'], ['sdpa', 'eager'])
+    both = arms(DEIT_TINY, case(), ['chunk', 'naive'], ['sdpa', 'eager'])
     assert [(arm.backend, arm.attention) for arm in both] == [(None, 'sdpa'), (None, 'eager')]
     assert [arm.attention for arm in arms(DEIT_TINY, case())] == ['sdpa']
     convnext = arms(str(CONFIGS / 'convnext/mask-rcnn_convnext-tiny_fpn_8xb2-amp-1x_coco.py'), case(), (), ['sdpa'])

@@ -34,7 +34,7 @@ def measure(case, methods, **limits):
 
 
 def test_peers_compute_the_same_scan():
-    rows = measure('tiny', ['chunked', 'mamba_ssm loop', 'Hugging Face loop'])
+    rows = measure('tiny', ['chunk', 'mamba_ssm loop', 'Hugging Face loop'])
     assert len(rows) == 6
     for row in rows.values():
         assert row.parity < 1e-5 and len(row.seconds) == 3 and row.peak is not None and not row.note
@@ -45,15 +45,15 @@ def test_peers_compute_the_same_scan():
 
 def test_ratios_are_to_the_default_backend():
     default = scan_benchmark.selective_scan_backend('cpu').name
-    rows = measure('tiny', [default, 'reference', *BOUNDS])
+    rows = measure('tiny', [default, 'naive', *BOUNDS])
     assert rows['forward', default].ratio == 1
-    row = rows['forward', 'reference']
+    row = rows['forward', 'naive']
     assert row.ratio == pytest.approx(row.median / rows['forward', default].median)
     for name in BOUNDS:
         assert ('forward+backward', name) not in rows
-        if default == 'native':
+        if default == 'cpu':
             row = rows['forward', name]
-            assert row.note == f'native reaches {row.median / rows["forward", default].median:.0%} of it'
+            assert row.note == f'cpu reaches {row.median / rows["forward", default].median:.0%} of it'
 
 
 def test_no_ratio_without_parity(monkeypatch):
@@ -66,8 +66,8 @@ def test_no_ratio_without_parity(monkeypatch):
 
 def test_too_slow_and_too_large_are_left_out_by_name(monkeypatch):
     monkeypatch.setattr(scan_benchmark, 'expected_seconds', lambda *x: 100)
-    assert measure('tiny', ['chunked'])['forward', 'chunked'].note == 'left out: about 100 s a call'
-    row = measure('tiny', ['reference'], limit_gb=1e-6)['forward', 'reference']
+    assert measure('tiny', ['chunk'])['forward', 'chunk'].note == 'left out: about 100 s a call'
+    row = measure('tiny', ['naive'], limit_gb=1e-6)['forward', 'naive']
     assert row.note.startswith('left out: about') and row.note.endswith('GB') and not row.seconds
 
 
@@ -75,7 +75,7 @@ def test_the_loops_backward_is_expected_to_be_quadratic(monkeypatch):
     monkeypatch.setattr(scan_benchmark, 'seconds_of', lambda *x: 1.0)
     inputs = ('mamba_ssm loop', TINY, 'forward+backward', 'cpu', torch.float32)
     assert expected_seconds(*inputs) == 4
-    assert expected_seconds('chunked', *inputs[1:]) == 2
+    assert expected_seconds('chunk', *inputs[1:]) == 2
 
 
 def test_missing_extras_are_skipped_by_name(monkeypatch):
@@ -84,11 +84,11 @@ def test_missing_extras_are_skipped_by_name(monkeypatch):
 
 
 def test_csv_names_the_conditions(tmp_path):
-    rows = list(measure('tiny', ['chunked']).values())
+    rows = list(measure('tiny', ['chunk']).values())
     write_timings(tmp_path / 'scan.csv', rows, conditions('cpu', torch.float32))
     with open(tmp_path / 'scan.csv') as file:
         lines = list(csv.DictReader(file))
-    assert [line['method'] for line in lines] == ['chunked', 'chunked']
+    assert [line['method'] for line in lines] == ['chunk', 'chunk']
     for name in ('device', 'dtype', 'versions', 'commit', 'date', 'clock'):
         assert lines[0][name], name
     assert float(lines[0]['median_ms']) > 0 and lines[0]['shape'] == '(1,8,40,N=4,G=1)'

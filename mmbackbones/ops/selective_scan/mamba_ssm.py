@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan.backend import ScanArguments
 
 DEVICES = ('cuda',)
 FLOAT64 = False
@@ -36,30 +37,29 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return (0,)
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    length, inputs = u.shape[-1], _prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    out, last_state = _kernel().forward(_Context(), *inputs, delta_softplus, True)
-    out = _restore(out, length, reverse).to(u.dtype)
-    return out.contiguous(), last_state.float().contiguous(), u.new_empty(0, dtype=torch.float32)
+def forward(scan: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = _prepare(scan)
+    out, last_state = _kernel().forward(_Context(), *inputs, scan.delta_softplus, True)
+    out = _restore(out, scan).to(scan.u.dtype)
+    return out.contiguous(), last_state.float().contiguous(), out.new_empty(0, dtype=torch.float32)
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
+def backward(scan: ScanArguments, dout: Tensor, dlast_state: Tensor | None, saved: Tensor) -> tuple[Tensor, ...]:
     if dlast_state is not None:
         raise InputError(
             "selective_scan: backend 'mamba_ssm' has no gradient of the last state, expected another backend"
         )
-    length, originals = u.shape[-1], (u, delta, A, B, C, D, z, delta_bias)
-    inputs = _prepare(*originals, delta_softplus, reverse)
+    inputs = _prepare(scan)
     context = _Context()
-    _kernel().forward(context, *inputs, delta_softplus, False)
-    dout = _sequence(dout.to(inputs[0].dtype), inputs[0].shape[-1], 0, reverse)
+    _kernel().forward(context, *inputs, scan.delta_softplus, False)
+    dout = _sequence(dout.to(inputs[0].dtype), inputs[0].shape[-1], 0, scan.reverse)
     # u, delta, A, B, C, D, z and delta_bias; what follows are the gradients of its other arguments, None.
     gradients = list(_kernel().backward(context, dout)[:8])
     for i in (0, 1, 3, 4, 6):
-        gradients[i] = None if originals[i] is None else _restore(gradients[i], length, reverse)
+        gradients[i] = None if scan[i] is None else _restore(gradients[i], scan)
     return tuple(
-        u.new_empty(0) if x is None else gradient.to(x.dtype).reshape(x.shape).contiguous()
-        for x, gradient in zip(originals, gradients)
+        scan.u.new_empty(0) if x is None else gradient.to(x.dtype).reshape(x.shape).contiguous()
+        for x, gradient in zip(scan.tensors, gradients)
     )
 
 
@@ -74,16 +74,17 @@ def _kernel():
     return importlib.import_module('mamba_ssm.ops.selective_scan_interface').SelectiveScanFn
 
 
-def _prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse) -> list[Tensor | None]:
-    sequences = [x for x in (u, delta, B, C, z) if x is not None]
-    dtype = functools.reduce(torch.promote_types, (x.dtype for x in sequences))
-    length = u.shape[-1]
+def _prepare(scan: ScanArguments) -> list[Tensor | None]:
+    """The eight tensors as the kernel takes them."""
+    u, delta, A, B, C, D, z, delta_bias = scan.tensors
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in (u, delta, B, C, z) if x is not None))
+    length, reverse = u.shape[-1], scan.reverse
     padded = _tile_length(length)
-    exact = delta_softplus or delta_bias is None
+    exact = scan.delta_softplus or delta_bias is None
     if not exact or padded > MOST_PADDING * length:
         padded = length
     u, B, C, z = (None if x is None else _sequence(x.to(dtype), padded, 0, reverse) for x in (u, B, C, z))
-    delta = _sequence(delta.to(dtype), padded, NO_STEP if delta_softplus else 0, reverse)
+    delta = _sequence(delta.to(dtype), padded, NO_STEP if scan.delta_softplus else 0, reverse)
     A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
     return [u, delta, A, B, C, D, z, delta_bias]
 
@@ -98,6 +99,6 @@ def _sequence(x: Tensor, length: int, value: float, reverse: bool) -> Tensor:
     return F.pad(x, (0, length - x.shape[-1]), value=value).contiguous()
 
 
-def _restore(x: Tensor, length: int, reverse: bool) -> Tensor:
-    x = x[..., :length]
-    return x.flip(-1) if reverse else x
+def _restore(x: Tensor, scan: ScanArguments) -> Tensor:
+    x = x[..., : scan.u.shape[-1]]
+    return x.flip(-1) if scan.reverse else x

@@ -1,36 +1,19 @@
-"""The selective scan on CUDA through Triton, without nvcc: layouts, launches and the last sums.
+"""Layouts, launches and the last sums of the selective scan's Triton kernels.
 
-The kernels (``triton_kernels.py``, imported at the first use, since it needs Triton) want channels contiguous: a
-(B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When batch and channels are too few to
-fill the device, the sequence is cut into segments that run side by side: first each from zero, then what enters each
-is carried along, then each again from there. The backward pass recomputes states from those that the forward pass
-saved, one in CHUNK.
+They want channels contiguous: a (B, D, L) view of (B, L, D) memory is read as it is, anything else is copied. When
+batch and channels are too few to fill the device, the sequence is cut into segments that run side by side: first each
+from zero, then what enters each is carried along, then each again from there. The backward pass recomputes states from
+those that the forward pass saved, one in CHUNK.
 """
-
-import os
 
 import torch
 from torch import Tensor
-
-DEVICES = ('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',)
-FLOAT64 = False
-INDEXED = True
 
 BLOCK = 32  # channels of a program: one for each lane of its single warp
 # As many as have room with 255 registers a lane, read four steps ahead and with the chains of all their states in
 # flight. With few states memory is the limit, and more warps hide its latency. By arithmetic, not yet by a GPU.
 PROGRAMS_PER_MULTIPROCESSOR = 8
 PROGRAMS_WITH_FEW_STATES = 32
-
-
-def available() -> str | None:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return 'triton is not installed; pip install triton'
-    if DEVICES == ('cuda',) and not torch.cuda.is_available():
-        return 'triton needs a CUDA device, and PyTorch sees none'
-    return None
 
 
 def sizes(state: int) -> dict[str, int]:
@@ -53,55 +36,6 @@ def launch_options(padded: int, backward: bool = False) -> dict[str, int]:
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return batch, -(-length // sizes(state)['CHUNK']), state, dim
-
-
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, order=None):
-    (batch, dim, _), state = u.shape, A.shape[1]
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
-    out = u.new_empty(problem.shape)
-    last_state = u.new_empty(batch, state, dim, dtype=torch.float32)
-    saved = u.new_empty(saved_shape(batch, dim, problem.length, state) if save else (0,), dtype=torch.float32)
-    problem.forward(out, last_state, saved if save else None)
-    return _returned(out, order), last_state.transpose(1, 2).contiguous(), saved
-
-
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, order=None):
-    problem = _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order)
-    dlast_state = None if dlast_state is None else dlast_state.float().transpose(1, 2).contiguous()
-    du, ddelta, dz = (None if x is None else x.new_empty(problem.shape) for x in (u, delta, z))
-    dA, dB, dC, dD, dbias = problem.backward(_channels_last(dout), dlast_state, saved, du, ddelta, dz)
-
-    def state_last(x, like):
-        return x.transpose(2, 3).to(like.dtype).contiguous()  # [B, G, L, N] -> [B, G, N, L]
-
-    def optional(x, like):
-        return u.new_empty(0) if like is None else x.to(like.dtype)
-
-    return (
-        _returned(du, order),
-        _returned(ddelta, order),
-        dA.t().to(A.dtype).contiguous(),
-        state_last(dB, B),
-        state_last(dC, C),
-        optional(dD, D),
-        u.new_empty(0) if z is None else _returned(dz, order),
-        optional(dbias, delta_bias),
-    )
-
-
-def _returned(x: Tensor, order: Tensor | None) -> Tensor:
-    """[B, L, D] -> [B, D, L], contiguous without an order, with one a view."""
-    x = x.transpose(1, 2)
-    return x.contiguous() if order is None else x
-
-
-def _problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order) -> 'Problem':
-    u, delta, z = (None if x is None else _channels_last(x) for x in (u, delta, z))
-    B, C = (states_last(x.transpose(2, 3), sizes(A.shape[1])['NB']) for x in (B, C))
-    A = A.float().t().contiguous()
-    D, delta_bias = (None if x is None else x.float().contiguous() for x in (D, delta_bias))
-    order = None if order is None else order.contiguous()
-    return Problem(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order=order)
 
 
 class Problem:
@@ -150,18 +84,14 @@ class Problem:
             NB=self.sizes['NB'],
             MAP_ROW=B.stride(2),
             BLOCK=BLOCK,
-            HAS_Z=z is not None,
-            HAS_BIAS=delta_bias is not None,
             SOFTPLUS=delta_softplus,
             REVERSE=reverse,
-            HAS_ORDER=order is not None,
             PADDED=self.length != self.tokens,
         )
         self.reading = dict(
             RANK=rank,
             TILE=min(rank or 1, 16),
             TAPS=0 if conv_weight is None else len(conv_weight),
-            HAS_CONV_BIAS=conv_bias is not None,
         )
         self.blocks = -(-self.dim // self.groups // BLOCK)
         programs = self.batch * self.groups * self.blocks
@@ -184,34 +114,26 @@ class Problem:
 
         ``total``, float32, is added to the output; ``kept`` receives the sum before its gate.
         """
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         with torch.cuda.device_of(self.u):
             entry = None
             if self.segments > 1:
                 entry = self.carried(self.u, self.B, None, backward=False)
             kernels.forward_kernel[self.grid](
-                self.u,
-                self.delta,
-                *self._or_u(self.step_weight),
+                (self.u, self.delta, self.z, total, kept, out),
+                (self.B, self.C),
+                (self.D, self.delta_bias, self.conv_weight, self.conv_bias),
+                self.order,
                 self.A,
-                self.B,
-                self.C,
-                *self._or_u(self.D, self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order, total, kept),
-                out,
+                self.step_weight,
                 last_state,
-                *self._or_u(saved, entry),
+                saved,
+                entry,
                 *self._extents(),
-                *_strides(self.u),
-                *_strides(self.delta),
-                *_strides(self.u if self.z is None else self.z),
+                self._strides(self.u),
                 CHUNK=self.sizes['CHUNK'],
                 AHEAD=ahead(self.sizes['NB'], self.order is not None, self.reading['RANK']),
-                HAS_D=self.D is not None,
-                ADD=total is not None,
-                KEEP=kept is not None,
-                SAVE=saved is not None,
-                SEGMENTED=entry is not None,
                 **self.visiting,
                 **self.reading,
                 **launch_options(self.sizes['NB']),
@@ -234,7 +156,7 @@ class Problem:
 
         ``kept`` is what the forward pass left; without it dz comes from recomputed states. ``add``: du is added to.
         """
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         assert self.reading['RANK'] == self.reading['TAPS'] == 0
         state, padded, chunk, steps = (self.sizes[key] for key in ('N', 'NB', 'CHUNK', 'STEPS'))
@@ -243,7 +165,7 @@ class Problem:
         dA = torch.empty(parts, state, self.dim, **float32)
         dB, dC = (torch.empty(self.blocks, *self.B.shape, **float32) for _ in range(2))
         dD, dbias = (
-            torch.empty(parts if given is not None else 0, self.dim, **float32) for given in (self.D, self.delta_bias)
+            None if given is None else torch.empty(parts, self.dim, **float32) for given in (self.D, self.delta_bias)
         )
         scratch = torch.empty(self.grid[0], chunk // steps + steps - 1, padded, BLOCK, **float32)
         with torch.cuda.device_of(self.u):
@@ -251,61 +173,45 @@ class Problem:
             if self.segments > 1:
                 entry = self.carried(dout, self.C, dlast_state, backward=True)
             kernels.backward_for(padded)[self.grid](
-                dout,
-                self.u,
-                self.delta,
+                (dout, self.u, self.delta, self.z, kept, du, ddelta, dz),
+                (self.B, self.C, dB, dC),
+                (self.D, self.delta_bias, dD, dbias),
+                self.order,
                 self.A,
-                self.B,
-                self.C,
-                *self._or_u(self.D, self.z, self.delta_bias, self.order, kept),
                 saved,
-                *self._or_u(entry),
+                entry,
                 scratch,
-                du,
-                ddelta,
                 dA,
-                dB,
-                dC,
-                dD,
-                *self._or_u(dz),
-                dbias,
                 self.batch,
                 *self._extents(),
-                *_strides(dout),
-                *_strides(self.u),
-                *_strides(self.delta),
-                *_strides(self.u if self.z is None else self.z),
+                (*dout.stride()[:2], *self._strides(self.u)),
                 CHUNK=chunk,
                 STEPS=steps,
-                HAS_D=self.D is not None,
-                DZ='none' if dz is None else 'states' if kept is None else 'kept',
                 ADD=add,
-                HAS_ENTRY=entry is not None,
                 **self.visiting,
                 **launch_options(padded, backward=True),
             )
-        return dA.sum(0), dB.sum(0)[..., :state], dC.sum(0)[..., :state], dD.sum(0), dbias.sum(0)
+        dD, dbias = (None if x is None else x.sum(0) for x in (dD, dbias))
+        return dA.sum(0), dB.sum(0)[..., :state], dC.sum(0)[..., :state], dD, dbias
 
     def carried(self, x: Tensor, weight: Tensor, last_state: Tensor | None, backward: bool) -> Tensor:
         """What enters every segment, (B, segments, N, D): the state, or backwards the gradient of the state."""
-        from mmbackbones.ops.selective_scan import triton_kernels as kernels
+        from mmbackbones.ops.selective_scan.triton import kernels
 
         state = self.sizes['N']
         local = x.new_empty(self.batch, self.segments, state, self.dim, dtype=torch.float32)
         total_step = x.new_empty(self.batch, self.segments, self.dim, dtype=torch.float32)
         kernels.segment_kernel[self.grid](
-            x,
-            self.delta,
-            *self._or_u(self.step_weight),
-            self.A,
+            (x, self.delta, self.z),
             weight,
-            *self._or_u(self.z, self.delta_bias, self.conv_weight, self.conv_bias, self.order),
+            (self.delta_bias, self.conv_weight, self.conv_bias),
+            self.order,
+            self.A,
+            self.step_weight,
             local,
             total_step,
             *self._extents(),
-            *_strides(x),
-            *_strides(self.delta),
-            *_strides(self.u if self.z is None else self.z),
+            self._strides(x),
             BACKWARD=backward,
             **self.visiting,
             **self.reading,
@@ -317,12 +223,11 @@ class Problem:
             self.A,
             local,
             total_step,
-            local if last_state is None else last_state,
+            last_state,
             entry,
             self.dim,
             elements,
             self.segments,
-            HAS_LAST=last_state is not None,
             BACKWARD=backward,
             num_warps=4,
         )
@@ -331,9 +236,10 @@ class Problem:
     def _extents(self) -> tuple[int, ...]:
         return self.dim, self.groups, self.length, self.tokens, self.segments, self.segment_length
 
-    def _or_u(self, *tensors: Tensor | None) -> list[Tensor]:
-        """Absent tensors are stood in for by u, which is never read as them."""
-        return [self.u if x is None else x for x in tensors]
+    def _strides(self, x: Tensor) -> tuple[int, ...]:
+        """Of batch and time of x, the step and the gate."""
+        z = x if self.z is None else self.z
+        return *x.stride()[:2], *self.delta.stride()[:2], *z.stride()[:2]
 
 
 def wanted_segments(programs: int, chunks: int, padded: int, device: torch.device) -> int:
@@ -347,7 +253,7 @@ def wanted_segments(programs: int, chunks: int, padded: int, device: torch.devic
     return 1 if 3 * programs >= wanted else min(chunks, wanted // programs)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """[B, D, L] -> [B, L, D] with contiguous channels, a view where that is possible."""
     x = x.transpose(1, 2)
     return x if x.stride(2) == 1 else x.contiguous()
@@ -359,7 +265,3 @@ def states_last(x: Tensor, padded: int) -> Tensor:
     result = make(*x.shape[:-1], padded, dtype=torch.float32, device=x.device)
     result[..., : x.shape[-1]].copy_(x)  # converts and transposes in one pass
     return result
-
-
-def _strides(x: Tensor) -> tuple[int, int]:
-    return x.stride(0), x.stride(1)

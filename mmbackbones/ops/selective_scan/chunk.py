@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbackbones.ops.selective_scan.backend import ScanArguments
 from mmbackbones.ops.selective_scan.frame import frame_backward, frame_forward
 
 DEVICES = None
@@ -30,14 +31,13 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return (0,)
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save):
-    out, last_state = frame_forward(recurrence, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+def forward(scan: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    out, last_state = frame_forward(recurrence, scan)
     return out, last_state.contiguous(), last_state.new_empty(0, dtype=torch.float32)
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse):
-    inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return frame_backward(recurrence_backward, dout, dlast_state, inputs, delta_softplus, reverse)
+def backward(scan: ScanArguments, dout: Tensor, dlast_state: Tensor | None, saved: Tensor) -> tuple[Tensor, ...]:
+    return frame_backward(recurrence_backward, scan, dout, dlast_state)
 
 
 def recurrence(step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:

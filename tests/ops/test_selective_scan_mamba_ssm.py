@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import frame, official, reference
+from mmbackbones.ops.selective_scan import ScanArguments, frame, mamba_ssm, naive
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, random_inputs, specification
 
 
@@ -22,19 +22,13 @@ class KernelStandIn:
         assert len({x.dtype for x in (u, delta, B, C, z) if x is not None}) == 1
         assert all(x.is_contiguous() for x in (u, delta, B, C))
         assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias)
-        ctx.delta_softplus = delta_softplus
-        out = frame.frame_forward(
-            reference.recurrence, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse=False
-        )
+        ctx.scan = ScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, False, None)
+        out = frame.frame_forward(naive.recurrence, ctx.scan)
         return out if return_last_state else out[0]
 
     @staticmethod
     def backward(ctx, dout, *args):
-        gradients = frame.frame_backward(
-            reference.recurrence_backward, dout, None, ctx.saved_tensors, ctx.delta_softplus, reverse=False
-        )
-        return *gradients, None, None, None
+        return *frame.frame_backward(naive.recurrence_backward, ctx.scan, dout, None), None, None, None
 
 
 @pytest.fixture
@@ -44,16 +38,16 @@ def kernel(monkeypatch):
     for name in ('mamba_ssm', 'mamba_ssm.ops'):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    official.available.cache_clear()
+    mamba_ssm.available.cache_clear()
     KernelStandIn.lengths.clear()
     yield KernelStandIn
-    official.available.cache_clear()
+    mamba_ssm.available.cache_clear()
 
 
 def results(inputs, dout, delta_softplus, reverse):
-    full = [inputs.get(name) for name in INPUTS]
-    out, last_state, _ = official.forward(*full, delta_softplus, reverse, True)
-    gradients = official.backward(dout, None, *full, None, delta_softplus, reverse)
+    scan = ScanArguments(*(inputs.get(name) for name in INPUTS), delta_softplus, reverse, None)
+    out, last_state, saved = mamba_ssm.forward(scan, save=True)
+    gradients = mamba_ssm.backward(scan, dout, None, saved)
     gradients = {f'grad_{name}': g for name, g in zip(INPUTS, gradients) if name in inputs}
     return dict(out=out, last_state=last_state, **gradients)
 
@@ -63,7 +57,7 @@ def results(inputs, dout, delta_softplus, reverse):
 @pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
 @pytest.mark.parametrize('absent', [(), ('D', 'z', 'delta_bias')], ids=['all', 'least'])
 def test_padding_and_reverse_are_exact(kernel, length, padded, delta_softplus, absent, reverse):
-    assert official.available() is None
+    assert mamba_ssm.available() is None
     inputs = random_inputs(2, 6, length, 3, 2, absent=absent, dtype=torch.float32)
     inputs |= {name: inputs[name].abs() for name in ('delta', 'delta_bias') if name in inputs}
     dout = torch.randn(2, 6, length)
@@ -83,20 +77,20 @@ def test_mixed_dtypes_are_cast_for_the_kernel(kernel):
 
 
 def test_gradient_of_the_last_state_is_refused(kernel):
-    full = [random_inputs(1, 2, 5, 3, 1, dtype=torch.float32)[name] for name in INPUTS]
+    scan = ScanArguments(*random_inputs(1, 2, 5, 3, 1, dtype=torch.float32).values(), True, False, None)
     with pytest.raises(InputError, match="'mamba_ssm' has no gradient of the last state"):
-        official.backward(full[0], torch.zeros(1, 2, 3), *full, None, True, False)
+        mamba_ssm.backward(scan, scan.u, torch.zeros(1, 2, 3), torch.empty(0))
 
 
 def test_missing_package_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mamba_ssm', None)
-    official.available.cache_clear()
-    assert 'pip install --no-build-isolation "mmbackbones[mamba]"' in official.available()
-    official.available.cache_clear()
+    mamba_ssm.available.cache_clear()
+    assert 'pip install --no-build-isolation "mmbackbones[mamba]"' in mamba_ssm.available()
+    mamba_ssm.available.cache_clear()
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or official.available() is not None, reason='needs mamba_ssm and CUDA'
+    not torch.cuda.is_available() or mamba_ssm.available() is not None, reason='needs mamba_ssm and CUDA'
 )
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 def test_parity_on_cuda(reverse):

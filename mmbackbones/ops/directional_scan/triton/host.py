@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmbackbones.ops.selective_scan.triton import Problem, saved_shape, sizes, states_last
+from mmbackbones.ops.directional_scan.arguments import DirectionalArguments
+from mmbackbones.ops.selective_scan.triton.host import Problem, saved_shape, sizes, states_last
 
 CONV_TIME, CONV_BLOCK = 16, 64
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -53,22 +54,22 @@ def columns(rank: int, state: int) -> Columns:
     return Columns(rank, state, first, first + padded, -(-(first + 2 * padded) // 4) * 4)
 
 
-def shapes(x, dt_weight, A, z, orders, save) -> dict[str, tuple]:
+def shapes(scan: DirectionalArguments, save: bool) -> dict[str, tuple]:
     """Of what the forward pass leaves for the backward pass. Sizes may be symbolic."""
-    (batch, tokens, dim), (directions, _, rank), state = x.shape, dt_weight.shape, A.shape[2]
+    (batch, tokens, dim), (directions, _, rank), state = scan.x.shape, scan.dt_weight.shape, scan.A.shape[2]
     if not save:
         return dict(kept=(0,), projected=(0,), saved=(0,))
-    longest = max(tokens if order is None else order.numel() for order in orders)
+    longest = max(tokens if order is None else order.numel() for order in scan.orders)
     return dict(
-        kept=tuple(x.shape) if z is not None and directions > 1 else (0,),
+        kept=tuple(scan.x.shape) if scan.z is not None and directions > 1 else (0,),
         projected=(batch, tokens, directions, columns(rank, state).width),
         saved=(directions, *saved_shape(batch, dim, longest, state)),
     )
 
 
-def forward(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse, out_dtype, save):
-    mixer = _Mixer(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse)
-    left = shapes(x, dt_weight, A, z, orders, save)
+def forward(scan: DirectionalArguments, out_dtype: torch.dtype, save: bool) -> tuple[Tensor, ...]:
+    """The output, and what the backward pass needs, empty without ``save``: kept, projected, saved."""
+    mixer, left, x, A = _Mixer(scan), shapes(scan, save), scan.x, scan.A
     float32 = dict(dtype=torch.float32, device=x.device)
     out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
     kept = torch.empty(left['kept'], dtype=out_dtype, device=x.device)
@@ -89,9 +90,10 @@ def forward(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias,
 
 
 def backward(
-    dout, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, kept, projected, saved, orders, reverse
-):
-    mixer = _Mixer(x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse)
+    scan: DirectionalArguments, dout: Tensor, kept: Tensor, projected: Tensor, saved: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of the nine tensors; that of an absent one is empty."""
+    mixer, (x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias) = _Mixer(scan), scan.tensors
     directions, columns = len(A), mixer.columns
     dout = dout if dout.stride(2) == 1 else dout.contiguous()
     dx = torch.empty(x.shape, dtype=torch.float32 if directions > 1 else x.dtype, device=x.device)
@@ -156,7 +158,8 @@ def backward(
 class _Mixer:
     """The inputs as the kernels want them. Matrix products run in the precision of the tokens."""
 
-    def __init__(self, x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse):
+    def __init__(self, scan: DirectionalArguments):
+        x, proj_weight, dt_weight, dt_bias, A, D, z, conv_weight, conv_bias, orders, reverse = scan
         self.x, self.z = (t if t is None or t.stride(2) == 1 else t.contiguous() for t in (x, z))
         self.columns = columns(dt_weight.shape[2], A.shape[2])
         self.proj_weight = x.new_zeros(len(A), self.columns.width, x.shape[2])
@@ -179,7 +182,7 @@ class _Mixer:
         if self.conv_weight is None:
             projected = self.x @ self.proj_weight.flatten(0, 1).T
             return projected.float().unflatten(2, self.proj_weight.shape[:2])
-        from mmbackbones.ops.directional_scan import triton_kernels as kernels
+        from mmbackbones.ops.directional_scan.triton import kernels
 
         (batch, tokens, dim), (directions, width, _) = self.x.shape, self.proj_weight.shape
         projected = torch.empty(batch, tokens, directions, width, dtype=torch.float32, device=self.x.device)
@@ -187,29 +190,23 @@ class _Mixer:
             if self.x.dtype not in PROJECTED_IN_TILES:
                 torch.mm(self.convolved(k).flatten(0, 1), self.proj_weight[k].T, out=projected.flatten(0, 1)[:, k])
                 continue
-            weight, bias, order = self._conv_inputs(k)
-            length = tokens if self.orders[k] is None else order.numel()
+            length = tokens if self.orders[k] is None else self.orders[k].numel()
             with torch.cuda.device_of(self.x):
                 kernels.project_kernel[(batch * -(-length // PROJECT_TIME),)](
                     self.x,
-                    weight,
-                    bias,
-                    order,
+                    self._filters(k),
+                    self.orders[k],
                     self.proj_weight[k],
                     projected[:, :, k],
                     dim,
                     length,
                     tokens,
                     width,
-                    self.x.stride(0),
-                    self.x.stride(1),
-                    projected.stride(1),
+                    (*self.x.stride()[:2], projected.stride(1)),
                     TIME=PROJECT_TIME,
                     BLOCK=PROJECT_BLOCK,
                     WIDTH=max(16, 1 << (width - 1).bit_length()),
                     TAPS=self.conv_weight.shape[1],
-                    HAS_BIAS=self.conv_bias is not None,
-                    HAS_ORDER=self.orders[k] is not None,
                     REVERSE=self.reverse[k],
                     INTERPRETED=INTERPRETED,
                     **PROJECT_OPTIONS,
@@ -256,53 +253,34 @@ class _Mixer:
 
     def conv_backward(self, k: int, du: Tensor, dx: Tensor, add: bool) -> tuple[Tensor, Tensor]:
         """Write or add to ``dx``, use ``du`` up, and return the gradients of the convolution's weight and bias."""
-        from mmbackbones.ops.directional_scan import triton_kernels as kernels
+        from mmbackbones.ops.directional_scan.triton import kernels
 
         grid, extents, constants = self._conv_launch(k, self.x, self.reverse[k])
         parts, taps, dim = grid[0] // -(-self.x.shape[2] // CONV_BLOCK), *self.conv_weight.shape[1:]
         dweight = torch.empty(parts, taps, dim, dtype=torch.float32, device=self.x.device)
         dbias = torch.empty(parts, dim, dtype=torch.float32, device=self.x.device)
-        weight, bias, order = self._conv_inputs(k)
         with torch.cuda.device_of(self.x):
             kernels.conv_backward_kernel[grid](
-                self.x,
-                du,
-                weight,
-                bias,
-                order,
-                dweight,
-                dbias,
-                *extents,
-                HAS_BIAS=self.conv_bias is not None,
-                **constants,
+                self.x, du, self._filters(k), self.orders[k], dweight, dbias, *extents, **constants
             )
         self._convolve(k, du, dx, not self.reverse[k], activate=False, add=add)
         return dweight.sum(0).T, dbias.sum(0)
 
     def _convolve(self, k: int, x: Tensor, out: Tensor, reverse: bool, activate: bool, add: bool) -> None:
-        from mmbackbones.ops.directional_scan import triton_kernels as kernels
+        from mmbackbones.ops.directional_scan.triton import kernels
 
         grid, extents, constants = self._conv_launch(k, x, reverse)
-        weight, bias, order = self._conv_inputs(k)
+        weight, bias = self._filters(k)
+        filters = weight, bias if activate else None
         with torch.cuda.device_of(x):
             kernels.conv_kernel[grid](
-                x,
-                weight,
-                bias,
-                order,
-                out,
-                *extents,
-                HAS_BIAS=activate and self.conv_bias is not None,
-                ACTIVATE=activate,
-                ADD=add,
-                **constants,
+                x, filters, self.orders[k], out, *extents, ACTIVATE=activate, ADD=add, **constants
             )
 
-    def _conv_inputs(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        bias, order = None if self.conv_bias is None else self.conv_bias[k], self.orders[k]
-        return self.conv_weight[k], self.x if bias is None else bias, self.x if order is None else order
+    def _filters(self, k: int) -> tuple[Tensor, Tensor | None]:
+        return self.conv_weight[k], None if self.conv_bias is None else self.conv_bias[k]
 
-    def _conv_launch(self, k: int, x: Tensor, reverse: bool) -> tuple[tuple[int], tuple[int, ...], dict]:
+    def _conv_launch(self, k: int, x: Tensor, reverse: bool) -> tuple[tuple[int], tuple, dict]:
         (batch, tokens, dim), order = x.shape, self.orders[k]
         length = tokens if order is None else order.numel()
         grid = (batch * -(-length // CONV_TIME) * -(-dim // CONV_BLOCK),)
@@ -310,7 +288,6 @@ class _Mixer:
             TIME=CONV_TIME,
             BLOCK=CONV_BLOCK,
             TAPS=self.conv_weight.shape[1],
-            HAS_ORDER=order is not None,
             REVERSE=reverse,
         )
-        return grid, (dim, length, tokens, x.stride(0), x.stride(1)), constants
+        return grid, (dim, length, tokens, x.stride()[:2]), constants

@@ -1,5 +1,6 @@
-"""The selective scan on the CPU, in C++ (scan.cpp) behind a plain C interface: one build serves every version of torch.
+"""The selective scan on the CPU, in C++ (csrc/scan.cpp).
 
+The interface is plain C, so that one build serves every version of torch.
 The package's install builds the library for several instruction sets; the best that this CPU has is loaded.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmbackbones.ops.selective_scan.backend import ScanArguments
 from mmbackbones.ops.selective_scan.frame import bad_order
 
 DEVICES = ('cpu',)
@@ -22,11 +24,9 @@ CHUNK, REST = 64, 16
 LIBRARIES = {'AVX512': '_scan_avx512', 'AVX2': '_scan_avx2', 'baseline': '_scan_baseline'}
 
 
-# The fields of ScanProblem in scan.cpp: integers and addresses of 64 bits. Packed, since an array of ctypes takes ten
-# times as long to fill.
+# The fields of ScanProblem in csrc/scan.cpp: integers and addresses of 64 bits. Packed, since an array of ctypes takes
+# ten times as long to fill.
 PROBLEM = struct.Struct('52q')
-
-ALL_FLOAT32 = [torch.float32] * 8
 
 
 @functools.cache
@@ -64,90 +64,35 @@ def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:
     return batch, torch.sym_max(1, (length + CHUNK - REST) // CHUNK), state, dim
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, save, order=None):
-    dtype, (batch, dim, length), state, (splits, threads) = u.dtype, u.shape, A.shape[1], _shares(u, B)
-    sequence, maps, slots = (_sequence, _small, length) if order is None else (_rows, _float32, len(order))
-    order = None if order is None else order.contiguous()
-    u, delta, z, B, C = sequence(u), sequence(delta), sequence(z), maps(B), maps(C)
-    A, D, delta_bias = _small(A), _small(D), _small(delta_bias)
-    out, last_state = _like(u, order), u.new_empty(batch, dim, state)
-    saved = u.new_empty(saved_shape(batch, dim, slots, state) if save else 0)
+def forward(scan: ScanArguments, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, dim, _), state, given = scan.u.shape, scan.A.shape[1], _prepare(scan)
+    out, last_state = _like(given.u, given.order), given.u.new_empty(batch, dim, state)
+    saved = given.u.new_empty(saved_shape(batch, dim, _slots(given), state) if save else 0)
     _call(
         'scan_forward',
-        batch,
-        dim,
-        length,
-        state,
-        B.shape[1],
-        slots,
-        _at(order),
-        delta_softplus,
-        reverse,
-        splits,
-        threads,
-        *_view(u),
-        *_view(delta),
-        *_view(z),
-        *_view(None),
-        B.data_ptr(),
-        *B.stride(),
-        C.data_ptr(),
-        *C.stride(),
-        A.data_ptr(),
-        _at(D),
-        _at(delta_bias),
+        *_sizes(given),
+        *_views(given, dout=None),
         out.data_ptr(),
         last_state.data_ptr(),
         saved.data_ptr() if save else 0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
+        *[0] * 9,
     )
-    return out if dtype == torch.float32 else out.to(dtype), last_state, saved
+    return out if scan.u.dtype == torch.float32 else out.to(scan.u.dtype), last_state, saved
 
 
-def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delta_softplus, reverse, order=None):
-    dtypes = [None if x is None else x.dtype for x in (u, delta, A, B, C, D, z, delta_bias)]
-    (batch, dim, length), state, (splits, threads) = u.shape, A.shape[1], _shares(u, B)
-    sequence, maps, slots = (_sequence, _small, length) if order is None else (_rows, _float32, len(order))
-    order = None if order is None else order.contiguous()
-    dout, u, delta, z, B, C = sequence(dout), sequence(u), sequence(delta), sequence(z), maps(B), maps(C)
-    A, D, delta_bias, dlast_state = _small(A), _small(D), _small(delta_bias), _small(dlast_state)
-    du, ddelta, dz = _like(u, order), _like(u, order), None if z is None else _like(u, order)
+def backward(scan: ScanArguments, dout: Tensor, dlast_state: Tensor | None, saved: Tensor) -> tuple[Tensor, ...]:
+    (batch, dim, _), state, given = scan.u.shape, scan.A.shape[1], _prepare(scan)
+    dout, dlast_state = _rows(dout) if given.order is not None else _sequence(dout), _small(dlast_state)
+    u, order, (splits, _) = given.u, given.order, _shares(given.u, given.B)
+    du, ddelta, dz = _like(u, order), _like(u, order), None if given.z is None else _like(u, order)
     # Parts, one per batch item or share; where there is but one it is the result.
     items, shares = (batch,) if batch > 1 else (), (splits,) if splits > 1 else ()
-    dA, dB, dC = u.new_empty(*items, dim, state), u.new_empty(*shares, *B.shape), u.new_empty(*shares, *B.shape)
-    dD, ddelta_bias = (None if x is None else u.new_empty(*items, dim) for x in (D, delta_bias))
+    dA, dB, dC = u.new_empty(*items, dim, state), *(u.new_empty(*shares, *given.B.shape) for _ in range(2))
+    dD, ddelta_bias = (None if x is None else u.new_empty(*items, dim) for x in (given.D, given.delta_bias))
     _call(
         'scan_backward',
-        batch,
-        dim,
-        length,
-        state,
-        B.shape[1],
-        slots,
-        _at(order),
-        delta_softplus,
-        reverse,
-        splits,
-        threads,
-        *_view(u),
-        *_view(delta),
-        *_view(z),
-        *_view(dout),
-        B.data_ptr(),
-        *B.stride(),
-        C.data_ptr(),
-        *C.stride(),
-        A.data_ptr(),
-        _at(D),
-        _at(delta_bias),
+        *_sizes(given),
+        *_views(given, dout),
         0,
         0,
         saved.data_ptr(),
@@ -165,12 +110,61 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, saved, delt
         dA, dD, ddelta_bias = (None if x is None else x.sum(0) for x in (dA, dD, ddelta_bias))
     if shares:
         dB, dC = dB.sum(0), dC.sum(0)
-    gradients = du, ddelta, dA, dB, dC, dD, dz, ddelta_bias
-    if dtypes == ALL_FLOAT32:
-        return gradients
     return tuple(
-        u.new_empty(0) if dtype is None else x if dtype == torch.float32 else x.to(dtype)
-        for dtype, x in zip(dtypes, gradients)
+        u.new_empty(0) if x is None else gradient if x.dtype == torch.float32 else gradient.to(x.dtype)
+        for x, gradient in zip(scan.tensors, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
+    )
+
+
+def _prepare(scan: ScanArguments) -> ScanArguments:
+    """The tensors as the kernel reads them."""
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order = scan
+    sequence, maps = (_sequence, _small) if order is None else (_rows, _float32)
+    return ScanArguments(
+        sequence(u),
+        sequence(delta),
+        _small(A),
+        maps(B),
+        maps(C),
+        _small(D),
+        sequence(z),
+        _small(delta_bias),
+        delta_softplus,
+        reverse,
+        None if order is None else order.contiguous(),
+    )
+
+
+def _slots(scan: ScanArguments) -> int:
+    return scan.u.shape[2] if scan.order is None else len(scan.order)
+
+
+def _sizes(scan: ScanArguments) -> tuple[int, ...]:
+    return (
+        *scan.u.shape,
+        scan.A.shape[1],
+        scan.B.shape[1],
+        _slots(scan),
+        _at(scan.order),
+        scan.delta_softplus,
+        scan.reverse,
+        *_shares(scan.u, scan.B),
+    )
+
+
+def _views(scan: ScanArguments, dout: Tensor | None) -> tuple[int, ...]:
+    return (
+        *_view(scan.u),
+        *_view(scan.delta),
+        *_view(scan.z),
+        *_view(dout),
+        scan.B.data_ptr(),
+        *scan.B.stride(),
+        scan.C.data_ptr(),
+        *scan.C.stride(),
+        scan.A.data_ptr(),
+        _at(scan.D),
+        _at(scan.delta_bias),
     )
 
 

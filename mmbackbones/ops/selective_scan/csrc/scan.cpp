@@ -1,4 +1,4 @@
-// The selective scan on the CPU. One source, compiled once per instruction set; native.py picks a build at run time.
+// The selective scan on the CPU. One source, compiled once per instruction set; cpu.py picks a build at run time.
 //
 // A vector holds LANES channels at one time step, so the recurrence needs no shuffles. Time is cut into chunks of CHUNK
 // steps; within a chunk the states of a block of channels stay in registers, a few at a time, over all its steps. The
@@ -34,7 +34,7 @@ struct Maps {  // (B, G, N, L); strides in elements, without an order that of th
 // A scan visits `slots` slots. Without an order slot s is position s of the L. With one it is position order[s], and where
 // that is -1 the slot is padding: it reads zeros and writes nothing. Then the channel strides of all views are 1, and what
 // is (B, D, L) in the comments below lies in memory as (B, L, D).
-struct ScanProblem {  // native.py mirrors the fields; all but views and maps are contiguous
+struct ScanProblem {  // cpu.py mirrors the fields; all but views and maps are contiguous
   int64_t batch, dim, length, state, groups, slots;
   const int64_t* order;
   int64_t softplus, reverse, splits, threads;

@@ -1,0 +1,154 @@
+"""Directional scans composed of torch operations and the selective scan: for every backend, and fast on a CPU.
+
+Sequences lie with tokens innermost, (B, D, S), as :func:`project_tokens` leaves them: products, convolution and scan
+read them without a transposed copy. Neighbouring directions over different orders, such as VMamba's rows and columns,
+are one product and one scan of as many groups. A reversed direction is an index order, not a flipped copy.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmbackbones.ops.directional_scan.arguments import DirectionalArguments, Weights
+from mmbackbones.ops.scan_orders import ScanOrder, to_map, to_sequence
+from mmbackbones.ops.selective_scan import selective_scan
+
+
+def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> tuple[Tensor, ...]:
+    """A linear layer of tokens (B, L, C) -> equal parts of (B, L, E), views of memory with tokens innermost."""
+    x, shape = x.flatten(0, 1).T, x.shape[:2]  # [B, L, C] -> [C, B*L]
+    y = weight @ x if bias is None else torch.addmm(bias[:, None], weight, x)
+    # Cut before it is turned, so that gradients are joined as they lie. [E, B*L] -> parts x [B, L, E / parts]
+    return tuple(part.permute(1, 2, 0) for part in y.unflatten(1, shape).chunk(parts))
+
+
+def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) -> Tensor:
+    """See :func:`directional_scan`; ``backend`` is the selective scan's."""
+    x = scan.x.transpose(1, 2)  # [B, L, D] -> [B, D, L]
+    # Where tokens lie in one order, each scan applies the gate itself.
+    gate_in_scan = scan.z is not None and all(order is None for order in scan.orders)
+    options = dict(out_dtype=out_dtype, z=scan.z.transpose(1, 2) if gate_in_scan else None, backend=backend)
+    count, total, y, projections = _neighbours(scan), None, None, None
+    for first in range(0, len(scan.A), count):
+        k, orders = slice(first, first + count), scan.orders[first : first + count]
+        if first == 0 or not _is_same(orders[0], scan.orders[first - count]):
+            total, y = _merged(total, y, scan.orders[first - count : first]), None
+            u = [x if order is None else to_sequence(x, order) for order in orders]
+            u = u[0][:, None] if count == 1 else torch.stack(u, dim=1)  # [B, k, D, S]
+            wide = u.to(out_dtype) if scan.conv_weight is None else None
+            projections = _projections(scan, k, u) if _share_projections(scan) else None
+        y = _plus(y, _scan_group(scan, k, u, wide, projections, **options))
+    y = _merged(total, y, scan.orders[-count:]).transpose(1, 2)  # [B, D, L] -> [B, L, D]
+    return y if scan.z is None or gate_in_scan else (y * F.silu(scan.z)).to(out_dtype)
+
+
+def _scan_group(
+    scan: DirectionalArguments,
+    k: slice,
+    u: Tensor,
+    wide: Tensor | None,
+    projections: tuple[Tensor, Tensor, Tensor] | None,
+    *,
+    out_dtype: torch.dtype,
+    z: Tensor | None,
+    backend: str,
+) -> Tensor:
+    """Neighbouring directions of u [B, k, D, S] -> the same shape. What it needs in between is free for the next."""
+    if scan.conv_weight is not None:
+        u = F.silu(_convolved(scan, k.start, u.squeeze(1)))[:, None]
+        wide = u.to(out_dtype)
+    delta, B, C = projections or _projections(scan, k, u)
+    y = selective_scan(
+        wide.flatten(1, 2),
+        delta.flatten(1, 2),
+        _of(scan.A, k).flatten(0, 1),
+        B,
+        C,
+        None if scan.D is None else _of(scan.D, k).flatten(),
+        z,
+        _of(scan.dt_bias, k).flatten(),
+        delta_softplus=True,
+        reverse=scan.reverse[k.start],
+        backend=backend,
+    )
+    return y.view_as(wide)
+
+
+def _neighbours(scan: DirectionalArguments) -> int:
+    """How many directions next to each other are one scan of as many groups."""
+    directions, orders = range(len(scan.orders)), scan.orders
+    if scan.conv_weight is not None:
+        return 1
+    count = next((k for k in directions[1:] if _is_same(orders[k], orders[0])), len(directions))
+    slots = {scan.x.shape[1] if order is None else order.order.shape[0] for order in orders}
+    alike = all(
+        _is_same(orders[k], orders[k % count]) and scan.reverse[k] == scan.reverse[k - k % count] for k in directions
+    )
+    return count if alike and len(slots) == 1 and len(directions) % count == 0 else 1
+
+
+def _is_same(one: ScanOrder | None, other: ScanOrder | None) -> bool:
+    return one is other if one is None or other is None else one.order is other.order
+
+
+def _convolved(scan: DirectionalArguments, k: int, x: Tensor) -> Tensor:
+    """Depthwise convolution of [B, D, S] for direction k, before its SiLU."""
+    bias = None if scan.conv_bias is None else scan.conv_bias[k].to(x.dtype)
+    return one_sided_conv(x, scan.conv_weight[k].to(x.dtype), bias, scan.reverse[k])
+
+
+def one_sided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = False) -> Tensor:
+    """Depthwise convolution of [B, D, S], causal, or under ``reverse`` its mirror image; weight [D, W]."""
+    reach = weight.shape[1] - 1
+    weight = (weight.flip(1) if reverse else weight)[:, None]
+    y = F.conv1d(x, weight, bias, padding=reach, groups=len(weight))
+    return y[..., reach:] if reverse else y[..., : x.shape[2]]
+
+
+def _share_projections(scan: DirectionalArguments) -> bool:
+    """Whether all directions have the same projections, and so over one sequence the same step, B and C."""
+    return scan.conv_weight is None and all(
+        not isinstance(weights, Tensor) and all(weight is weights[0] for weight in weights)
+        for weights in (scan.proj_weight, scan.dt_weight)
+    )
+
+
+def _projections(scan: DirectionalArguments, k: slice, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Step before its bias [B, k, D, S], B and C [B, k, N, S] of u [B, k, D, S]."""
+    proj_weight, dt_weight = _of(scan.proj_weight, k), _of(scan.dt_weight, k)
+    state = scan.A[0].shape[1]
+    projected = _product(proj_weight, u)  # -> [B, k, R + 2 N, S]
+    if scan.conv_weight is not None and scan.orders[k.start] is not None:
+        projected = projected.masked_fill(scan.orders[k.start].order < 0, 0)  # the convolution reaches into padding
+    low_rank, B, C = projected.split([dt_weight.shape[2], state, state], dim=2)
+    return _product(dt_weight, low_rank), B, C
+
+
+def _of(weights: Weights, k: slice) -> Tensor:
+    """Those of neighbouring directions, stacked."""
+    if isinstance(weights, Tensor):
+        return weights[k]
+    return weights[k.start][None] if k.stop - k.start == 1 else torch.stack(tuple(weights[k]))
+
+
+def _product(weight: Tensor, u: Tensor) -> Tensor:
+    """[k, E, D] times [B, k, D, S], in the dtype of u."""
+    if weight.dtype != u.dtype:
+        weight = weight.to(u.dtype)
+    if weight.shape[0] > 1:
+        return weight @ u
+    return torch.bmm(weight.expand(u.shape[0], -1, -1), u.squeeze(1)).unsqueeze(1)
+
+
+def _merged(total: Tensor | None, y: Tensor | None, orders: list[ScanOrder | None]) -> Tensor | None:
+    """``total`` [B, D, L] and the scans y [B, k, D, S], brought back from their orders."""
+    if y is None:
+        return total
+    for order, part in zip(orders, y.unbind(1)):
+        total = _plus(total, part if order is None else to_map(part, order))
+    return total
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    """Not a line of its caller, where a name would keep ``part`` alive past the sum."""
+    return part if total is None else total + part
