@@ -6,15 +6,13 @@ with no iterations. Scores are those of the last checkpoint, from the record tha
 
 import csv
 import json
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmbackbones.analysis.tables import write_csv
 from mmbackbones.engine.config import run_name
+from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
-from mmbackbones.launch.commands import command
 from mmbackbones.zoo.models import backbone_config, miniature_names
 
 TASKS = {
@@ -72,17 +70,8 @@ def run(name: str, work_dir: Path, data: Path, iterations: int | None = None) ->
         options.append(f'test_evaluator.ann_file={root}annotations/instances_val2017.json')
     if iterations is not None:
         options.append(f'train_cfg.max_iters={iterations}')
-    place = ['--backbone', backbone, '--work-dir', str(work_dir.absolute())]
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with (work_dir / 'train.log').open('w') as log:
-        done = subprocess.run(
-            command('train', TASKS[task], *place, '--cfg-options', *options),
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    if done.returncode:
-        raise InputError(f'{name}: training ended with status {done.returncode}; the log is {work_dir}/train.log')
+    arguments = [TASKS[task], '--backbone', backbone, '--work-dir', str(work_dir.absolute()), '--cfg-options', *options]
+    run_logged('train', arguments, work_dir / 'train.log', name)
     return json.loads((work_dir / 'final' / 'run.json').read_text())
 
 

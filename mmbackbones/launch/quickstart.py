@@ -23,10 +23,10 @@ from rich.table import Table
 
 from mmbackbones.analysis.report.write import write_report
 from mmbackbones.datasets.shapes import write_shapes
+from mmbackbones.engine.process import command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
-from mmbackbones.launch.commands import command
 from mmbackbones.launch.miniature import TASKS
 
 DATA = Path('data', 'shapes')  # where the configs look for it

@@ -20,9 +20,9 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from mmbackbones.engine.config import config_hash, load_config, parse_options
+from mmbackbones.engine.process import command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import RECORD
-from mmbackbones.launch.commands import command
 from mmbackbones.launch.suite_file import Training, read_suite
 
 MULTI_SCALE = 'final-multi-scale'

@@ -15,8 +15,8 @@ import yaml
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.config import config_hash, load_config
+from mmbackbones.engine.process import command
 from mmbackbones.errors import InputError
-from mmbackbones.launch.commands import command
 from mmbackbones.launch.suite import load_suite, run_suite
 from tests.conftest import ROOT
 from tests.miniatures import DETECTOR, SEGMENTOR

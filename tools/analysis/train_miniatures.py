@@ -1,4 +1,4 @@
-"""Train the miniatures of the zoo and score them before and after: tools/analysis/train_miniatures.py [NAME ...]."""
+"""Train the zoo's miniatures and compare them with untrained ones: tools/analysis/train_miniatures.py [NAME ...]."""
 
 import argparse
 import sys
@@ -11,8 +11,8 @@ from mmbackbones.launch.miniature import RUNS, read_csv, train_miniature, write_
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Train miniatures and score them before and after. Exit status: 0 if all learned, 1 if not, 2 bad '
-        'usage. A miniature learned if its box AP50 or mIoU is below 0.05 or 0.35 before and at least 0.5 after.'
+        description='Train miniatures and test them before and after. Exit status: 0 if box AP50 or mIoU of each is '
+        'below 0.5 before training and at least 0.5 after it, 1 if not, 2 bad usage.'
     )
     parser.add_argument(
         'runs',

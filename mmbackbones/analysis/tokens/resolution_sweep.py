@@ -4,7 +4,6 @@ Every size is a run of the command ``test`` or ``train`` in its own process and 
 again, and a size that fails does not stop the others.
 """
 
-import argparse
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from mmengine.config import Config
 
 from mmbackbones.analysis.tables import make_folder
 from mmbackbones.analysis.tokens.sweep_points import SweepPoint, measure
-from mmbackbones.engine.config import Overrides, config_hash, load_config
+from mmbackbones.engine.config import config_hash, load_config, parse_options
 from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import RECORD, task_of
@@ -112,13 +111,6 @@ def run_size(config: str, checkpoint: str | None, size: int, folder: Path, optio
         run_logged('test', [str(cfg_file), checkpoint, *place, *more], log, what)
     else:
         run_logged('train', [str(cfg_file), '--resume', 'auto', '--work-dir', str(out), *more], log, what)
-
-
-def parse_options(options: Sequence[str]) -> dict:
-    """What the commands make of ``--cfg-options KEY=VALUE ...``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
 def sweep(
