@@ -37,7 +37,7 @@ def _localmamba(counts: Complexity) -> list[CountDifference]:
 
 
 def _unseen_attention(counts: Complexity) -> list[CountDifference]:
-    """What a tracing counter without rules for fused attention and for custom operators leaves out."""
+    """MACs that a tracing counter without rules for sdpa attention and custom operators leaves out."""
     modules = counts.submodules
     products = sum(
         macs - modules[f'{name}.qkv'] - modules[f'{name}.proj']
@@ -46,7 +46,7 @@ def _unseen_attention(counts: Complexity) -> list[CountDifference]:
     )
     return [
         CountDifference(
-            -products, "mmengine's counter has no rule for fused attention (by arithmetic; no script is public)"
+            -products, "mmengine's counter has no rule for sdpa attention (by arithmetic; no script is public)"
         ),
         CountDifference(-counts.scan_macs(), 'nor for a scan that is an operator of its own'),
     ]
