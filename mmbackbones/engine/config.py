@@ -121,12 +121,12 @@ def arm_of_config(cfg: Config) -> str | None:
 
 def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
     """Class, mixers and blocks per stage (None if the config does not state them) of a controlled network."""
-    backbone = cfg.model.get('backbone') or {}
+    backbone: dict = cfg.model.get('backbone') or {}
     network = str(backbone.get('type')).rpartition('.')[2]
     if network not in ARMS or 'mixers' not in backbone:
         return None
     arch = backbone.get('arch')
-    return network, backbone.mixers, arch.get('depths') if isinstance(arch, dict) else None
+    return network, backbone['mixers'], arch.get('depths') if isinstance(arch, dict) else None
 
 
 def run_name(config: str | Path, backbone: str | None = None, arm: str | None = None) -> str:
