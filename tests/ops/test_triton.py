@@ -12,18 +12,20 @@ from typing import NamedTuple
 import pytest
 import torch
 
-triton = pytest.importorskip('triton', reason='triton is not installed; pip install triton')
+pytest.importorskip('triton', reason='triton is not installed; pip install triton')
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmbackbones.ops.selective_scan import ScanArguments
+from mmbackbones.ops.selective_scan import triton as package
+from mmbackbones.ops.selective_scan.triton import host as backend
+from mmbackbones.ops.selective_scan.triton import kernels
+from tests.ops.scan_cases import random_inputs
+
 if os.environ.get('TRITON_INTERPRET') == '1':
     pytest.skip('under TRITON_INTERPRET=1 nothing can be compiled', allow_module_level=True)
-
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-from mmbackbones.ops.selective_scan import ScanArguments  # noqa: E402
-from mmbackbones.ops.selective_scan import triton as package  # noqa: E402
-from mmbackbones.ops.selective_scan.triton import host as backend  # noqa: E402
-from mmbackbones.ops.selective_scan.triton import kernels  # noqa: E402
-from tests.ops.scan_cases import random_inputs  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 # What stands in the kernels' tuples.

@@ -3,6 +3,7 @@
 ``host.py`` lays out, launches and adds up; the kernels are imported at the first launch, since they need Triton.
 """
 
+import importlib
 import os
 
 import torch
@@ -20,7 +21,7 @@ INDEXED = True
 
 def available() -> str | None:
     try:
-        import triton  # noqa: F401
+        importlib.import_module('triton')
     except ImportError:
         return 'triton is not installed; pip install triton'
     if DEVICES == ('cuda',) and not torch.cuda.is_available():
