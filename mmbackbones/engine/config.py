@@ -61,7 +61,9 @@ def parse_options(options: Sequence[str]) -> dict:
     return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
 
 
-def load_config(path: str | Path, overrides: dict | None = None, backbone: str | None = None) -> Config:
+def load_config(
+    path: str | Path, overrides: dict | None = None, backbone: str | None = None, *, needs_backbone: bool = True
+) -> Config:
     """Read a configuration, replace its backbone, and merge overrides such as ``{'randomness.seed': 1}`` into it.
 
     A configuration is Python code and is executed. The name of an arm in ``model.backbone.mixers`` is replaced by its
@@ -71,10 +73,11 @@ def load_config(path: str | Path, overrides: dict | None = None, backbone: str |
         path: see :func:`find_config`.
         overrides: values by dotted keys.
         backbone: a model of the zoo that replaces the config's backbone, see :func:`swap_backbone`.
+        needs_backbone: whether a config without a backbone is refused.
 
     Raises:
-        InputError: the file is missing or faulty; no backbone is given in it or in ``backbone``; or an override names
-            no key of it.
+        InputError: the file is missing or faulty; it has no backbone where one is needed; or an override names no key
+            of it.
     """
     path = find_config(path)
     try:
@@ -83,10 +86,9 @@ def load_config(path: str | Path, overrides: dict | None = None, backbone: str |
         raise InputError(f'{path}: not a readable config: {_one_line(error)}') from error
     if 'model' not in cfg:
         raise InputError(f'{path}: not a config of a detector or segmentor: it has no key "model"')
+    _require_model(cfg, path, needs_backbone=False)
     if backbone is not None:
         swap_backbone(cfg, backbone)
-    elif 'backbone' not in cfg.model:
-        raise InputError(f'{path}: a task without a backbone; choose one, such as --backbone vmamba_tiny_s1l8')
     for key in overrides or {}:
         if not key.isprintable():
             raise InputError(f'--cfg-options {key!a}: no such key')
@@ -95,9 +97,20 @@ def load_config(path: str | Path, overrides: dict | None = None, backbone: str |
         cfg.merge_from_dict(overrides or {})
     except Exception as error:
         raise InputError(f'--cfg-options {" ".join(overrides or {})}: {_one_line(error)}') from error
+    _require_model(cfg, path, needs_backbone)
     if (found := _mixers(cfg)) is not None:
         cfg.model.backbone['mixers'] = spell_out(*found)
     return cfg
+
+
+def _require_model(cfg: Config, path: Path, needs_backbone: bool) -> None:
+    if not isinstance(cfg.model, dict):
+        raise InputError(f'{path}: model={cfg.model!r}: expected a dict')
+    backbone = cfg.model.get('backbone')
+    if backbone is None and needs_backbone:
+        raise InputError(f'{path}: a task without a backbone; choose one, such as --backbone vmamba_tiny_s1l8')
+    if backbone is not None and not isinstance(backbone, dict):
+        raise InputError(f'{path}: model.backbone={backbone!r}: expected a dict')
 
 
 def arm_of_config(cfg: Config) -> str | None:
@@ -108,12 +121,12 @@ def arm_of_config(cfg: Config) -> str | None:
 
 def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
     """Class, mixers and blocks per stage (None if the config does not state them) of a controlled network."""
-    backbone = cfg.model.backbone
+    backbone: dict = cfg.model.get('backbone') or {}
     network = str(backbone.get('type')).rpartition('.')[2]
     if network not in ARMS or 'mixers' not in backbone:
         return None
     arch = backbone.get('arch')
-    return network, backbone.mixers, arch.get('depths') if isinstance(arch, dict) else None
+    return network, backbone['mixers'], arch.get('depths') if isinstance(arch, dict) else None
 
 
 def run_name(config: str | Path, backbone: str | None = None, arm: str | None = None) -> str:

@@ -9,9 +9,9 @@ from mmbackbones.checkpoints.layout import weights_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.strict import load_weights
-from mmbackbones.engine.identify import both_names
 from mmbackbones.errors import InputError
 from mmbackbones.registry import WEIGHT_INITIALIZERS
+from mmbackbones.zoo.identify import both_names
 
 
 @WEIGHT_INITIALIZERS.register_module()

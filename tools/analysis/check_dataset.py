@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
 
-    cfg = load_config(args.config, args.cfg_options, args.backbone)
+    cfg = load_config(args.config, args.cfg_options, args.backbone, needs_backbone=False)
     reports = inspect_config(cfg, args.splits, args.full, not args.no_cache)
     if args.json:
         write_json(reports, args.json)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmbackbones.engine.identify import identify
+from mmbackbones.zoo.identify import identify
 from tests.conftest import GOLDEN, golden
 
 
