@@ -42,7 +42,7 @@ def build_branch(
             ``'none'``, the map as it is.
         dim (int): channels C.
         d_state (int): state size N of the scans.
-        dt_rank (int | None): rank of the scans' step size; None: ceil(C / 16).
+        dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
         head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
 
     Raises:

@@ -103,7 +103,7 @@ def test_own_names_pass_through():
 
 
 def test_initial_steps():
-    """The general initialization of linear layers spares the projection of step sizes."""
+    """The general initialization of linear layers does not change the projection of ``dt``."""
     steps = [F.softplus(m.bias) for m in MambaVision(arch=SMALL).modules() if isinstance(m, DtProjection)]
     assert len(steps) == 2
     assert all((step > 0.9e-3).all() and (step < 0.11).all() for step in steps)

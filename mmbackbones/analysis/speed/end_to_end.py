@@ -55,8 +55,8 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
         iterations: least number of iterations; a detector counts in epochs and finishes the last one.
 
     Returns:
-        dict: the :data:`COLUMNS`. Iterations per second are those of the median log entry but for the first fifth,
-        loading included; ``peak_mb`` is the most that torch held on the device, None on a CPU.
+        dict: the :data:`COLUMNS`. Iterations per second are the median of the log entries without the first fifth,
+        loading included. ``peak_mb`` is the most memory that torch held on the device, None on a CPU.
 
     Raises:
         InputError: no data for the task, or the command failed, as on a loss that is not finite.
