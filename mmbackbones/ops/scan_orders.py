@@ -18,7 +18,7 @@ Names of orders (each also with the suffix ``_flip``, the same sequence from its
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -207,11 +207,11 @@ class _Gather(torch.autograd.Function):
         return x.gather(-1, index.clamp(min=0).expand(shape)).masked_fill_(index < 0, 0)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
         return _Gather.apply(grad, inverse, index), None, None
 
@@ -224,11 +224,11 @@ class _Permute(torch.autograd.Function):
         return x.index_select(1, index)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, inverse = ctx.saved_tensors
         return _Permute.apply(grad, inverse, index), None, None
 

@@ -1,13 +1,13 @@
 """What both implementations of the directional scan take."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 # The weights of K directions: stacked, or one tensor after the other.
-Weights = Tensor | Sequence[Tensor]
+Weights: TypeAlias = Tensor | Sequence[Tensor]
 
 
 class DirectionalArguments(NamedTuple):

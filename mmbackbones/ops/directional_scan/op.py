@@ -1,6 +1,7 @@
 """The public function and its fused operators, with what PyTorch must know of them: shapes, gradients, FLOPs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,7 @@ def scan_autograd(*inputs):
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan)
-def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
+def scan_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """What the composition counts: products, convolutions and, for each scan, 9 B D S N + B D S."""
     scan = DirectionalArguments(*shapes[:COUNT])
     batch, tokens, dim = scan.x
@@ -113,7 +114,7 @@ def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.mmbackbones.directional_scan_backward)
-def backward_flops(*shapes, out_shape=None, **kwargs) -> int:
+def backward_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * scan_flops(*shapes)
 
 

@@ -33,7 +33,9 @@ class ScanArguments(NamedTuple):
     """(S,) int64, for S slots; only where the backend is ``INDEXED``."""
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
+    def tensors(
+        self,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Those that have a gradient."""
         return self[:8]
 

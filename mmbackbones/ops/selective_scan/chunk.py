@@ -58,7 +58,10 @@ def recurrence_backward(
     chunks = Chunks(x.shape[-1], reverse)
     B, C = chunks.split_states(B), chunks.split_states(C)
     dB, dC = ([torch.zeros_like(m) for m in split] for split in (B, C))
-    y, dstep, dx, dA = [], [], [], []
+    y: list[Tensor] = []
+    dstep: list[Tensor] = []
+    dx: list[Tensor] = []
+    dA = []
     if dlast_state is None:
         dlast_state = A.new_zeros(len(x), *A.shape)
     for dy_block, dlast_block, step_block, x_block, A_block in zip(*_blocks(B, dy, dlast_state, step, x, A)):
@@ -111,8 +114,8 @@ class Chunks:
 
     def join(self, x: list[Tensor]) -> Tensor:
         """T x [..., chunks] -> [..., L]"""
-        x = torch.stack(x, dim=-1).flatten(-2)[..., : self.length]
-        return x.flip(-1) if self.reverse else x
+        joined = torch.stack(x, dim=-1).flatten(-2)[..., : self.length]
+        return joined.flip(-1) if self.reverse else joined
 
     def join_states(self, x: list[Tensor]) -> Tensor:
         """T x [B, G, 1, chunks, N] -> [B, G, N, L]"""

@@ -88,14 +88,14 @@ def choose(device: str, float64: bool, backend: str) -> BackendChoice:
     if device == 'cpu':
         problem = _problem('cpu', device, float64)
         if problem is None:
-            return BackendChoice('cpu', f'C++ for {get_backend("cpu").isa()}')
+            return BackendChoice('cpu', f'C++ for {importlib.import_module(f"{__package__}.cpu").isa()}')
         return BackendChoice('chunk', f'cpu cannot be used: {problem}')
     problems = {name: _problem(name, device, float64) for name in ('triton', 'mamba_ssm')}
     for name, problem in problems.items():
         if problem is None:
             return BackendChoice(name, f'first usable kernel for {device}')
     raise InputError(
-        f'no fast selective scan for {device} tensors ({"; ".join(problems.values())}); '
+        f'no fast selective scan for {device} tensors ({"; ".join(filter(None, problems.values()))}); '
         "expected one of them, or the slow backend='chunk' by name"
     )
 

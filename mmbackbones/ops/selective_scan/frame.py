@@ -1,6 +1,7 @@
 """What surrounds the recurrence, in PyTorch, and its gradient: dtypes, step size, skip connection and gate."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,8 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan.backend import ScanArguments
 
 
-def upcast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """All in the dtype of state and step: float64 if a tensor is, else float32."""
+def upcast(*tensors: Tensor | None) -> list[Any]:
+    """All in the dtype of the state: float64 if a tensor is, else float32. None stays None."""
     double = any(x is not None and x.dtype == torch.float64 for x in tensors)
     return [x if x is None else x.to(torch.float64 if double else torch.float32) for x in tensors]
 
@@ -41,7 +42,7 @@ def frame_backward(
     ``recurrence_backward(dy, dlast_state, step, x, A, B, C, reverse) -> (y, dstep, dx, dA, dB, dC)``."""
     u, delta, A, B, C, D, z, delta_bias, dout, dlast_state = upcast(*scan.tensors, dout, dlast_state)
     step = step_size(delta, delta_bias, scan.delta_softplus)
-    gate = None if z is None else torch.sigmoid(z)
+    gate: Any = None if z is None else torch.sigmoid(z)
     dy = dout if z is None else dout * z * gate
     y, dstep, dx, dA, dB, dC = recurrence_backward(dy, dlast_state, step, step * u, A, B, C, scan.reverse)
     du, dstep = dx * step, dstep + dx * u
@@ -55,7 +56,7 @@ def frame_backward(
     if delta_bias is not None:
         ddelta_bias = ddelta.sum((0, 2))
     return tuple(
-        u.new_empty(0) if x is None else g.to(x.dtype).contiguous()
+        scan.u.new_empty(0) if x is None else g.to(x.dtype).contiguous()
         for x, g in zip(scan.tensors, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
     )
 

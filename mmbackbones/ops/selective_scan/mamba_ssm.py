@@ -8,6 +8,7 @@ exact and short: a step of zero leaves the state alone.
 import functools
 import importlib
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ def _kernel():
     return importlib.import_module('mamba_ssm.ops.selective_scan_interface').SelectiveScanFn
 
 
-def _prepare(scan: ScanArguments) -> list[Tensor | None]:
+def _prepare(scan: ScanArguments) -> list[Any]:
     """The eight tensors as the kernel takes them."""
     u, delta, A, B, C, D, z, delta_bias = scan.tensors
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in (u, delta, B, C, z) if x is not None))

@@ -1,5 +1,7 @@
 """The public function and its operators, with what PyTorch must know of them: shapes, gradients, FLOPs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -39,7 +41,7 @@ def scan_kernel(*inputs):
     module = get_backend(backend)
     if module.INDEXED or scan.order is None:
         return module.forward(scan, save)
-    scan, order = _gathered(scan)
+    scan, order = _gathered(scan, scan.order)
     out, *rest = module.forward(scan, save)
     return _channels_last(to_map(out, order)), *rest
 
@@ -66,13 +68,14 @@ def backward_kernel(*inputs):
     module = get_backend(backend)
     if module.INDEXED or scan.order is None:
         return module.backward(scan, dout, dlast_state, saved)
-    scan, order = _gathered(scan)
+    scan, order = _gathered(scan, scan.order)
     gradients = list(module.backward(scan, to_sequence(dout, order), dlast_state, saved))
     for name in GATHERED:
         i = ScanArguments._fields.index(name)
-        if scan[i] is not None:
+        x = scan.tensors[i]
+        if x is not None:
             gradients[i] = to_map(gradients[i], order)
-            if scan[i].dim() == 3:
+            if x.dim() == 3:
                 gradients[i] = _channels_last(gradients[i])
     return tuple(gradients)
 
@@ -96,12 +99,12 @@ constant_choice = torch.compiler.assume_constant_result(chosen)
 GATHERED = ('u', 'delta', 'B', 'C', 'z')
 
 
-def _gathered(scan: ScanArguments) -> tuple[ScanArguments, ScanOrder]:
-    """The scan of a copy in order, and the order."""
+def _gathered(scan: ScanArguments, slots: Tensor) -> tuple[ScanArguments, ScanOrder]:
+    """The scan of a copy in the order of ``slots``, and that order."""
     length = scan.u.shape[2]
-    if scan.order.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
-        check_order(scan.order, length)
-    order = ScanOrder(scan.order, inverse_order(scan.order, length))
+    if slots.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
+        check_order(slots, length)
+    order = ScanOrder(slots, inverse_order(slots, length))
     given = {name: x for name in GATHERED if (x := getattr(scan, name)) is not None}
     return scan._replace(order=None, **{name: to_sequence(x, order) for name, x in given.items()}), order
 
@@ -157,7 +160,7 @@ def scan_autograd(*inputs):
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan)
-def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
+def scan_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """9 B D S N + B D S over S slots, VMamba's count of floating-point operations: a multiply-add is two."""
     scan = ScanArguments(*shapes[:COUNT])
     batch, dim, length = scan.u
@@ -166,7 +169,7 @@ def scan_flops(*shapes, out_shape=None, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.mmbackbones.selective_scan_backward)
-def backward_flops(*shapes, out_shape=None, **kwargs) -> int:
+def backward_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * scan_flops(*shapes)
 
 
@@ -236,7 +239,7 @@ def selective_scan(
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     if order is not None:
         _check_order(order, u)
-    name = constant_choice(device.type, double, backend)
+    name = constant_choice(u.device.type, double, backend)
     if B.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
     save = needs_grad and torch.is_grad_enabled()
@@ -246,7 +249,7 @@ def selective_scan(
 
 def _refuse_tensor(tensors: dict[str, Tensor | None]) -> None:
     """Say which tensor is none that a scan takes, and why."""
-    u = tensors['u']
+    device = getattr(tensors['u'], 'device', None)
     for name, x in tensors.items():
         if x is None and name in ('D', 'z', 'delta_bias'):
             continue
@@ -258,11 +261,20 @@ def _refuse_tensor(tensors: dict[str, Tensor | None]) -> None:
             raise InputError(f'selective_scan: {name} {tuple(x.shape)} is complex, expected real numbers')
         if x.dtype not in DTYPES:
             raise InputError(f'selective_scan: {name} {tuple(x.shape)} is {x.dtype}, expected a float of 16 to 64 bits')
-        if x.device != u.device:
-            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is on {x.device}, expected {u.device} as u')
+        if x.device != device:
+            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is on {x.device}, expected {device} as u')
 
 
-def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
+def _check_shapes(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
     shape = u.shape
     if len(shape) != 3:
         raise InputError(f'selective_scan: u has shape {tuple(shape)}, expected (B, D, L)')
@@ -288,7 +300,7 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias) -> None:
         raise InputError(f'selective_scan: C has shape {tuple(C.shape)}, expected {tuple(maps)} as B')
 
 
-def _check_order(order, u) -> None:
+def _check_order(order: object, u: Tensor) -> None:
     if not isinstance(order, Tensor):
         raise InputError(f'selective_scan: order is {type(order).__name__}, expected a tensor')
     if order.dtype != torch.int64 or order.layout != torch.strided:
