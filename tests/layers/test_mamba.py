@@ -118,7 +118,7 @@ def test_shorter_than_the_convolution(direction, length):
     assert mixer(x[:, :length]).shape == (2, length, DIM)
 
 
-def test_initial_step_sizes():
+def test_initial_dt():
     torch.manual_seed(0)
     step = F.softplus(MambaMixer(512).dt_proj.bias)
     assert 1e-3 <= step.min() < 2e-3 and 0.05 < step.max() <= 0.1

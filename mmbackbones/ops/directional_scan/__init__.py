@@ -3,7 +3,7 @@ between its first and its last projection.
 
 ``composed.py`` is a composition of torch operations and :func:`selective_scan`. Where the selective scan's backend is
 Triton, the same is done by kernels (``triton/``): the tokens are not copied into another order and nothing is flipped,
-convolution and step size are computed where the scan reads them, the directions are summed where they are written, and
+convolution and dt are computed where the scan reads them, the directions are summed where they are written, and
 gate and output are passed over once.
 """
 

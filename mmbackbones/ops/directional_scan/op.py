@@ -136,36 +136,39 @@ def directional_scan(
 ) -> Tensor:
     """Scan the same tokens in K directions, each with its own weights, and gate the sum.
 
-    Direction k visits the tokens in its order, from the end under ``reverse``. With ``v`` its tokens in that order,
-    ``u = silu(conv(v))``, or ``v`` itself without a convolution, causal as the direction goes, and
-    ``low, B, C = proj_weight[k] @ u``, it adds :func:`selective_scan` of u with ``delta = dt_weight[k] @ low``, under
-    softplus. The sum is multiplied by ``silu(z)``. In padding slots of an order v, low, B and C are zero.
+    Direction k visits the tokens in its order, or in its order from the end under ``reverse``::
 
-    This is the inside of Vim's mixer (https://arxiv.org/abs/2401.09417, algorithm 1), with K = 2 and a convolution, and
-    of VMamba's (https://arxiv.org/abs/2401.10166, figure 3), with K = 4 and none. It is one operator where the
-    selective scan is Triton's, and else a composition of matrix products and :func:`selective_scan`;
-    ``MMBACKBONES_DIRECTIONAL_SCAN=composed`` asks for the latter, see :func:`use_scans`. Tokens are best given as
-    :func:`project_tokens` leaves them.
+        v = tokens in that order
+        u = silu(conv(v))                       # causal along the direction; u = v without a convolution
+        low, B, C = split(proj_weight[k] @ u)
+        y += selective_scan(u, dt_weight[k] @ low, A[k], B, C, D[k], delta_bias=dt_bias[k], delta_softplus=True)
 
-    Weights are stacked or lists of K tensors. Directions whose lists hold the same projections may share them.
+    The sum over all directions is multiplied by ``silu(z)``. In padding slots of an order, v, low, B and C are zero.
 
-    Tensors may be float32, float16 or bfloat16, in any mixture, or all float64 where the backend has it. The products
-    run in the dtype of x; state and step are float32.
+    Vim's mixer (https://arxiv.org/abs/2401.09417, algorithm 1) has K = 2 and a convolution, VMamba's
+    (https://arxiv.org/abs/2401.10166, figure 3) K = 4 and no convolution. If the selective scan runs on Triton, all is
+    one operator. Otherwise it is composed of matrix products and :func:`selective_scan`.
+    ``MMBACKBONES_DIRECTIONAL_SCAN=composed`` forces the composition, see :func:`use_scans`. :func:`project_tokens`
+    lays tokens out as they are read fastest.
+
+    Weights are stacked or lists of K tensors. Directions whose lists hold the same tensors share their projections.
+
+    Tensors may mix float32, float16 and bfloat16, or are all float64 where the backend supports it. The products run in
+    the dtype of x. State and dt are float32.
 
     Args:
         x: (B, L, D), the tokens.
-        proj_weight: (K, R + 2 N, D), projections to the low rank of the step, to B and to C.
-        dt_weight: (K, D, R), from low rank to step.
-        dt_bias: (K, D), joins the step before its softplus.
-        A: (K, D, N), the continuous state matrices' diagonals, real and negative.
+        proj_weight: (K, R + 2 N, D), projections to the low rank of dt, to B and to C.
+        dt_weight: (K, D, R), projection from the low rank to dt.
+        dt_bias: (K, D), added to dt before its softplus.
+        A: (K, D, N), diagonals of the continuous state matrices, real and negative.
         D: (K, D), weights of the skip connections from u.
         z: (B, L, D), the gate before its SiLU.
-        conv_weight: (K, D, W), depthwise kernels, W >= 1; the last tap is the token itself.
+        conv_weight: (K, D, W), depthwise kernels, W >= 1. The last tap is the token itself.
         conv_bias: (K, D).
-        orders: for each direction the order in which it visits the tokens, each of which has one slot; None: as they
-            lie.
-        reverse: for each direction whether it goes from the end.
-        out_dtype: dtype of the result, at least as wide as that of x; None: that of x.
+        orders: the order of each direction, in which each token has one slot. None: the order of x.
+        reverse: for each direction, whether it starts at the end.
+        out_dtype: dtype of the result, at least as wide as that of x. None: that of x.
         backend: see :func:`selective_scan`.
 
     Returns:
@@ -187,11 +190,10 @@ def directional_scan(
 
 
 def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None = None, parts: int = 1) -> tuple[Tensor, ...]:
-    """``F.linear`` of tokens (B, L, C) in equal parts, such as tokens and gate, of (B, L, E).
+    """``F.linear`` of tokens (B, L, C), cut into equal parts (B, L, E) such as tokens and gate.
 
-    They are laid out as :func:`directional_scan` reads them fastest.
-
-    Triton's kernels read channels next to each other, the composition tokens next to each other.
+    The layout of the parts is the one that :func:`directional_scan` reads fastest: channels next to each other for
+    Triton's kernels, tokens next to each other for the composition.
 
     Raises:
         InputError: the selective scan has no backend for them.

@@ -37,11 +37,11 @@ class BackendChoice(NamedTuple):
 
 @contextlib.contextmanager
 def use_scans(*, backend: str = 'auto', directional: str = 'auto') -> Iterator[None]:
-    """Within it, scans whose backend is ``'auto'`` run on another, as if the environment variables said so.
+    """Choose the backend of all scans with ``backend='auto'`` within the context.
 
     Args:
-        backend: of :func:`selective_scan`, in place of ``MMBACKBONES_SCAN_BACKEND``.
-        directional: implementation of :func:`directional_scan`, in place of ``MMBACKBONES_DIRECTIONAL_SCAN``.
+        backend: backend of :func:`selective_scan`. It replaces ``MMBACKBONES_SCAN_BACKEND``.
+        directional: implementation of :func:`directional_scan`. It replaces ``MMBACKBONES_DIRECTIONAL_SCAN``.
     """
     before = dict(_used)
     given = {ENVIRONMENT: backend, DIRECTIONAL_ENVIRONMENT: directional}
@@ -59,11 +59,11 @@ def asked_for(environment: str) -> str:
 
 
 def selective_scan_backend(tensor_or_device: torch.Tensor | torch.device | str, backend: str = 'auto') -> BackendChoice:
-    """Tell which backend :func:`selective_scan` uses for a tensor or device, and why.
+    """Say which backend :func:`selective_scan` uses for a tensor or device, and why.
 
     Raises:
-        InputError: ``backend`` (or ``MMBACKBONES_SCAN_BACKEND``, which stands in for ``'auto'``) is unknown or can't
-            be used here, or a CUDA device has no fast backend.
+        InputError: ``backend``, or ``MMBACKBONES_SCAN_BACKEND`` in place of ``'auto'``, is unknown or cannot be used
+            here; or a CUDA device has no fast backend.
     """
     if isinstance(tensor_or_device, torch.Tensor):
         return choose(tensor_or_device.device.type, tensor_or_device.dtype == torch.float64, backend)

@@ -1,4 +1,4 @@
-"""What surrounds the recurrence, in PyTorch, and its gradient: dtypes, step size, skip connection and gate."""
+"""What surrounds the recurrence in PyTorch, and its gradient: dtypes, dt, skip connection and gate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def upcast(*tensors: Tensor | None) -> list[Any]:
     return [x if x is None else x.to(torch.float64 if double else torch.float32) for x in tensors]
 
 
-def step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+def dt_of(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     return F.softplus(delta) if delta_softplus else delta
@@ -26,7 +26,7 @@ def step_size(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
 def frame_forward(recurrence: Callable, scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """``recurrence(step, step * u, A, B, C, reverse) -> (y, last_state)`` in its frame."""
     u, delta, A, B, C, D, z, delta_bias = upcast(*scan.tensors)
-    step = step_size(delta, delta_bias, scan.delta_softplus)
+    step = dt_of(delta, delta_bias, scan.delta_softplus)
     y, last_state = recurrence(step, step * u, A, B, C, scan.reverse)
     if D is not None:
         y = y + D[:, None] * u
@@ -41,7 +41,7 @@ def frame_backward(
     """Gradients of the eight tensors, in their dtypes, from
     ``recurrence_backward(dy, dlast_state, step, x, A, B, C, reverse) -> (y, dstep, dx, dA, dB, dC)``."""
     u, delta, A, B, C, D, z, delta_bias, dout, dlast_state = upcast(*scan.tensors, dout, dlast_state)
-    step = step_size(delta, delta_bias, scan.delta_softplus)
+    step = dt_of(delta, delta_bias, scan.delta_softplus)
     gate: Any = None if z is None else torch.sigmoid(z)
     dy = dout if z is None else dout * z * gate
     y, dstep, dx, dA, dB, dC = recurrence_backward(dy, dlast_state, step, step * u, A, B, C, scan.reverse)

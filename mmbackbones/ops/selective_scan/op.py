@@ -191,43 +191,42 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective state space model over a sequence (https://arxiv.org/abs/2312.00752, equation 2 and algorithm 2).
 
-    With ``step = softplus(delta + delta_bias)``, from a zero state ``h``, for t in order (or from the end)::
+    The state ``h`` starts at zero. With ``dt = softplus(delta + delta_bias)``, each t in turn computes::
 
-        h = exp(step[t] * A) * h + step[t] * B[t] * u[t]
+        h = exp(dt[t] * A) * h + dt[t] * B[t] * u[t]
         y[t] = (sum_n C[t, n] * h[n] + D * u[t]) * silu(z[t])
 
-    With ``order`` the scan visits S >= L slots. Slot s is position ``order[s]`` of u, delta, B, C, z and y. Where
-    ``order[s]`` is -1 the slot is padding: it reads zeros from all five, so that its step is that of delta_bias alone
-    and the state only decays, and writes nothing. That is the scan of a sequence gathered by the order, brought back by
-    its inverse. Best given (B, D, L) views with contiguous channels, as y and the gradients of u, delta and z then are.
+    With ``order`` the scan visits S >= L slots. Slot s is position ``order[s]`` of u, delta, B, C, z and y. A slot with
+    ``order[s] == -1`` is padding. It reads zeros and writes nothing, so the state only decays there. The result equals
+    the scan of a sequence that is gathered by the order and then brought back. The scan is fastest on (B, D, L) views
+    with contiguous channels. The layout of y and of the gradients of u, delta and z is the same.
 
-    Tensors may be float32, float16 or bfloat16, in any mixture; float64 where the backend has it. State and step are
-    float32 whatever the inputs (float64 if one of them is). Channel d reads group d // (D / G) of B and C.
+    Tensors may mix float32, float16 and bfloat16, and are float64 where the backend supports it. State and dt are
+    float32, or float64 if one input is. Channel d reads group d // (D / G) of B and C.
 
     Args:
         u: (B, D, L), the input sequence.
-        delta: (B, D, L), the step size before bias and softplus.
-        A: (D, N), the continuous state matrix's diagonal, real, negative in a trained model.
-        B: (B, N, L) or (B, G, N, L), input weights of the state; G divides D.
-        C: the shape of B, output weights of the state.
+        delta: (B, D, L), dt before bias and softplus.
+        A: (D, N), diagonal of the continuous state matrix, real, negative in a trained model.
+        B: (B, N, L) or (B, G, N, L), input weights of the state. G divides D.
+        C: output weights of the state, with the shape of B.
         D: (D,), weight of the skip connection from u.
         z: (B, D, L), the gate, before its SiLU.
         delta_bias: (D,), added to delta.
-        delta_softplus: whether the step goes through softplus (linear above 20, as in torch).
-        reverse: scan from t = L - 1 to 0, or from the last slot, by index, without a flipped copy.
-        order: (S,) int64 on u's device, every position from 0 to L - 1 in exactly one slot, -1 in the others. Values
-            are checked on the CPU alone; elsewhere that would mean to wait for the device.
-        return_last_state: also return the state after the last step, that of t = 0 under ``reverse``.
-        backend: ``'auto'`` (by device, see :func:`selective_scan_backend`; the environment variable
-            ``MMBACKBONES_SCAN_BACKEND`` replaces it) or ``'naive'``, ``'chunk'``, ``'cpu'``, ``'triton'``,
-            ``'mamba_ssm'``.
+        delta_softplus: apply softplus to dt (linear above 20, as in torch).
+        reverse: scan from t = L - 1 to 0, or from the last slot to the first. Nothing is flipped or copied.
+        order: (S,) int64 on u's device. Each position from 0 to L - 1 has exactly one slot, the other slots are -1.
+            Values are checked on the CPU only, because a check elsewhere would wait for the device.
+        return_last_state: also return the state after the last t, which is t = 0 under ``reverse``.
+        backend: ``'naive'``, ``'chunk'``, ``'cpu'``, ``'triton'``, ``'mamba_ssm'``, or ``'auto'``. ``'auto'`` follows
+            the environment variable ``MMBACKBONES_SCAN_BACKEND``, else the device: see :func:`selective_scan_backend`.
 
     Returns:
-        y (B, D, L) in the dtype of u; with ``return_last_state`` also h (B, D, N), float32 or float64.
+        y (B, D, L) in the dtype of u. With ``return_last_state`` also h (B, D, N), float32 or float64.
 
     Raises:
-        InputError: a tensor has the wrong shape, dtype or device, the order lacks a position or has one twice, or the
-            backend is unknown or can't be used.
+        InputError: a tensor has the wrong shape, dtype or device; a position is missing in the order or occurs twice;
+            the backend is unknown or cannot be used.
     """
     double = needs_grad = False
     device = u.device if isinstance(u, Tensor) else None

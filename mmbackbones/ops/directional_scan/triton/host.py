@@ -216,7 +216,7 @@ class _Mixer:
     def problem(
         self, k: int, projected: Tensor, *, z: Tensor | None, in_kernel: bool, u: Tensor | None = None
     ) -> Problem:
-        """Direction ``k``; ``in_kernel``: convolution and step size are the kernel's, otherwise it scans ``u``."""
+        """Direction ``k``; ``in_kernel``: convolution and dt are the kernel's, otherwise it scans ``u``."""
         projected = projected[:, None, :, k]  # [B, L, K, width] -> [B, 1, L, width]
         padded = self.columns.C - self.columns.B
         B, C = (projected[..., first : first + padded] for first in (self.columns.B, self.columns.C))

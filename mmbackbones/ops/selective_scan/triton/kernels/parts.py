@@ -25,7 +25,7 @@ def softplus(x):
 
 @triton.jit
 def read_step(p_delta, b_bias, m_d, SOFTPLUS: tl.constexpr):
-    """The step size (BLOCK,), and what goes into its softplus."""
+    """dt (BLOCK,), and what goes into its softplus."""
     b_raw = tl.load(p_delta, mask=m_d, other=0.0).to(tl.float32) + b_bias
     b_step = softplus(b_raw) if SOFTPLUS else b_raw
     return b_step, b_raw
