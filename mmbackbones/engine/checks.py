@@ -43,7 +43,7 @@ def require_class_count(cfg: Config, dataset: Dataset) -> None:
     for key, head in heads.items():
         if isinstance(head, dict) and head.get('num_classes', classes) != classes:
             raise InputError(
-                f'{key}.num_classes={head.num_classes}, but the data set has {classes} classes: '
+                f'{key}.num_classes={head["num_classes"]}, but the data set has {classes} classes: '
                 f'{", ".join(dataset.metainfo["classes"][:5])}{", …" if classes > 5 else ""}'
             )
 

@@ -57,7 +57,7 @@ def precision(cfg: Config) -> str:
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') != 'AmpOptimWrapper':
         return 'fp32'
-    return {'bfloat16': 'bf16'}.get(wrapper.get('dtype'), 'fp16')
+    return 'bf16' if wrapper.get('dtype') == 'bfloat16' else 'fp16'
 
 
 def _replace_sync_bn(node: object) -> Iterator[bool]:

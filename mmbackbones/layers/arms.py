@@ -75,4 +75,4 @@ def arm_name(network: str, mixers: Mixers, depths: Sequence[int] | None = None) 
 
 
 def _as_tuples(mixers: Mixers) -> Mixers:
-    return mixers if isinstance(mixers, str) else tuple(map(_as_tuples, mixers))
+    return mixers if isinstance(mixers, str) else tuple(x if isinstance(x, str) else tuple(x) for x in mixers)

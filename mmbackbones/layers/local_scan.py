@@ -28,8 +28,8 @@ def resolve_directions(family: str, given: str | list[str] | None, num_blocks: i
     Raises:
         InputError: another number of orders or of strings, or an unknown order.
     """
-    lists = [given] * num_blocks if isinstance(given, str) else given or []
-    lists = [tuple(names.split()) for names in lists]
+    strings = [given] * num_blocks if isinstance(given, str) else given or []
+    lists = [tuple(names.split()) for names in strings]
     if len(lists) != num_blocks or any(len(names) != NUM_ORDERS for names in lists):
         raise InputError(
             f'{family}: arch directions={given!r}, expected a string of {NUM_ORDERS} scan orders, or '
@@ -62,7 +62,7 @@ def local_orders(
     slot = middle if name == direction else len(orders[0].order) - middle
     # An index map made under inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
-        return tuple(_insert(order, middle, slot) for order in orders)
+        return _insert(orders[0], middle, slot), _insert(orders[1], middle, slot)
 
 
 def _insert(scan: ScanOrder, row: int, slot: int) -> ScanOrder:

@@ -47,7 +47,7 @@ def resize_position(
         patches = patches.unflatten(1, grid).permute(0, 3, 1, 2)  # [1, h*w, C] -> [1, C, h, w]
         patches = F.interpolate(patches.float(), size=tuple(new_grid), mode='bicubic', align_corners=False)
         patches = patches.flatten(2).transpose(1, 2).to(table.dtype)  # [1, C, h, w] -> [1, h*w, C]
-    if new_class_row is None:
+    if class_row is None or new_class_row is None:
         return patches
     token = table[:, class_row : class_row + 1]
     return torch.cat((patches[:, :new_class_row], token, patches[:, new_class_row:]), dim=1)

@@ -47,7 +47,8 @@ class DirectionalScans(nn.Module):
 
     def scan(self, x: Tensor) -> Tensor:
         """Rows, columns, and both from their ends: map [B, D, H, W] -> tokens [B, H*W, D], the sum of the four."""
-        columns = scan_order('v', *x.shape[-2:], x.device)
+        height, width = x.shape[-2:]
+        columns = scan_order('v', height, width, x.device)
         return self.scan_directions(x, [None, columns, None, columns], [False, False, True, True])
 
     def scan_directions(self, x: Tensor, orders: list[ScanOrder | None], reverse: list[bool]) -> Tensor:

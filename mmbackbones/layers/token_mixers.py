@@ -11,6 +11,7 @@ B and C projected from the tokens and its skip weight D; the four directions are
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,13 +85,13 @@ def names_in_turn(option: str, given: str | Sequence[str], blocks: int, known: C
     return tuple(names[block % len(names)] for block in range(blocks))
 
 
-def branch_parameters(name: str, dim: int, **options) -> int:
+def branch_parameters(name: str, dim: int, **options: Any) -> int:
     """Parameters of a branch; the arguments are those of :func:`build_branch`."""
     with torch.device('meta'):
         return sum(parameter.numel() for parameter in build_branch(name, dim, **options).parameters())
 
 
-def branch_macs(name: str, dim: int, height: int, width: int, **options) -> int:
+def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) -> int:
     """Multiply-accumulates of a branch on one map, norms left out; the options are those of :func:`build_branch`.
 
     All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as

@@ -6,7 +6,6 @@ are one product and one scan of as many groups. A reversed direction is an index
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,30 +28,28 @@ def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) ->
     """See :func:`directional_scan`; ``backend`` is the selective scan's."""
     x = scan.x.transpose(1, 2)  # [B, L, D] -> [B, D, L]
     # Where tokens lie in one order, each scan applies the gate itself.
-    z = scan.z.transpose(1, 2) if scan.z is not None and all(order is None for order in scan.orders) else None
-    options: dict[str, Any] = dict(out_dtype=out_dtype, z=z, backend=backend)
-    count, projections = _neighbours(scan), None
-    total: Any = None  # of the orders so far, as a map
-    y: Any = None  # of this order so far, as a sequence
+    inner_z = scan.z if all(order is None for order in scan.orders) else None
+    options = dict(out_dtype=out_dtype, z=None if inner_z is None else inner_z.transpose(1, 2), backend=backend)
+    count, total, y, projections = _neighbours(scan), None, None, None
     for first in range(0, len(scan.A), count):
         k, orders = slice(first, first + count), scan.orders[first : first + count]
         if first == 0 or not _is_same(orders[0], scan.orders[first - count]):
-            total, y = _merged(total, y, scan.orders[first - count : first]), None
+            if y is not None:
+                total, y = _merged(total, y, scan.orders[first - count : first]), None
             u = [x if order is None else to_sequence(x, order) for order in orders]
             u = u[0][:, None] if count == 1 else torch.stack(u, dim=1)  # [B, k, D, S]
-            wide = u.to(out_dtype) if scan.conv_weight is None else None
+            wide = u.to(out_dtype) if scan.conv_weight is None else u  # each convolution makes its own
             projections = _projections(scan, k, u) if _share_projections(scan) else None
         y = _plus(y, _scan_group(scan, k, u, wide, projections, **options))
-    total = _merged(total, y, scan.orders[-count:])
-    y = total.transpose(1, 2)  # [B, D, L] -> [B, L, D]
-    return y if scan.z is None or z is not None else (y * F.silu(scan.z)).to(out_dtype)
+    y = _merged(total, y, scan.orders[-count:]).transpose(1, 2)  # [B, D, L] -> [B, L, D]
+    return y if scan.z is None or inner_z is not None else (y * F.silu(scan.z)).to(out_dtype)
 
 
 def _scan_group(
     scan: DirectionalArguments,
     k: slice,
     u: Tensor,
-    wide: Any,
+    wide: Tensor,
     projections: tuple[Tensor, Tensor, Tensor] | None,
     *,
     out_dtype: torch.dtype,
@@ -61,10 +58,10 @@ def _scan_group(
 ) -> Tensor:
     """Neighbouring directions of u [B, k, D, S] -> the same shape. What it needs in between is free for the next."""
     if scan.conv_weight is not None:
-        u = F.silu(_convolved(u.squeeze(1), k.start, scan.conv_weight, scan.conv_bias, scan.reverse))[:, None]
+        u = F.silu(_convolved(scan, scan.conv_weight[k.start], k.start, u.squeeze(1)))[:, None]
         wide = u.to(out_dtype)
     delta, B, C = projections or _projections(scan, k, u)
-    y: Any = selective_scan(
+    y = selective_scan(
         wide.flatten(1, 2),
         delta.flatten(1, 2),
         _of(scan.A, k).flatten(0, 1),
@@ -97,10 +94,10 @@ def _is_same(one: ScanOrder | None, other: ScanOrder | None) -> bool:
     return one is other if one is None or other is None else one.order is other.order
 
 
-def _convolved(x: Tensor, k: int, weights: Weights, biases: Weights | None, reverse: Sequence[bool]) -> Tensor:
+def _convolved(scan: DirectionalArguments, weight: Tensor, k: int, x: Tensor) -> Tensor:
     """Depthwise convolution of [B, D, S] for direction k, before its SiLU."""
-    bias = None if biases is None else biases[k].to(x.dtype)
-    return one_sided_conv(x, weights[k].to(x.dtype), bias, reverse[k])
+    bias = None if scan.conv_bias is None else scan.conv_bias[k].to(x.dtype)
+    return one_sided_conv(x, weight.to(x.dtype), bias, scan.reverse[k])
 
 
 def one_sided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = False) -> Tensor:
@@ -146,10 +143,8 @@ def _product(weight: Tensor, u: Tensor) -> Tensor:
     return torch.bmm(weight.expand(u.shape[0], -1, -1), u.squeeze(1)).unsqueeze(1)
 
 
-def _merged(total: Tensor | None, y: Tensor | None, orders: Sequence[ScanOrder | None]) -> Tensor | None:
+def _merged(total: Tensor | None, y: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
     """``total`` [B, D, L] and the scans y [B, k, D, S], brought back from their orders."""
-    if y is None:
-        return total
     for order, part in zip(orders, y.unbind(1)):
         total = _plus(total, part if order is None else to_map(part, order))
     return total

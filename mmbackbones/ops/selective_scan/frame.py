@@ -1,7 +1,6 @@
 """What surrounds the recurrence in PyTorch, and its gradient: dtypes, dt, skip connection and gate."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan.backend import ScanArguments
 
 
-def upcast(*tensors: Tensor | None) -> list[Any]:
+def upcast(*tensors: Tensor | None) -> list[Tensor | None]:
     """All in the dtype of the state: float64 if a tensor is, else float32. None stays None."""
     double = any(x is not None and x.dtype == torch.float64 for x in tensors)
     return [x if x is None else x.to(torch.float64 if double else torch.float32) for x in tensors]
@@ -42,8 +41,10 @@ def frame_backward(
     ``recurrence_backward(dy, dlast_state, step, x, A, B, C, reverse) -> (y, dstep, dx, dA, dB, dC)``."""
     u, delta, A, B, C, D, z, delta_bias, dout, dlast_state = upcast(*scan.tensors, dout, dlast_state)
     step = dt_of(delta, delta_bias, scan.delta_softplus)
-    gate: Any = None if z is None else torch.sigmoid(z)
-    dy = dout if z is None else dout * z * gate
+    dy = dout
+    if z is not None:
+        gate = torch.sigmoid(z)
+        dy = dout * z * gate
     y, dstep, dx, dA, dB, dC = recurrence_backward(dy, dlast_state, step, step * u, A, B, C, scan.reverse)
     du, dstep = dx * step, dstep + dx * u
     dD = dz = ddelta_bias = None

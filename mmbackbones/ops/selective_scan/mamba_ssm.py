@@ -8,7 +8,6 @@ exact and short: a step of zero leaves the state alone.
 import functools
 import importlib
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,9 +74,11 @@ def _kernel():
     return importlib.import_module('mamba_ssm.ops.selective_scan_interface').SelectiveScanFn
 
 
-def _prepare(scan: ScanArguments) -> list[Any]:
+def _prepare(
+    scan: ScanArguments,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The eight tensors as the kernel takes them."""
-    u, delta, A, B, C, D, z, delta_bias = scan.tensors
+    u, delta, A, B, C, D, z, delta_bias, *_ = scan
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in (u, delta, B, C, z) if x is not None))
     length, reverse = u.shape[-1], scan.reverse
     padded = _tile_length(length)
@@ -87,7 +88,7 @@ def _prepare(scan: ScanArguments) -> list[Any]:
     u, B, C, z = (None if x is None else _sequence(x.to(dtype), padded, 0, reverse) for x in (u, B, C, z))
     delta = _sequence(delta.to(dtype), padded, NO_STEP if scan.delta_softplus else 0, reverse)
     A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
-    return [u, delta, A, B, C, D, z, delta_bias]
+    return u, delta, A, B, C, D, z, delta_bias
 
 
 def _tile_length(length: int) -> int:

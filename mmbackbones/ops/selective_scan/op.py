@@ -1,6 +1,6 @@
 """The public function and its operators, with what PyTorch must know of them: shapes, gradients, FLOPs."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -171,6 +171,63 @@ def scan_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
 @register_flop_formula(torch.ops.mmbackbones.selective_scan_backward)
 def backward_flops(*shapes: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * scan_flops(*shapes)
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reverse: bool = False,
+    order: Tensor | None = None,
+    return_last_state: Literal[False] = False,
+    backend: str = 'auto',
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reverse: bool = False,
+    order: Tensor | None = None,
+    return_last_state: Literal[True],
+    backend: str = 'auto',
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reverse: bool = False,
+    order: Tensor | None = None,
+    return_last_state: bool,
+    backend: str = 'auto',
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def selective_scan(
