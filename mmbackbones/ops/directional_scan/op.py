@@ -14,10 +14,10 @@ from mmbackbones.ops.directional_scan import composed
 from mmbackbones.ops.directional_scan import triton as fused
 from mmbackbones.ops.directional_scan.arguments import DirectionalArguments, Weights
 from mmbackbones.ops.scan_orders import ScanOrder
+from mmbackbones.ops.selective_scan.checks import DTYPES
 from mmbackbones.ops.selective_scan.dispatch import DIRECTIONAL_ENVIRONMENT, asked_for
 from mmbackbones.ops.selective_scan.op import constant_choice
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 IMPLEMENTATIONS = ('composed', 'triton')
 
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmbackbones.ops.selective_scan.backend import ScanArguments
-from mmbackbones.ops.selective_scan.frame import bad_order
+from mmbackbones.ops.selective_scan.checks import bad_order
 
 DEVICES = ('cpu',)
 FLOAT64 = False

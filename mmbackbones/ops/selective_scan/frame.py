@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan.backend import ScanArguments
 
 
@@ -59,17 +58,4 @@ def frame_backward(
     return tuple(
         scan.u.new_empty(0) if x is None else g.to(x.dtype).contiguous()
         for x, g in zip(scan.tensors, (du, ddelta, dA, dB, dC, dD, dz, ddelta_bias))
-    )
-
-
-def check_order(order: Tensor, length: int) -> None:
-    """Refuse an order on the CPU in which a position has no slot or two, or a slot is no position."""
-    positions, _ = order[order != -1].sort()
-    if not torch.equal(positions, torch.arange(length)):
-        raise bad_order(length, len(order))
-
-
-def bad_order(length: int, slots: int) -> InputError:
-    return InputError(
-        f'selective_scan: order of {slots} slots does not have every position from 0 to {length - 1} once and else -1'
     )

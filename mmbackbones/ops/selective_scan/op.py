@@ -7,13 +7,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import ScanOrder, inverse_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan.backend import ScanArguments
+from mmbackbones.ops.selective_scan.checks import DTYPES, check_order, check_positions, check_shapes, refuse_tensor
 from mmbackbones.ops.selective_scan.dispatch import chosen, get_backend
-from mmbackbones.ops.selective_scan.frame import check_order
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # Defined by hand: torch.library.custom_op does the same at twice the cost of a call, 0.1 ms forward and backward.
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')
@@ -103,7 +100,7 @@ def _gathered(scan: ScanArguments, slots: Tensor) -> tuple[ScanArguments, ScanOr
     """The scan of a copy in the order of ``slots``, and that order."""
     length = scan.u.shape[2]
     if slots.device.type == 'cpu':  # elsewhere a look at the values would wait for the device
-        check_order(slots, length)
+        check_positions(slots, length)
     order = ScanOrder(slots, inverse_order(slots, length))
     given = {name: x for name in GATHERED if (x := getattr(scan, name)) is not None}
     return scan._replace(order=None, **{name: to_sequence(x, order) for name, x in given.items()}), order
@@ -289,81 +286,15 @@ def selective_scan(
     device = u.device if isinstance(u, Tensor) else None
     for x in (u, delta, A, B, C, *[x for x in (D, z, delta_bias) if x is not None]):
         if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided or x.device != device:
-            _refuse_tensor(dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias))
+            refuse_tensor(dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias))
         double = double or x.dtype == torch.float64
         needs_grad = needs_grad or x.requires_grad
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    check_shapes(u, delta, A, B, C, D, z, delta_bias)
     if order is not None:
-        _check_order(order, u)
+        check_order(order, u)
     name = constant_choice(u.device.type, double, backend)
     if B.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
     save = needs_grad and torch.is_grad_enabled()
     out, last_state, _ = scan_op(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, order, save, name)
     return (out, last_state) if return_last_state else out
-
-
-def _refuse_tensor(tensors: dict[str, Tensor | None]) -> None:
-    """Say which tensor is none that a scan takes, and why."""
-    device = getattr(tensors['u'], 'device', None)
-    for name, x in tensors.items():
-        if x is None and name in ('D', 'z', 'delta_bias'):
-            continue
-        if not isinstance(x, Tensor):
-            raise InputError(f'selective_scan: {name} is {type(x).__name__}, expected a tensor')
-        if x.layout != torch.strided:
-            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is {x.layout}, expected a dense tensor')
-        if x.is_complex():
-            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is complex, expected real numbers')
-        if x.dtype not in DTYPES:
-            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is {x.dtype}, expected a float of 16 to 64 bits')
-        if x.device != device:
-            raise InputError(f'selective_scan: {name} {tuple(x.shape)} is on {x.device}, expected {device} as u')
-
-
-def _check_shapes(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
-    shape = u.shape
-    if len(shape) != 3:
-        raise InputError(f'selective_scan: u has shape {tuple(shape)}, expected (B, D, L)')
-    batch, dim, length = shape
-    if A.dim() != 2 or A.shape[0] != dim or A.shape[1] == 0:
-        raise InputError(f'selective_scan: A has shape {tuple(A.shape)}, expected (D, N) = ({dim}, N >= 1)')
-    for name, x, expected in (
-        ('delta', delta, (batch, dim, length)),
-        ('z', z, (batch, dim, length)),
-        ('D', D, (dim,)),
-        ('delta_bias', delta_bias, (dim,)),
-    ):
-        if x is not None and x.shape != expected:
-            raise InputError(f'selective_scan: {name} has shape {tuple(x.shape)}, expected {expected} after u')
-    state, maps = A.shape[1], B.shape
-    if len(maps) not in (3, 4) or maps[0] != batch or maps[-2] != state or maps[-1] != length:
-        raise InputError(
-            f'selective_scan: B has shape {tuple(maps)}, expected (B, N, L) = {(batch, state, length)} or (B, G, N, L)'
-        )
-    if len(maps) == 4 and (maps[1] == 0 or dim % maps[1]):
-        raise InputError(f'selective_scan: B {tuple(maps)} has {maps[1]} groups, expected a divisor of D = {dim}')
-    if C.shape != maps:
-        raise InputError(f'selective_scan: C has shape {tuple(C.shape)}, expected {tuple(maps)} as B')
-
-
-def _check_order(order: object, u: Tensor) -> None:
-    if not isinstance(order, Tensor):
-        raise InputError(f'selective_scan: order is {type(order).__name__}, expected a tensor')
-    if order.dtype != torch.int64 or order.layout != torch.strided:
-        raise InputError(f'selective_scan: order {tuple(order.shape)} is {order.dtype}, expected a dense torch.int64')
-    if order.device != u.device:
-        raise InputError(f'selective_scan: order {tuple(order.shape)} is on {order.device}, expected {u.device} as u')
-    if order.dim() != 1 or order.shape[0] < u.shape[2]:
-        raise InputError(
-            f'selective_scan: order has shape {tuple(order.shape)}, expected (S,) with S >= L = {u.shape[2]} slots'
-        )
