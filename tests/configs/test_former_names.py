@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from mmbackbones.engine.config import load_config
+from mmbackbones.engine.config import config_hash, load_config
 from mmbackbones.errors import InputError
 from mmbackbones.paths import find_config
 
@@ -30,3 +30,15 @@ def test_the_hint_is_a_config_that_loads(former):
 def test_no_hint_for_what_never_was():
     with pytest.raises(InputError, match=r'no such config file$'):
         find_config('configs/vim/vim-huge_upernet.py')
+
+
+@pytest.mark.parametrize(
+    ('full_name', 'task'),
+    [
+        ('mask-rcnn_mambaout-mini_fpn_1xb4-300_shapes-coco', 'mask-rcnn_1xb4-300_shapes-coco'),
+        ('mambaout-mini_upernet_1xb8-500_shapes-ade20k-128x128', 'upernet_1xb8-500_shapes-ade20k-128x128'),
+    ],
+)
+def test_configs_of_users_may_build_on_the_full_names(full_name, task):
+    one, other = (load_config(f'configs/quickstart/{name}.py') for name in (full_name, task))
+    assert config_hash(one) == config_hash(other)

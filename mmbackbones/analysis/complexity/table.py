@@ -92,7 +92,8 @@ def all_configs(folder: str | Path) -> list[Counted]:
 
 def _expand(path: Path) -> list[Counted]:
     if path.parent.name == 'quickstart':
-        return [Counted(path, name) for name in miniature_names()]
+        # A file named after its miniature is a second name of a task's config.
+        return [] if '-mini' in path.stem else [Counted(path, name) for name in miniature_names()]
     if 'controlled' in path.parts:
         network = 'GatedMixerNet' if 'gated' in path.name else 'IsotropicMixerNet'
         return [Counted(path, arm=arm) for arm in ARMS[network]]
