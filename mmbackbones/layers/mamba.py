@@ -90,10 +90,15 @@ class MambaMixer(nn.Module):
         if self.direction == 'ssm':
             # Both ways over what one convolution leaves, which in both sees only what came before.
             x = F.silu(one_sided_conv(x.transpose(1, 2), self.conv1d.weight[:, 0], self.conv1d.bias)).transpose(1, 2)
-            return self.out_proj(self.scan(x, z, [''], [False, True], convolved=True))
-        if self.direction == 'ssm_conv':
-            return self.out_proj(self.scan(x, z, ['', '_b'], [False, True]))
-        return self.out_proj(self.scan(x, z, [''], [self.direction == 'backward']))
+            y = self.scan(x, z, [''], [False, True], convolved=True)
+        elif self.direction == 'ssm_conv':
+            y = self.scan(x, z, ['', '_b'], [False, True])
+        else:
+            y = self.scan(x, z, [''], [self.direction == 'backward'])
+        if self.divide_out:
+            # Half of the weight makes half of the sum, bit for bit, without a pass over the tokens.
+            return F.linear(y, self.out_proj.weight / 2, self.out_proj.bias)
+        return self.out_proj(y)
 
     def scan(self, x: Tensor, z: Tensor, branches: list[str], reverse: list[bool], convolved: bool = False) -> Tensor:
         """Directions of x, summed and gated by z, all [B, L, D].
@@ -109,16 +114,10 @@ class MambaMixer(nn.Module):
             [getattr(self, name + suffix) for suffix in branches] for name in ('conv1d', 'x_proj', 'dt_proj', 'D')
         )
         A_logs = [self.A_log, self.A_b_log] if convolved else [getattr(self, f'A{suffix}_log') for suffix in branches]
-        x_weights = [linear.weight for linear in x_proj]
-        if self.divide_out:
-            # Half of C and D makes half of the sum, without a pass over it.
-            split = [self.dt_rank + self.d_state, self.d_state]
-            x_weights = [torch.cat([rest, C / 2]) for rest, C in (weight.split(split) for weight in x_weights)]
-            D = [d / 2 for d in D]
         shared = len(reverse) // len(branches)  # directions with the same parameters
         return directional_scan(
             x,
-            shared * x_weights,
+            shared * [linear.weight for linear in x_proj],
             shared * [linear.weight for linear in dt_proj],
             shared * [linear.bias for linear in dt_proj],
             [-torch.exp(A_log.float()) for A_log in A_logs],

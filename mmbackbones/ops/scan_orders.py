@@ -16,7 +16,9 @@ Names of orders (each also with the suffix ``_flip``, the same sequence from its
 * ``snake_v``: the same by columns.
 """
 
+import functools
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,13 +36,18 @@ __all__ = [
     'inverse_order',
     'localmamba_displacement',
     'localmamba_unscan_order',
+    'merge_sequences',
     'move_codes',
     'permute_tokens',
     'quarter_orders',
     'scan_order',
     'to_map',
     'to_sequence',
+    'to_sequences',
 ]
+
+# Of each direction: None by rows; height and width: down the columns of such a map.
+Columns = tuple[tuple[int, int] | None, ...]
 
 _NAME = re.compile(r'(h|v|w([1-9]\d*)v?|s2|snake_[hv])(_flip)?')
 
@@ -250,6 +257,72 @@ def to_map(y: Tensor, order: ScanOrder) -> Tensor:
     if order.columns_of is not None:
         return y.unflatten(-1, order.columns_of[::-1]).transpose(-1, -2).flatten(-2)
     return _Gather.apply(y, order.inverse, order.order)
+
+
+class _Spread(torch.autograd.Function):
+    """A map read by rows or columns, side by side; its gradient is the sum that :class:`_Merge` makes."""
+
+    @staticmethod
+    def forward(x: Tensor, columns: Columns) -> Tensor:
+        u = x.new_empty(x.shape[0], len(columns), *x.shape[1:])
+        for k, size in enumerate(columns):
+            if size is None:
+                u[:, k] = x
+            else:
+                u[:, k].unflatten(-1, size[::-1]).copy_(x.unflatten(-1, size).transpose(-1, -2))
+        return u
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.columns = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Merge.apply(grad, ctx.columns), None
+
+
+class _Merge(torch.autograd.Function):
+    """The sum of what :class:`_Spread` laid side by side, which is its gradient."""
+
+    @staticmethod
+    def forward(y: Tensor, columns: Columns) -> Tensor:
+        sums = y.new_empty(y.shape[0], *y.shape[2:])
+        for k, size in enumerate(columns):
+            # Read where it lies: a turned copy would be as large as the result.
+            total, part = (
+                (sums, y[:, k])
+                if size is None
+                else (sums.unflatten(-1, size), y[:, k].unflatten(-1, size[::-1]).transpose(-1, -2))
+            )
+            total.copy_(part) if k == 0 else total.add_(part)
+        return sums
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.columns = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(grad, ctx.columns), None
+
+
+def to_sequences(x: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
+    """Reads a map in several orders of equally many slots: (B, D, P) to (B, K, D, S). None: by rows."""
+    if all(order is None or order.columns_of is not None for order in orders):
+        return _Spread.apply(x, _columns(orders))
+    return torch.stack([x if order is None else to_sequence(x, order) for order in orders], dim=1)
+
+
+def merge_sequences(y: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
+    """Brings sequences back to pixel order and sums them: (B, K, D, S) to (B, D, P); padding slots are dropped."""
+    if all(order is None or order.columns_of is not None for order in orders):
+        return _Merge.apply(y, _columns(orders))
+    maps = [part if order is None else to_map(part, order) for order, part in zip(orders, y.unbind(1))]
+    return functools.reduce(torch.add, maps)
+
+
+def _columns(orders: Sequence[ScanOrder | None]) -> Columns:
+    return tuple(None if order is None else order.columns_of for order in orders)
 
 
 def cross_scan(x: Tensor, directions: int = 4) -> Tensor:

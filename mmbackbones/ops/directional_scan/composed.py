@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbackbones.ops.directional_scan.arguments import DirectionalArguments, Weights
-from mmbackbones.ops.scan_orders import ScanOrder, to_map, to_sequence
+from mmbackbones.ops.scan_orders import ScanOrder, merge_sequences, to_sequences
 from mmbackbones.ops.selective_scan import selective_scan
 
 
@@ -36,8 +36,7 @@ def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) ->
         if first == 0 or not _is_same(orders[0], scan.orders[first - count]):
             if y is not None:
                 total, y = _merged(total, y, scan.orders[first - count : first]), None
-            u = [x if order is None else to_sequence(x, order) for order in orders]
-            u = u[0][:, None] if count == 1 else torch.stack(u, dim=1)  # [B, k, D, S]
+            u = x[:, None] if count == 1 and orders[0] is None else to_sequences(x, orders)  # [B, k, D, S]
             wide = u.to(out_dtype) if scan.conv_weight is None else u  # each convolution makes its own
             projections = _projections(scan, k, u) if _share_projections(scan) else None
         y = _plus(y, _scan_group(scan, k, u, wide, projections, **options))
@@ -64,12 +63,12 @@ def _scan_group(
     y = selective_scan(
         wide.flatten(1, 2),
         delta.flatten(1, 2),
-        _of(scan.A, k).flatten(0, 1),
+        _channels(scan.A, k),
         B,
         C,
-        None if scan.D is None else _of(scan.D, k).flatten(),
+        None if scan.D is None else _channels(scan.D, k),
         z,
-        _of(scan.dt_bias, k).flatten(),
+        _channels(scan.dt_bias, k),
         delta_softplus=True,
         reverse=scan.reverse[k.start],
         backend=backend,
@@ -96,8 +95,12 @@ def _is_same(one: ScanOrder | None, other: ScanOrder | None) -> bool:
 
 def _convolved(scan: DirectionalArguments, weight: Tensor, k: int, x: Tensor) -> Tensor:
     """Depthwise convolution of [B, D, S] for direction k, before its SiLU."""
-    bias = None if scan.conv_bias is None else scan.conv_bias[k].to(x.dtype)
-    return one_sided_conv(x, weight.to(x.dtype), bias, scan.reverse[k])
+    bias = None if scan.conv_bias is None else scan.conv_bias[k]
+    if weight.dtype != x.dtype:
+        weight = weight.to(x.dtype)
+    if bias is not None and bias.dtype != x.dtype:
+        bias = bias.to(x.dtype)
+    return one_sided_conv(x, weight, bias, scan.reverse[k])
 
 
 def one_sided_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool = False) -> Tensor:
@@ -123,31 +126,34 @@ def _projections(scan: DirectionalArguments, k: slice, u: Tensor) -> tuple[Tenso
     projected = _product(proj_weight, u)  # -> [B, k, R + 2 N, S]
     if scan.conv_weight is not None and scan.orders[k.start] is not None:
         projected = projected.masked_fill(scan.orders[k.start].order < 0, 0)  # the convolution reaches into padding
-    low_rank, B, C = projected.split([dt_weight.shape[2], state, state], dim=2)
+    low_rank, B, C = projected.split([dt_weight.shape[-1], state, state], dim=2)
     return _product(dt_weight, low_rank), B, C
 
 
 def _of(weights: Weights, k: slice) -> Tensor:
-    """Those of neighbouring directions, stacked."""
-    if isinstance(weights, Tensor):
-        return weights[k]
-    return weights[k.start][None] if k.stop - k.start == 1 else torch.stack(tuple(weights[k]))
+    """Those of neighbouring directions, stacked; of a single one as they are."""
+    if k.stop - k.start == 1:
+        return weights[k.start]
+    return weights[k] if isinstance(weights, Tensor) else torch.stack(tuple(weights[k]))
+
+
+def _channels(weights: Weights, k: slice) -> Tensor:
+    """Those of the channels of neighbouring directions, one direction after the other: [k * D, ...]."""
+    return _of(weights, k) if k.stop - k.start == 1 else _of(weights, k).flatten(0, 1)
 
 
 def _product(weight: Tensor, u: Tensor) -> Tensor:
-    """[k, E, D] times [B, k, D, S], in the dtype of u."""
+    """[k, E, D], or [E, D] of a single direction, times [B, k, D, S], in the dtype of u."""
     if weight.dtype != u.dtype:
         weight = weight.to(u.dtype)
-    if weight.shape[0] > 1:
+    if weight.dim() == 3:
         return weight @ u
     return torch.bmm(weight.expand(u.shape[0], -1, -1), u.squeeze(1)).unsqueeze(1)
 
 
 def _merged(total: Tensor | None, y: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
     """``total`` [B, D, L] and the scans y [B, k, D, S], brought back from their orders."""
-    for order, part in zip(orders, y.unbind(1)):
-        total = _plus(total, part if order is None else to_map(part, order))
-    return total
+    return _plus(total, y[:, 0] if len(orders) == 1 and orders[0] is None else merge_sequences(y, orders))
 
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The public function and its fused operators, with what PyTorch must know of them: shapes, gradients, FLOPs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from mmbackbones.ops.selective_scan.checks import DTYPES
 from mmbackbones.ops.selective_scan.dispatch import DIRECTIONAL_ENVIRONMENT, asked_for
 from mmbackbones.ops.selective_scan.op import constant_choice
 
+OPTIONAL = ('D', 'z', 'conv_weight', 'conv_bias')
 IMPLEMENTATIONS = ('composed', 'triton')
 
 LIBRARY = torch.library.Library('mmbackbones', 'FRAGMENT')
@@ -221,22 +222,19 @@ def _implementation(backend: str) -> str:
 def _check(scan: DirectionalArguments, out_dtype: torch.dtype | None) -> tuple[bool, bool]:
     """Refuse what no implementation takes; whether a tensor is float64, and whether one needs a gradient."""
     x, double, needs_grad = scan.x, False, False
+    device = x.device if isinstance(x, Tensor) else None
     for name, given in zip(scan._fields, scan.tensors):
-        if given is None and name in ('D', 'z', 'conv_weight', 'conv_bias'):
+        if given is None and name in OPTIONAL:
             continue
         for tensor in given if isinstance(given, (list, tuple)) else (given,):
-            if not isinstance(tensor, Tensor):
-                raise InputError(f'directional_scan: {name} is {type(tensor).__name__}, expected a tensor')
-            if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
-                raise InputError(
-                    f'directional_scan: {name} {tuple(tensor.shape)} is {tensor.dtype} and {tensor.layout}, expected a '
-                    'dense tensor of floats of 16 to 64 bits'
-                )
-            if tensor.device != x.device:
-                raise InputError(
-                    f'directional_scan: {name} {tuple(tensor.shape)} is on {tensor.device}, expected {x.device} as x'
-                )
-            double, needs_grad = double or tensor.dtype == torch.float64, needs_grad or tensor.requires_grad
+            if (
+                not isinstance(tensor, Tensor)
+                or (dtype := tensor.dtype) not in DTYPES
+                or tensor.layout != torch.strided
+                or tensor.device != device
+            ):
+                _refuse_tensor(name, tensor, device)
+            double, needs_grad = double or dtype == torch.float64, needs_grad or tensor.requires_grad
     if x.dim() != 3:
         raise InputError(f'directional_scan: x has shape {tuple(x.shape)}, expected (B, L, D)')
     (batch, tokens, dim), A, dt_weight = x.shape, _shape(scan.A), _shape(scan.dt_weight)
@@ -295,6 +293,18 @@ def _check(scan: DirectionalArguments, out_dtype: torch.dtype | None) -> tuple[b
     if out_dtype is not None and (out_dtype not in DTYPES or torch.promote_types(out_dtype, x.dtype) != out_dtype):
         raise InputError(f'directional_scan: out_dtype is {out_dtype}, expected one as wide as x, {x.dtype}')
     return double, needs_grad
+
+
+def _refuse_tensor(name: str, tensor: Any, device: torch.device | None) -> NoReturn:
+    """Say why no scan takes it."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f'directional_scan: {name} is {type(tensor).__name__}, expected a tensor')
+    if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+        raise InputError(
+            f'directional_scan: {name} {tuple(tensor.shape)} is {tensor.dtype} and {tensor.layout}, expected a '
+            'dense tensor of floats of 16 to 64 bits'
+        )
+    raise InputError(f'directional_scan: {name} {tuple(tensor.shape)} is on {tensor.device}, expected {device} as x')
 
 
 def _shape(weights: Weights) -> tuple[int, ...]:
