@@ -26,8 +26,8 @@ class CocoSpec:
         need_objects: Objects must be annotated (False for test sets without annotations).
         need_masks: Every object must have a segmentation.
         need_polygons: Masks in RLE are ignored.
-        evaluated: An evaluator scores against the objects.
-        scored: Metrics that pycocotools computes from this file, such as ``'bbox'``.
+        metrics: What evaluators compute from the objects, such as ``'segm'``; empty for none.
+        scored: An evaluator reads this file with pycocotools.
         min_size: Images whose shorter side is smaller, in pixels, are left out.
         reader: How the images are decoded.
     """
@@ -38,8 +38,8 @@ class CocoSpec:
     need_objects: bool = True
     need_masks: bool = True
     need_polygons: bool = False
-    evaluated: bool = False
-    scored: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    scored: bool = False
     min_size: int = 0
     reader: ImageReader = OPENCV
 
@@ -73,7 +73,7 @@ class CocoSpec:
             detail = f'no such folder of images{missing_folder(self.img_dir)}'
             found.faults.append(Fault(self.img_dir, 'image folder', detail))
         for key in ('images', 'annotations', 'categories'):
-            if key == 'annotations' and not content.get(key, []) and not self.need_objects and not self.evaluated:
+            if key == 'annotations' and not content.get(key, []) and not self.need_objects and not self.metrics:
                 continue
             if key == 'annotations' and key not in content and not self.need_objects:
                 found.warnings.append(Fault(self.ann_file, 'annotation file', 'no annotations: nothing can be scored'))
@@ -84,8 +84,8 @@ class CocoSpec:
         images, sizes = self._check_images(_list(content.get('images')), found, full)
         overview = Overview(
             {key: name for key, name in categories.items() if name in self.classes},
-            'train on' if self.need_objects else 'score against' if self.evaluated else '',
-            bool(self.scored),
+            'train on' if self.need_objects else 'score against' if self.metrics else '',
+            self.scored,
             self.min_size,
             self.need_polygons,
         )
@@ -226,7 +226,7 @@ class CocoSpec:
             overview.add_id('annotation', annotation['id'])
             before = len(found.faults)
             for kind, detail, is_fault in annotation_findings(
-                annotation, images, category_ids, self.need_masks, 'segm' in self.scored, full
+                annotation, images, category_ids, self.need_masks, 'segm' in self.metrics, full
             ):
                 fault = Fault(self.ann_file, kind, f'{where}: {detail}', item)
                 (found.faults if is_fault else found.warnings).append(fault)

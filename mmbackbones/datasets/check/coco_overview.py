@@ -90,7 +90,11 @@ class Overview:
             yield 'annotation', f'{self.dropped[reason]} objects are dropped: {reason}', False
         never = [name for key, name in self.classes.items() if not self.left[key]]
         if never:
-            yield 'category', f'no object to {self.aim} for {len(never)} of {len(self.classes)} classes: {show(never)}', False
+            yield (
+                'category',
+                f'no object to {self.aim} for {len(never)} of {len(self.classes)} classes: {show(never)}',
+                False,
+            )
 
     def _reason(self, annotation: dict, record: dict) -> str | None:
         """Why mmdet, or pycocotools, passes over an object."""

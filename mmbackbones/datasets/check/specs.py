@@ -83,8 +83,8 @@ def _coco_spec(built, dataset: Mapping) -> CocoSpec:
         need_objects=not built.test_mode,
         need_masks=masks,
         need_polygons=_has(pipeline, 'poly2mask', False),
-        evaluated=built.test_mode,
-        scored=(('bbox', 'segm') if masks else ('bbox',)) if built.test_mode else (),
+        metrics=(('bbox', 'segm') if masks else ('bbox',)) if built.test_mode else (),
+        scored=built.test_mode,
         min_size=0 if built.test_mode else (built.filter_cfg or {}).get('min_size', 0),
         reader=ImageReader.of(pipeline),
     )
@@ -96,9 +96,14 @@ def _as_evaluated(spec: Spec, evaluators: Mapping | Sequence) -> Spec:
         return spec
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
     scoring = [each for each in evaluators if isinstance(each, Mapping) and not each.get('format_only')]
-    metrics = [each.get('metric', 'bbox') for each in scoring if each.get('ann_file')]
-    scored = tuple(sorted({name for each in metrics for name in ([each] if isinstance(each, str) else each)}))
-    return replace(spec, evaluated=bool(scoring), scored=scored, need_masks=spec.need_masks or 'segm' in scored)
+    metrics = [each.get('metric', 'bbox') for each in scoring]
+    names = {name for each in metrics for name in ([each] if isinstance(each, str) else each)}
+    return replace(
+        spec,
+        need_masks=spec.need_masks or 'segm' in names,
+        metrics=tuple(sorted(names)),
+        scored=any(each.get('ann_file') for each in scoring),
+    )
 
 
 def _has(node: object, key: str, value: bool) -> bool:
