@@ -27,6 +27,7 @@ WORKERS = 16  # more than cores: on network disks the time goes by waiting
 LONG = 5000  # files, from where on the check announces itself
 TAIL = 4096  # bytes
 END_MARKERS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'\0\0\0\0IEND\xaeB`\x82'}
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 HUGE = Lock()  # held to decode what Pillow finds too large: it may take gigabytes
 
 
@@ -39,6 +40,7 @@ class FileFacts(NamedTuple):
         fault (str | None): a sentence that names the fault.
         sha256 (str): SHA-256 of the whole file, for index masks.
         labels (dict[int, int] | None): number of pixels of each label, for index masks.
+        orientation (int): EXIF orientation, by which mmcv turns the image; 1 for an image as it stands.
         warning (str | None): a sentence that names what is lost when the image is read.
         channels (int | None): number of channels, for decoded images.
     """
@@ -48,6 +50,7 @@ class FileFacts(NamedTuple):
     fault: str | None = None
     sha256: str = ''
     labels: dict[int, int] | None = None
+    orientation: int = 1
     warning: str | None = None
     channels: int | None = None
 
@@ -65,7 +68,8 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
                 return FileFacts(0, fault='the file is empty (0 bytes)')
             try:
                 with Image.open(file) as image:
-                    size = reader.size(image)
+                    orientation = reader.orientation(image)
+                    size = image.size[::-1] if orientation in SIDEWAYS else image.size
                     known, kind = reader.reads(image, file), f'{image.format} ({image.mode})'
                     frames = 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)
                     file.seek(-min(length, TAIL), os.SEEK_END)
@@ -77,15 +81,18 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
                 with HUGE:
                     return _decoded(path, length, reader, _one_line(error))
         if not tail.endswith(marker) and marker not in tail:
-            return FileFacts(length, size, f'truncated: the end marker of a {image.format} file is missing')
+            detail = f'truncated: the end marker of a {image.format} file is missing'
+            return FileFacts(length, size, detail, orientation=orientation)
         # Bytes after the marker are harmless; only decoding tells them from a marker of an embedded preview.
         if known and (decode or not tail.endswith(marker)):
             with Image.open(path) as image:
                 image.load()
-        facts = FileFacts(length, size)
+        facts = FileFacts(length, size, orientation=orientation)
         if reader.backend and (decode or not known):
             failure = f'{reader}, which loads the images, cannot decode this {kind}'
             facts = _decoded(path, length, reader, failure, usual=known)
+            if image.format in ('JPEG', 'MPO', 'PNG'):
+                facts = facts._replace(orientation=orientation)
         if frames > 1 and not facts.fault and not facts.warning:
             facts = facts._replace(warning=f'holds {frames} frames or pages; only the first is read')
         return facts

@@ -13,7 +13,7 @@ from PIL import Image
 TURNING_FLAGS = ('color', 'grayscale')  # other flags of mmcv ignore the EXIF orientation
 PNG_DEPTH = 24  # offset in a PNG file of the number of bits per channel
 EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+TURNED = (2, 3, 4, 5, 6, 7, 8)  # EXIF orientations that turn or mirror an image
 DARK = 1 << 14  # 16-bit images whose values all lie below it use a quarter of the range
 
 
@@ -54,15 +54,15 @@ class ImageReader(NamedTuple):
             return file.read(1) != b'\x10'
         return image.format in ('JPEG', 'MPO')
 
-    def size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height in pixels of what is decoded, by the header of a JPEG or PNG."""
+    def orientation(self, image: Image.Image) -> int:
+        """EXIF orientation by which a JPEG or PNG is turned when it is decoded; 1 for an image as it stands."""
         if 'exif' not in image.info or self.flag not in TURNING_FLAGS or self.backend in ('turbojpeg', 'tifffile'):
-            return image.size
+            return 1
         try:
-            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+            found = image.getexif().get(EXIF_ORIENTATION)
         except Exception:  # damaged EXIF data; decoders ignore it
-            sideways = False
-        return image.size[::-1] if sideways else image.size
+            return 1
+        return found if found in TURNED else 1
 
     def decode(self, data: bytes) -> np.ndarray | None:
         """Pixels as the pipeline gets them, [H, W] or [H, W, C]; None or any error if they cannot be decoded."""

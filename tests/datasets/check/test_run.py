@@ -54,7 +54,8 @@ def test_shapes_are_clean(sound):
                 full=True,
             ),
         ):
-            assert not report.faults and not report.warnings
+            # Two images hold no triangle.
+            assert not report.faults and {warning.kind for warning in report.warnings} <= {'category'}
             assert report.images == dict(train=3, val=2)[split] and len(report.fingerprint) == 16
 
 
