@@ -1,4 +1,4 @@
-"""Parameters and MACs of the controlled arms: tools/analysis/controlled.py [ARCH] [--equal params|macs] [--csv FILE]."""
+"""Parameters and MACs of the controlled arms: tools/analysis/controlled.py [ARCH] [--equal KIND] [--csv FILE]."""
 
 import argparse
 

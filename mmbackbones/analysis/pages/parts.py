@@ -140,7 +140,8 @@ def _arm_cells(row: dict[str, str], none: dict[str, str]) -> list[str]:
 
 
 def _counted_arms(rows: Rows, name: str) -> str:
-    return f'Counted with torch {distinct(rows, "torch")}, {distinct(rows, "date")}, commit {distinct(rows, "commit")}; `{name}`.'
+    torch, date, commit = (distinct(rows, column) for column in ('torch', 'date', 'commit'))
+    return f'Counted with torch {torch}, {date}, commit {commit}; `{name}`.'
 
 
 def scan(root: Path, name: str, *cases: str) -> str:
