@@ -1,4 +1,4 @@
-"""The data check of single files: existence, completeness, size and labels."""
+"""The data check of single files: existence, completeness and size."""
 
 import hashlib
 import os
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
@@ -22,7 +21,8 @@ LONG = 5000  # files, from where on the check announces itself
 TAIL = 4096  # bytes
 END_MARKERS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'\0\0\0\0IEND\xaeB`\x82'}
 EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+TURNED = (2, 3, 4, 5, 6, 7, 8)  # EXIF orientations that turn or mirror an image
+SIDEWAYS = (5, 6, 7, 8)  # those that exchange width and height
 
 
 class FileFacts(NamedTuple):
@@ -32,15 +32,13 @@ class FileFacts(NamedTuple):
         bytes (int): length of the file, -1 if it is missing.
         size (tuple[int, int] | None): width and height in pixels as mmcv loads it.
         fault (str | None): a sentence that names the fault.
-        sha256 (str): SHA-256 of the whole file, for index masks.
-        labels (dict[int, int] | None): number of pixels of each label, for index masks.
+        orientation (int): EXIF orientation, by which mmcv turns the image; 1 for an image as it stands.
     """
 
     bytes: int
     size: tuple[int, int] | None = None
     fault: str | None = None
-    sha256: str = ''
-    labels: dict[int, int] | None = None
+    orientation: int = 1
 
 
 def inspect_image(path: str, decode: bool = False) -> FileFacts:
@@ -51,61 +49,35 @@ def inspect_image(path: str, decode: bool = False) -> FileFacts:
             if length == 0:
                 return FileFacts(0, fault='the file is empty (0 bytes)')
             with Image.open(file) as image:
-                size = _size_as_loaded(image)
+                orientation = _orientation(image)
+                # OpenCV, mmcv's default, turns images by their EXIF orientation.
+                size = image.size[::-1] if orientation in SIDEWAYS else image.size
                 file.seek(-min(length, TAIL), os.SEEK_END)
                 tail = file.read().rstrip(b'\0')
                 marker = END_MARKERS.get(image.format, b'')
         if not tail.endswith(marker) and marker not in tail:
-            return FileFacts(length, size, f'truncated: the end marker of a {image.format} file is missing')
+            return FileFacts(
+                length, size, f'truncated: the end marker of a {image.format} file is missing', orientation
+            )
         # Bytes after the marker are harmless; only decoding tells them from a marker of an embedded preview.
         if decode or not tail.endswith(marker):
             with Image.open(path) as image:
                 image.load()
-        return FileFacts(length, size)
+        return FileFacts(length, size, None, orientation)
     except FileNotFoundError:
         return FileFacts(-1, fault='no such file')
     except Exception as error:  # Pillow raises half a dozen types for damaged files
-        return FileFacts(file_length(path), fault=f'not a readable image: {_one_line(error)}')
+        return FileFacts(file_length(path), fault=f'not a readable image: {one_line(error)}')
 
 
-def inspect_mask(path: str) -> FileFacts:
-    """Decode an index mask once, with Pillow as mmseg does."""
-    try:
-        with open(path, 'rb') as file:
-            data = file.read()
-            file.seek(0)
-            if not data:
-                return FileFacts(0, fault='the file is empty (0 bytes)')
-            with Image.open(file) as mask:
-                if mask.mode in ('L', 'P'):
-                    histogram = mask.histogram()
-                    labels = {value: count for value, count in enumerate(histogram) if count}
-                elif len(mask.getbands()) == 1:
-                    values, counts = np.unique(np.asarray(mask), return_counts=True)
-                    labels = dict(zip(values.tolist(), counts.tolist()))
-                else:
-                    return FileFacts(
-                        len(data),
-                        mask.size,
-                        f'not an index mask: its mode is {mask.mode}, one channel was expected',
-                        sha256=hashlib.sha256(data).hexdigest(),
-                    )
-                return FileFacts(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
-    except FileNotFoundError:
-        return FileFacts(-1, fault='no such file')
-    except Exception as error:  # as above
-        return FileFacts(file_length(path), fault=f'not a readable mask: {_one_line(error)}')
-
-
-def _size_as_loaded(image: Image.Image) -> tuple[int, int]:
-    # OpenCV, mmcv's default, turns images by their EXIF orientation.
+def _orientation(image: Image.Image) -> int:
     if 'exif' not in image.info:
-        return image.size
+        return 1
     try:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        found = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # damaged EXIF data; decoders ignore it
-        sideways = False
-    return image.size[::-1] if sideways else image.size
+        return 1
+    return found if found in TURNED else 1
 
 
 def file_length(path: str) -> int:
@@ -124,7 +96,8 @@ def missing_folder(path: str) -> str:
     return f'; the folder {missing} does not exist' if missing else ''
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an image library says of a file."""
     if isinstance(error, UnidentifiedImageError):
         return 'its format is not recognised'
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
