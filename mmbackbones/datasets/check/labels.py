@@ -71,16 +71,20 @@ def _check_losses(cfg: Mapping, found: Findings) -> None:
             continue
         name = 'out_channels' if head.get('out_channels') else 'num_classes'
         detail = (
-            'softmax cross-entropy over one class is 0 whatever is predicted, so nothing is learnt: name the background '
-            'as a second class, or set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True'
+            'softmax cross-entropy over one class is 0 whatever is predicted, so nothing is learnt: name the '
+            'background as a second class, or set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True'
         )
         found.faults.append(Fault(f'{key}.{name}=1', 'one class', detail))
 
 
 def _is_softmax(loss: Mapping) -> bool:
-    kind = loss.get('type')
-    name = kind.rsplit('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return name == 'CrossEntropyLoss' and not loss.get('use_sigmoid') and not loss.get('use_mask')
+    softmax = not loss.get('use_sigmoid') and not loss.get('use_mask')
+    return softmax and _name(loss.get('type')) == 'CrossEntropyLoss'
+
+
+def _name(kind: object) -> str:
+    """Name of a type, which is a class or a name with or without a scope."""
+    return kind.rsplit('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def _heads(cfg: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -134,10 +138,7 @@ def _metrics(cfg: Mapping, split: str) -> Iterator[tuple[str, Mapping]]:
     evaluators = cfg.get(f'{split}_evaluator') or []
     single = isinstance(evaluators, Mapping)
     for index, evaluator in enumerate([evaluators] if single else evaluators):
-        kind = evaluator.get('type')
-        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).endswith(
-            'IoUMetric'
-        ) and not evaluator.get('format_only'):
+        if _name(evaluator.get('type')).endswith('IoUMetric') and not evaluator.get('format_only'):
             yield f'{split}_evaluator' if single else f'{split}_evaluator[{index}]', evaluator
 
 
@@ -154,22 +155,22 @@ def _check_classes(split: str, checked: Checked, found: Findings) -> None:
             if name is not None:
                 pixels[name] += count
     absent = [name for name in classes if not pixels[name]]
-    where, images = specs[0].seg_dir, sum(report.images for _, report in checked)
-    purpose, hopeless = ('learnt', found.faults) if split == 'train' else ('scored', found.warnings)
-    hints = _hints(checked)
+    where, hints, training = specs[0].seg_dir, _hints(checked), split == 'train'
+    purpose = 'learnt' if training else 'scored'
+    # Fewer images than classes are a sample; not every class is to be expected there.
+    sample = sum(report.images for _, report in checked) < len(classes)
     if len(absent) == len(classes):
-        group, detail = hopeless, f'no mask holds a class: nothing can be {purpose}{hints}'
+        group, detail = found.faults if training else found.warnings, f'no mask holds a class: nothing can be {purpose}{hints}'
     elif len(classes) == 1:
         group, detail = found.warnings, f'{_quoted(classes)} is the only class: every labelled pixel is of it'
     elif len(absent) == len(classes) - 1:
         (only,) = set(classes) - set(absent)
-        group = hopeless
+        group = found.faults if training and not sample else found.warnings
         detail = (
             f'only the class "{only}" occurs in the masks, so nothing can be {purpose}; not: {_quoted(absent)}{hints}'
         )
     elif absent:
-        # Fewer images than classes are a sample; not every class is to be expected there.
-        group = found.warnings if images >= len(classes) else found.notes
+        group = found.notes if sample else found.warnings
         detail = f'{len(absent)} of {len(classes)} classes occur in no mask and cannot be {purpose}: {_quoted(absent)}'
         detail += hints
     else:
