@@ -160,7 +160,10 @@ def _check_classes(split: str, checked: Checked, found: Findings) -> None:
     # Fewer images than classes are a sample; not every class is to be expected there.
     sample = sum(report.images for _, report in checked) < len(classes)
     if len(absent) == len(classes):
-        group, detail = found.faults if training else found.warnings, f'no mask holds a class: nothing can be {purpose}{hints}'
+        group, detail = (
+            found.faults if training else found.warnings,
+            f'no mask holds a class: nothing can be {purpose}{hints}',
+        )
     elif len(classes) == 1:
         group, detail = found.warnings, f'{_quoted(classes)} is the only class: every labelled pixel is of it'
     elif len(absent) == len(classes) - 1:

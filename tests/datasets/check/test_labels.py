@@ -1,6 +1,5 @@
 """The labels of a segmentation configuration against its pipelines, heads and metrics, at every run."""
 
-import logging
 import re
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from mmbackbones.datasets.check import check_config, report
+from mmbackbones.datasets.check import check_config
 from mmbackbones.errors import InputError
 
 pytestmark = pytest.mark.promise('data-check')
@@ -255,19 +254,6 @@ CASES = {
         None,
     ),
 }
-
-
-@pytest.fixture
-def warned(monkeypatch) -> list[str]:
-    """What the check logs as warnings."""
-    lines = []
-
-    def log(message: str, logger=None, level: int = logging.INFO) -> None:
-        if level == logging.WARNING:
-            lines.append(message)
-
-    monkeypatch.setattr(report, 'print_log', log)
-    return lines
 
 
 @pytest.mark.parametrize('name', CASES)
