@@ -57,7 +57,7 @@ def _check_pipeline(place: Place, scope: str | None, found: Findings) -> None:
                 f'for the data set {spec} itself: mmseg requires both to be equal'
             )
             found.faults.append(Fault(place.key, 'reduce_zero_label', detail))
-    if spec.seg_dir and spec.backend is None:
+    if spec.seg_dir and spec.mask_backend is None:
         detail = 'the pipeline loads the masks with a transform of its own; their labels are not checked'
         found.notes.append(Fault(spec.seg_dir, 'pipeline', detail))
 
@@ -145,7 +145,7 @@ def _metrics(cfg: Mapping, split: str) -> Iterator[tuple[str, Mapping]]:
 def _check_classes(split: str, checked: Checked, found: Findings) -> None:
     """Classes that occur in no mask of the split, all of its data sets taken together."""
     specs = [place.spec for place, _ in checked]
-    if not specs or any(spec.backend is None or not spec.classes for spec in specs):
+    if not specs or any(spec.mask_backend is None or not spec.classes for spec in specs):
         return
     classes = list(dict.fromkeys(name for spec in specs for name in spec.classes))
     pixels = dict.fromkeys(classes, 0)

@@ -9,7 +9,6 @@ from mmengine.fileio import list_dir_or_file
 from PIL import Image
 
 from mmbackbones.datasets.check.files import (
-    SIDEWAYS,
     FileFacts,
     digest,
     file_length,
@@ -17,6 +16,7 @@ from mmbackbones.datasets.check.files import (
     inspect_image,
     missing_folder,
 )
+from mmbackbones.datasets.check.image_reader import OPENCV, SIDEWAYS, ImageReader
 from mmbackbones.datasets.check.masks import MaskFacts, inspect_mask
 from mmbackbones.datasets.check.report import Fault, Findings
 
@@ -41,7 +41,8 @@ class SegmentationSpec:
         classes: Names of the classes that are learnt and scored.
         label_map: Pairs of a class in the masks, from 0, and the class or ignored label that it becomes; None if the
             labels stay.
-        backend: Image library that loads the masks; None if the pipeline has a transform of its own for that.
+        reader: How the images are decoded.
+        mask_backend: Image library that loads the masks; None if the pipeline has a transform of its own for that.
     """
 
     img_dir: str
@@ -54,7 +55,8 @@ class SegmentationSpec:
     ignore_index: int = 255
     classes: tuple[str, ...] = ()
     label_map: tuple[tuple[int, int], ...] | None = None
-    backend: str | None = 'pillow'
+    reader: ImageReader = OPENCV
+    mask_backend: str | None = 'pillow'
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -81,11 +83,17 @@ class SegmentationSpec:
             return found
         names = self._names(found)
         found.images = len(names)
-        images = in_threads(lambda name: inspect_image(self._image(name), decode=full), names, self.img_dir)
+        images = in_threads(lambda name: inspect_image(self._image(name), full, self.reader), names, self.img_dir)
+        usual = Counter(image.channels for image in images if image.channels).most_common(1)
         for name, image in zip(names, images):
             if image.fault:
                 detail = image.fault + (self._other_suffix(self.img_dir, name) if image.bytes < 0 else '')
                 found.faults.append(Fault(self._image(name), 'image', detail, ('images', name)))
+            elif image.channels and image.channels != usual[0][0]:
+                detail = f'has {image.channels} channels as the pipeline reads it, most images have {usual[0][0]}'
+                found.faults.append(Fault(self._image(name), 'image', detail, ('images', name)))
+            if image.warning:
+                found.warnings.append(Fault(self._image(name), 'image', image.warning, ('images', name)))
         masks = None
         if self.seg_dir:
             masks = self._inspect_masks(names)
@@ -184,7 +192,7 @@ class SegmentationSpec:
         return f'; {others[0]} stands there, but {key}={suffix!r}' if others else ''
 
     def _inspect_masks(self, names: list[str]) -> list[MaskFacts]:
-        return in_threads(lambda name: inspect_mask(self._mask(name), self.backend), names, self.seg_dir)
+        return in_threads(lambda name: inspect_mask(self._mask(name), self.mask_backend), names, self.seg_dir)
 
     def _image(self, name: str) -> str:
         return os.path.join(self.img_dir, name + self.img_suffix)

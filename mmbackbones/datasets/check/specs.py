@@ -4,12 +4,14 @@ The frameworks themselves resolve prefixes, suffixes and classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
 from mmbackbones.datasets.check.coco import CocoSpec
+from mmbackbones.datasets.check.image_reader import ImageReader
 from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.errors import InputError
 
@@ -104,19 +106,43 @@ def _reader_of(cls: type) -> Callable[[object, Mapping, str | None], Spec] | Non
 def _coco_spec(built, dataset: Mapping, default_scope: str | None) -> CocoSpec:
     if not built.ann_file:
         raise InputError(f'data set {dataset["type"]} of {dataset.get("data_root", "")}: ann_file is not set')
+    pipeline = dataset.get('pipeline')
+    masks = 'pipeline' not in dataset or _has(pipeline, 'with_mask', True)
     return CocoSpec(
         ann_file=built.ann_file,
         img_dir=built.data_prefix.get('img') or '.',
         classes=tuple(built.metainfo['classes']),
         need_objects=not built.test_mode,
-        need_masks='pipeline' not in dataset or _loads_masks(dataset['pipeline']),
+        need_masks=masks,
+        need_polygons=_has(pipeline, 'poly2mask', False),
+        metrics=(('bbox', 'segm') if masks else ('bbox',)) if built.test_mode else (),
+        scored=built.test_mode,
+        min_size=0 if built.test_mode else (built.filter_cfg or {}).get('min_size', 0),
+        reader=ImageReader.of(pipeline),
     )
 
 
-def _loads_masks(node: object) -> bool:
+def _as_evaluated(spec: Spec | None, evaluators: Mapping | Sequence) -> Spec | None:
+    """The data set with the demands of the evaluators, which read its annotation file on their own."""
+    if not isinstance(spec, CocoSpec):
+        return spec
+    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
+    scoring = [each for each in evaluators if isinstance(each, Mapping) and not each.get('format_only')]
+    metrics = [each.get('metric', 'bbox') for each in scoring]
+    names = {name for each in metrics for name in ([each] if isinstance(each, str) else each)}
+    return replace(
+        spec,
+        need_masks=spec.need_masks or 'segm' in names,
+        metrics=tuple(sorted(names)),
+        scored=any(each.get('ann_file') for each in scoring),
+    )
+
+
+def _has(node: object, key: str, value: bool) -> bool:
+    """Whether a step of a pipeline has this setting."""
     if isinstance(node, Mapping):
-        return bool(node.get('with_mask')) or any(_loads_masks(value) for value in node.values())
-    return isinstance(node, Sequence) and not isinstance(node, str) and any(_loads_masks(value) for value in node)
+        return node.get(key) is value or any(_has(inner, key, value) for inner in node.values())
+    return isinstance(node, Sequence) and not isinstance(node, str) and any(_has(inner, key, value) for inner in node)
 
 
 def _segmentation_spec(built, dataset: Mapping, default_scope: str | None) -> SegmentationSpec:
@@ -133,7 +159,8 @@ def _segmentation_spec(built, dataset: Mapping, default_scope: str | None) -> Se
         ignore_index=built.ignore_index,
         classes=tuple(built.metainfo.get('classes') or ()),
         label_map=tuple(sorted(built.label_map.items())) if built.label_map else None,
-        backend=_mask_backend(dataset.get('pipeline'), default_scope),
+        reader=ImageReader.of(dataset.get('pipeline')),
+        mask_backend=_mask_backend(dataset.get('pipeline'), default_scope),
     )
 
 

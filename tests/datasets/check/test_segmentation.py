@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmbackbones.datasets.check.files import EXIF_ORIENTATION
+from mmbackbones.datasets.check.image_reader import EXIF_ORIENTATION
 from mmbackbones.errors import InputError
 from tests.datasets.check.cases import IMAGES, MASKS, PHOTO, PNG, cut, look, put, redraw, seg_cfg, with_label
 
