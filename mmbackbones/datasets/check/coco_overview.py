@@ -29,12 +29,17 @@ class Overview:
         self.left: Counter = Counter()
         self.dropped: Counter = Counter()
         self.unfit: dict[str, list] = {}
+        self.id_types: set[type] = set()
         self.largest = 0.0
         self.beyond, self.all_corners = 0, True
         self.sampled, self.sample_corners, self.sample_fractions, self.sample_apart = 0, 0, 0, 0
 
     def add_id(self, kind: str, value: object) -> None:
         """Note a valid id of an ``image``, ``category`` or ``annotation``."""
+        if kind == 'image' and self.aim == 'score against':
+            self.id_types.add(type(value))
+            if len(self.id_types) > 1:
+                self._unfit(f'image {show(value)}', 'some image ids are numbers and some texts; scoring sorts them')
         if not self.scored:
             return
         if not isinstance(value, int) or not 0 <= value < MAX_ID:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pycocotools import mask as mask_api
 
 MAX_SIDE = 65535  # px; of a JPEG
+MAX_DIGITS = 8  # of a run in compressed RLE: 40 bits
 _SHORT = reprlib.Repr()
 _SHORT.maxlist, _SHORT.maxstring = 8, 60
 show = _SHORT.repr  # a value in one line of bounded length and depth
@@ -151,7 +152,36 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
             return f'RLE counts add up to {sum(counts)}, the image has {record["height"] * record["width"]} pixels'
     elif not isinstance(counts, str) or not counts:
         return f'RLE counts are {show(counts)}'
+    elif (pixels := _rle_pixels(counts)) != record['height'] * record['width']:
+        return f'RLE counts stand for {pixels} pixels, the image has {record["height"] * record["width"]}'
     return None
+
+
+def _rle_pixels(counts: str) -> int | None:
+    """Number of pixels that compressed RLE stands for; None if it is none.
+
+    Each run is a number of digits to the base 32, the lowest first, with a bit for "more follows". The last digit has
+    the sign. From the fourth run on it is the difference to the run before the last.
+    """
+    runs: list[int] = []
+    run = place = 0
+    for code in counts.encode():
+        digit = code - ord('0')
+        if not 0 <= digit < 64 or place > MAX_DIGITS:
+            return None
+        run |= (digit & 31) << 5 * place
+        place += 1
+        if digit & 32:
+            continue
+        if digit & 16:
+            run -= 1 << 5 * place
+        if len(runs) > 2:
+            run += runs[-2]
+        if run < 0:
+            return None
+        runs.append(run)
+        run = place = 0
+    return None if place else sum(runs)
 
 
 def _mask_findings(segmentation: list | dict, record: dict) -> Iterator[tuple[str, str, bool]]:

@@ -26,6 +26,7 @@ WORKERS = 16  # more than cores: on network disks the time goes by waiting
 LONG = 5000  # files, from where on the check announces itself
 TAIL = 4096  # bytes
 END_MARKERS = {'JPEG': b'\xff\xd9', 'MPO': b'\xff\xd9', 'PNG': b'\0\0\0\0IEND\xaeB`\x82'}
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 HUGE = Lock()  # held to decode what Pillow finds too large: it may take gigabytes
 
 
@@ -36,17 +37,17 @@ class FileFacts(NamedTuple):
         bytes (int): length of the file, -1 if it is missing.
         size (tuple[int, int] | None): width and height in pixels as mmcv loads it.
         fault (str | None): a sentence that names the fault.
+        orientation (int): EXIF orientation, by which mmcv turns the image; 1 for an image as it stands.
         warning (str | None): a sentence that names what is lost when the image is read.
         channels (int | None): number of channels, for decoded images.
-        orientation (int): EXIF orientation by which the image is turned when it is loaded; 1 for none.
     """
 
     bytes: int
     size: tuple[int, int] | None = None
     fault: str | None = None
+    orientation: int = 1
     warning: str | None = None
     channels: int | None = None
-    orientation: int = 1
 
 
 def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV) -> FileFacts:
@@ -62,7 +63,8 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
                 return FileFacts(0, fault='the file is empty (0 bytes)')
             try:
                 with Image.open(file) as image:
-                    size, orientation = reader.size(image), reader.orientation(image)
+                    orientation = reader.orientation(image)
+                    size = image.size[::-1] if orientation in SIDEWAYS else image.size
                     known, kind = reader.reads(image, file), f'{image.format} ({image.mode})'
                     frames = 1 if image.format == 'MPO' else getattr(image, 'n_frames', 1)
                     file.seek(-min(length, TAIL), os.SEEK_END)
@@ -74,20 +76,21 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
                 with HUGE:
                     return _decoded(path, length, reader, one_line(error))
         if not tail.endswith(marker) and marker not in tail:
-            return FileFacts(
-                length, size, f'truncated: the end marker of a {image.format} file is missing', orientation
-            )
+            detail = f'truncated: the end marker of a {image.format} file is missing'
+            return FileFacts(length, size, detail, orientation=orientation)
         # Bytes after the marker are harmless; only decoding tells them from a marker of an embedded preview.
         if known and (decode or not tail.endswith(marker)):
             with Image.open(path) as image:
                 image.load()
-        facts = FileFacts(length, size)
+        facts = FileFacts(length, size, orientation=orientation)
         if reader.backend and (decode or not known):
             failure = f'{reader}, which loads the images, cannot decode this {kind}'
             facts = _decoded(path, length, reader, failure, usual=known)
+            if image.format in ('JPEG', 'MPO', 'PNG'):
+                facts = facts._replace(orientation=orientation)
         if frames > 1 and not facts.fault and not facts.warning:
             facts = facts._replace(warning=f'holds {frames} frames or pages; only the first is read')
-        return facts._replace(orientation=orientation)
+        return facts
     except FileNotFoundError:
         return FileFacts(-1, fault='no such file')
     except Exception as error:  # Pillow raises half a dozen types for damaged files

@@ -13,8 +13,7 @@ from PIL import Image
 TURNING_FLAGS = ('color', 'grayscale')  # other flags of mmcv ignore the EXIF orientation
 PNG_DEPTH = 24  # offset in a PNG file of the number of bits per channel
 EXIF_ORIENTATION = 0x0112
-ORIENTATIONS = range(1, 9)
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+TURNED = (2, 3, 4, 5, 6, 7, 8)  # EXIF orientations that turn or mirror an image
 DARK = 1 << 14  # 16-bit images whose values all lie below it use a quarter of the range
 
 
@@ -56,18 +55,14 @@ class ImageReader(NamedTuple):
         return image.format in ('JPEG', 'MPO')
 
     def orientation(self, image: Image.Image) -> int:
-        """EXIF orientation by which the image is turned when it is loaded, 1 to 8; 1 for an image as it stands."""
+        """EXIF orientation by which a JPEG or PNG is turned when it is decoded; 1 for an image as it stands."""
         if 'exif' not in image.info or self.flag not in TURNING_FLAGS or self.backend in ('turbojpeg', 'tifffile'):
             return 1
         try:
             found = image.getexif().get(EXIF_ORIENTATION)
         except Exception:  # damaged EXIF data; decoders ignore it
             return 1
-        return found if found in ORIENTATIONS else 1
-
-    def size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height in pixels of what is decoded, by the header of a JPEG or PNG."""
-        return image.size[::-1] if self.orientation(image) in SIDEWAYS else image.size
+        return found if found in TURNED else 1
 
     def decode(self, data: bytes) -> np.ndarray | None:
         """Pixels as the pipeline gets them, [H, W] or [H, W, C]; None or any error if they cannot be decoded."""

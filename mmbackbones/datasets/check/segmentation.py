@@ -9,6 +9,7 @@ from mmengine.fileio import list_dir_or_file
 from PIL import Image
 
 from mmbackbones.datasets.check.files import (
+    SIDEWAYS,
     FileFacts,
     digest,
     file_length,
@@ -16,7 +17,7 @@ from mmbackbones.datasets.check.files import (
     inspect_image,
     missing_folder,
 )
-from mmbackbones.datasets.check.image_reader import OPENCV, SIDEWAYS, ImageReader
+from mmbackbones.datasets.check.image_reader import OPENCV, ImageReader
 from mmbackbones.datasets.check.masks import MaskFacts, inspect_mask
 from mmbackbones.datasets.check.report import Fault, Findings
 

@@ -34,11 +34,9 @@ class Place(NamedTuple):
 
 def places_of(cfg: Mapping, split: str) -> list[Place]:
     """The data sets of a split, in order."""
-    key = f'{split}_dataloader'
-    return [
-        Place(where, dataset, spec_of(dataset, cfg.get('default_scope')))
-        for where, dataset in _below(cfg.get(key), key)
-    ]
+    key, scope, evaluators = f'{split}_dataloader', cfg.get('default_scope'), cfg.get(f'{split}_evaluator') or []
+    found = [(where, dataset, spec_of(dataset, scope)) for where, dataset in _below(cfg.get(key), key)]
+    return [Place(where, dataset, spec and _as_evaluated(spec, evaluators)) for where, dataset, spec in found]
 
 
 def specs_of(cfg: Mapping, split: str) -> list[Spec]:
@@ -122,7 +120,7 @@ def _coco_spec(built, dataset: Mapping, default_scope: str | None) -> CocoSpec:
     )
 
 
-def _as_evaluated(spec: Spec | None, evaluators: Mapping | Sequence) -> Spec | None:
+def _as_evaluated(spec: Spec, evaluators: Mapping | Sequence) -> Spec:
     """The data set with the demands of the evaluators, which read its annotation file on their own."""
     if not isinstance(spec, CocoSpec):
         return spec

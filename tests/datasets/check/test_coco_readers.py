@@ -242,6 +242,11 @@ CASES = {
         both(rle(True, 0), objects(segmentation=lambda found: dict(found, size=[SIDE, 7]))),
         r'RLE of size \[96, 7\]',
     ),
+    'RLE of junk': (objects(segmentation=dict(size=[SIDE, SIDE], counts='abc')), 'RLE counts stand for .* pixels'),
+    'RLE, too short': (
+        both(rle(True, 0), objects(segmentation=lambda found: dict(found, counts=found['counts'][:-2]))),
+        r'RLE counts stand for (\d+|None) pixels, the image has 9216',
+    ),
     'RLE of fractional size': (
         both(rle(True, 0), objects(segmentation=lambda found: dict(found, size=[96.0, 96.0]))),
         r'RLE of size \[96.0, 96.0\]',
@@ -327,6 +332,11 @@ def test_only_what_scores_makes_demands(folder):
     (folder / 'all.json').write_text(json.dumps(content))
     assert 'annotation id 0' in judge(config(folder))
     assert not judge(config(folder, score_from_file=False))  # mmdet writes a file of its own, with ids from 1
+    assert learnt_and_scored(config(folder, score_from_file=False)) == (6, 1.0, 1.0)
+    each('images', id=lambda i: f'u-{i}')(content)
+    objects(image_id=lambda i: f'u-{i}', id=lambda i: f'v-{i}')(content)
+    (folder / 'all.json').write_text(json.dumps(content))
+    assert not judge(config(folder, score_from_file=False))
     assert learnt_and_scored(config(folder, score_from_file=False)) == (6, 1.0, 1.0)
     polygon(0, 4)(content)  # that file has the polygons as they are
     (folder / 'all.json').write_text(json.dumps(content))

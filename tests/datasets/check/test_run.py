@@ -55,7 +55,8 @@ def test_shapes_are_clean(sound):
                 full=True,
             ),
         ):
-            assert not report.faults and not report.warnings
+            # Two images hold no triangle.
+            assert not report.faults and {warning.kind for warning in report.warnings} <= {'category'}
             assert report.images == dict(train=3, val=2)[split] and len(report.fingerprint) == 16
 
 
@@ -114,8 +115,9 @@ def test_warnings_come_at_every_run(data, warned):
         warned.clear()
         check_config(cfg)
         said.append(list(warned))
-    assert said[0] == said[1] and len(said[0]) == 1
-    assert re.search(r'^Data check: .*instances_train2017.json: annotation .*\(and 1 more of this kind', said[0][0])
+    assert said[0] == said[1]
+    (line,) = (line for line in said[0] if 'instances_train2017.json: annotation ' in line)
+    assert line.startswith('Data check: ') and '(and 1 more of this kind' in line
 
 
 def test_wrapped_data_sets_are_found_and_checked_once(data, monkeypatch):
