@@ -1,4 +1,4 @@
-"""The data check of single files: existence, completeness, size and labels."""
+"""The data check of single files: existence, completeness and size."""
 
 import hashlib
 import os
@@ -12,7 +12,6 @@ from threading import Lock
 from typing import NamedTuple, TypeVar
 
 import cv2
-import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
@@ -38,8 +37,6 @@ class FileFacts(NamedTuple):
         bytes (int): length of the file, -1 if it is missing.
         size (tuple[int, int] | None): width and height in pixels as mmcv loads it.
         fault (str | None): a sentence that names the fault.
-        sha256 (str): SHA-256 of the whole file, for index masks.
-        labels (dict[int, int] | None): number of pixels of each label, for index masks.
         orientation (int): EXIF orientation, by which mmcv turns the image; 1 for an image as it stands.
         warning (str | None): a sentence that names what is lost when the image is read.
         channels (int | None): number of channels, for decoded images.
@@ -48,8 +45,6 @@ class FileFacts(NamedTuple):
     bytes: int
     size: tuple[int, int] | None = None
     fault: str | None = None
-    sha256: str = ''
-    labels: dict[int, int] | None = None
     orientation: int = 1
     warning: str | None = None
     channels: int | None = None
@@ -79,7 +74,7 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
                 if reader.backend is None:
                     raise
                 with HUGE:
-                    return _decoded(path, length, reader, _one_line(error))
+                    return _decoded(path, length, reader, one_line(error))
         if not tail.endswith(marker) and marker not in tail:
             detail = f'truncated: the end marker of a {image.format} file is missing'
             return FileFacts(length, size, detail, orientation=orientation)
@@ -99,7 +94,7 @@ def inspect_image(path: str, decode: bool = False, reader: ImageReader = OPENCV)
     except FileNotFoundError:
         return FileFacts(-1, fault='no such file')
     except Exception as error:  # Pillow raises half a dozen types for damaged files
-        return FileFacts(file_length(path), fault=f'not a readable image: {_one_line(error)}')
+        return FileFacts(file_length(path), fault=f'not a readable image: {one_line(error)}')
 
 
 def _decoded(path: str, length: int, reader: ImageReader, failure: str, usual: bool = False) -> FileFacts:
@@ -108,41 +103,12 @@ def _decoded(path: str, length: int, reader: ImageReader, failure: str, usual: b
     try:
         pixels = reader.decode(data)
     except Exception as error:  # each decoder has types of its own
-        return FileFacts(length, fault=f'not a readable image: {failure}: {_one_line(error)}')
+        return FileFacts(length, fault=f'not a readable image: {failure}: {one_line(error)}')
     if pixels is None:
         return FileFacts(length, fault=f'not a readable image: {failure}')
     fault, warning = (None, None) if usual else reader.loss(data, pixels)
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     return FileFacts(length, (pixels.shape[1], pixels.shape[0]), fault, warning=warning, channels=channels)
-
-
-def inspect_mask(path: str) -> FileFacts:
-    """Decode an index mask once, with Pillow as mmseg does."""
-    try:
-        with open(path, 'rb') as file:
-            data = file.read()
-            file.seek(0)
-            if not data:
-                return FileFacts(0, fault='the file is empty (0 bytes)')
-            with Image.open(file) as mask:
-                if mask.mode in ('L', 'P'):
-                    histogram = mask.histogram()
-                    labels = {value: count for value, count in enumerate(histogram) if count}
-                elif len(mask.getbands()) == 1:
-                    values, counts = np.unique(np.asarray(mask), return_counts=True)
-                    labels = dict(zip(values.tolist(), counts.tolist()))
-                else:
-                    return FileFacts(
-                        len(data),
-                        mask.size,
-                        f'not an index mask: its mode is {mask.mode}, one channel was expected',
-                        sha256=hashlib.sha256(data).hexdigest(),
-                    )
-                return FileFacts(len(data), mask.size, sha256=hashlib.sha256(data).hexdigest(), labels=labels)
-    except FileNotFoundError:
-        return FileFacts(-1, fault='no such file')
-    except Exception as error:  # as above
-        return FileFacts(file_length(path), fault=f'not a readable mask: {_one_line(error)}')
 
 
 def file_length(path: str) -> int:
@@ -175,7 +141,8 @@ def _plain(name: str) -> str:
     return unicodedata.normalize('NFC', name).casefold()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an image library says of a file."""
     if isinstance(error, UnidentifiedImageError):
         return 'its format is not recognised'
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
