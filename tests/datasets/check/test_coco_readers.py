@@ -357,7 +357,7 @@ def test_masks_for_a_mask_score_alone(folder):
 
 def test_large_boxes_are_no_corners(folder):
     content = sound_content()
-    both(rle(True, 0), objects(bbox=[5.0, 5.0, 80.0, 85.0]))(content)
+    both(rle(True, 0), objects(bbox=lambda box: [5.0, 5.0, 80.0, 85.0]))(content)
     content['annotations'][0]['bbox'][2] = 95.0
     (folder / 'all.json').write_text(json.dumps(content))
     found = judge(config(folder)).splitlines()
