@@ -165,8 +165,8 @@ def _rle_pixels(counts: str) -> int | None:
     """
     runs: list[int] = []
     run = place = 0
-    for code in counts.encode():
-        digit = code - ord('0')
+    for character in counts:
+        digit = ord(character) - ord('0')
         if not 0 <= digit < 64 or place > MAX_DIGITS:
             return None
         run |= (digit & 31) << 5 * place

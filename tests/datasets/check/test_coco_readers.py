@@ -243,6 +243,10 @@ CASES = {
         r'RLE of size \[96, 7\]',
     ),
     'RLE of junk': (objects(segmentation=dict(size=[SIDE, SIDE], counts='abc')), 'RLE counts stand for .* pixels'),
+    'RLE of half a surrogate pair': (
+        objects(segmentation=dict(size=[SIDE, SIDE], counts='\ud800')),
+        'RLE counts stand for None pixels',
+    ),
     'RLE, too short': (
         both(rle(True, 0), objects(segmentation=lambda found: dict(found, counts=found['counts'][:-2]))),
         r'RLE counts stand for (\d+|None) pixels, the image has 9216',
