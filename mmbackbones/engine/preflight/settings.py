@@ -31,13 +31,14 @@ def require_workable(cfg: Config, training: bool) -> None:
     Raises:
         InputError: it names the first such key.
     """
-    for split, needed in dict(train=training, val=False, test=True).items():
-        if _is_whole(cfg, split, needed):
-            _require_loader(cfg, split)
-            _require_task(cfg, split)
+    needed = dict(train=training, val=False, test=True)
+    whole = [split for split in PARTS if _is_whole(cfg, split, needed[split])]
     if training:
         _require_length(cfg)
         _require_units(cfg)
+    for split in whole:
+        _require_loader(cfg, split)
+        _require_task(cfg, split)
 
 
 def is_epoch_based(train_cfg: Mapping) -> bool:
