@@ -18,7 +18,7 @@ BUILD_PREFIX = re.compile(r'class `\w+` in [^:]+: ')
 # Messages of Python and mmengine for a config with an unknown argument of a constructor or an unknown type.
 REFUSED = re.compile(
     r'class `\w+` in |\w+\.__init__\(\) (got an unexpected|missing)|.* is not in the .*registry|'
-    r'Cannot find .* in registry|`cfg` or `default_args` must contain',
+    r'`cfg` or `default_args` must contain',
     re.DOTALL,
 )
 CONSTRUCTOR_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
@@ -38,7 +38,9 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
         exit_code = _fail(error, error.exit_code)
     except CONSTRUCTOR_ERRORS as error:
         text = str(error.args[0]) if error.args else ''
-        if not REFUSED.match(text):
+        if text.startswith('Cannot find None in registry'):
+            text = _unknown_layer(error)
+        elif not REFUSED.match(text):
             text = refused_by_constructor(error)
         if not text:
             raise
@@ -53,6 +55,12 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
         gc.collect()
     if exit_code:
         sys.exit(exit_code)
+
+
+def _unknown_layer(error: BaseException) -> str:
+    """mmcv's message for an unknown type of norm, convolution or the like does not name it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return f'{frame.f_locals.get("layer_type")!r} is not the type of a known layer ({frame.f_code.co_name} of mmcv)'
 
 
 def refused_by_constructor(error: BaseException) -> str:

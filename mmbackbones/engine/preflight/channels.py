@@ -136,7 +136,7 @@ def _misfit_of_head(key: str, head: nn.Module, error: Misfit, maps: Maps, source
 def _levels(key: str, head: nn.Module, maps: Maps, source: str, size: tuple[int, int]) -> Iterator[Note]:
     """Anchors or points are laid out for every map, and mmdet asserts it without a word."""
     generator = getattr(head, 'prior_generator', None)
-    if not hasattr(generator, 'num_levels'):
+    if generator is None or not hasattr(generator, 'num_levels'):
         return
     strides = [stride[0] if isinstance(stride, list | tuple) else stride for stride in generator.strides]
     if len(strides) != len(maps):

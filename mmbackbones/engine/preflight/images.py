@@ -1,8 +1,9 @@
 """Images that are too small for a network: found before a run, and named wherever a network refuses one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -23,7 +24,7 @@ SAFE_SIDE = 128  # px; an image with longer sides has a pixel in the coarsest ma
 NAMED = 3  # images of a batch that a message names
 
 
-class NamesImages:
+class NamesImages(Runner):
     """A runner that names the images of the batch when the network refuses their size.
 
     Raises:
@@ -32,14 +33,14 @@ class NamesImages:
 
     _batch: object = None
 
-    def call_hook(self, fn_name: str, **kwargs) -> None:
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         if 'data_batch' in kwargs:
             self._batch = None  # errors of hooks are their own
         super().call_hook(fn_name, **kwargs)
         if 'data_batch' in kwargs and fn_name.startswith('before_'):
             self._batch = kwargs['data_batch']
 
-    def train(self):
+    def train(self) -> torch.nn.Module:
         with naming(lambda: self._batch):
             return super().train()
 
@@ -53,7 +54,7 @@ class NamesImages:
 
 
 @contextmanager
-def naming(batch) -> Iterator[None]:
+def naming(batch: Callable[[], object]) -> Iterator[None]:
     """Within it, a network's refusal of an image's size is an InputError that names the images of ``batch()``."""
     try:
         yield
@@ -120,7 +121,7 @@ def _forward(model: torch.nn.Module, batch: dict, training: bool) -> None:
         print_log(f'the smallest image could not be tried: {" ".join(str(error).split())}', logger='current')
 
 
-def _shortest_side(inputs: object) -> int:
+def _shortest_side(inputs: Any) -> int:
     if isinstance(inputs, torch.Tensor):
         return min(inputs.shape[-2:])
     return min((_shortest_side(one) for one in inputs), default=SAFE_SIDE)

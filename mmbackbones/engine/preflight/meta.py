@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -68,7 +69,7 @@ class MetaRun:
             for module, mode in modes.items():
                 module.training = mode
 
-    def __call__(self, module: nn.Module, *args: object) -> object:
+    def __call__(self, module: nn.Module, *args: object) -> Any:
         """The module's output for tensors on the meta device.
 
         Raises:
@@ -88,7 +89,7 @@ class MetaRun:
             fits = isinstance(error, NotImplementedError) or not MISFIT.search(reason)
             if (fits and not isinstance(error, AssertionError)) or ON_DEVICE.search(reason):
                 raise Untried(reason) from error
-            raise self._misfit(reason or traceback.extract_tb(error.__traceback__)[-1].line) from error
+            raise self._misfit(reason or traceback.extract_tb(error.__traceback__)[-1].line or '') from error
         except Exception as error:  # a foreign forward with other arguments, say
             raise Untried(f'{type(error).__name__}: {" ".join(str(error).split())}') from error
 

@@ -81,10 +81,10 @@ def _require_loader(cfg: Config, split: str) -> None:
                 f'or {name}.{key} to {False if key == "persistent_workers" else None if key != "timeout" else 0}'
             )
     if loader.get('shuffle'):
-        raise InputError(f'{name}.shuffle={loader.shuffle}: the sampler decides, so set {name}.sampler.shuffle')
+        raise InputError(f'{name}.shuffle={loader["shuffle"]}: the sampler decides, so set {name}.sampler.shuffle')
     if loader.get('drop_last') and loader.get('batch_sampler'):
         raise InputError(
-            f'{name}.drop_last={loader.drop_last}: the batch sampler decides, so set {name}.batch_sampler.drop_last'
+            f'{name}.drop_last={loader["drop_last"]}: the batch sampler decides, so set {name}.batch_sampler.drop_last'
         )
     sampler = _short_name(loader['sampler'].get('type')) if isinstance(loader['sampler'], Mapping) else ''
     if sampler == 'InfiniteSampler' and (split != 'train' or is_epoch_based(cfg.train_cfg)):
@@ -111,7 +111,7 @@ def _require_task(cfg: Config, split: str) -> None:
     for key, registry, item in named:
         cls = _class_of(item['type'], registry, cfg.get('default_scope'))
         other = _framework(cls) if cls else None
-        if other not in (None, own) and not BOTH_TASKS.search(cls.__name__):
+        if cls and other not in (None, own) and not BOTH_TASKS.search(cls.__name__):
             raise InputError(
                 f'{key}={_short_name(item["type"])} is for {"segmentation" if other == "mmseg" else "detection"}, '
                 f'but model.type={_short_name(model)} is for {task}'
