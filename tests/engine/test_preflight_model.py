@@ -21,6 +21,7 @@ from mmbackbones.engine.preflight.images import naming, try_smallest
 from mmbackbones.engine.preflight.meta import MetaRun, Misfit, Untried
 from mmbackbones.errors import InputError
 from tests.conftest import ROOT
+from tests.engine.runs import Net, make
 from tests.miniatures import miniature
 
 DET, SEG, PLAIN = ('mambaout_mini', 'detection'), ('mambaout_mini', 'segmentation'), ('vim_mini', 'segmentation')
@@ -226,3 +227,19 @@ def test_a_crop_that_differs_from_the_padded_size_is_told():
     cfg.model.data_preprocessor.size = (640, 640)
     (note,) = trial._crop_notes(cfg)
     assert 'crop_size=(512, 512), but model.data_preprocessor.size=(640, 640): every batch is padded' in note
+
+
+class Stacking(Net):
+    """It stacks its inputs, as the frameworks' preprocessors do."""
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return super().forward(torch.stack(inputs), mode)
+
+
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_a_runner_names_the_images_of_a_batch_that_cannot_be_stacked(tmp_path, command):
+    samples = [SimpleNamespace(metainfo=dict(img_path=f'{i}.jpg', ori_shape=(9, i))) for i in range(8)]
+    data = [dict(inputs=torch.zeros(2 + i), data_samples=sample) for i, sample in enumerate(samples)]
+    runner = make(tmp_path / command, Stacking(), dataset=data, collate='pseudo_collate')
+    with pytest.raises(InputError, match=r'\d\.jpg \(\dx9 px\), \d\.jpg .*stack expects each tensor to be equal size'):
+        getattr(runner, command)()

@@ -98,7 +98,7 @@ def try_smallest(runner: Runner, loader: DataLoader, training: bool) -> None:
     try:
         for index in _extremes(loader.dataset):
             batch = loader.collate_fn([loader.dataset[index]])
-            if _shortest_side(batch['inputs']) < SAFE_SIDE:
+            if isinstance(batch, dict) and _shortest_side(batch.get('inputs', ())) < SAFE_SIDE:
                 with naming(lambda: batch), torch.no_grad():  # noqa: B023 (called within this turn)
                     _forward(runner.model, batch, training)
     finally:

@@ -51,7 +51,7 @@ class MetaRun:
         self.model = model
         self.starved: list[str] = []
         self._names = {module: name for name, module in model.named_modules()}
-        self._learning = {module for module in self._names if isinstance(module, _BatchNorm) and module.training}
+        self._learning: set[nn.Module] = set()
         self._stack: list[nn.Module] = []
 
     @contextmanager
@@ -60,6 +60,8 @@ class MetaRun:
         modes = {module: module.training for module in self._names}
         hooks = [module.register_forward_pre_hook(self._enter) for module in self._names]
         hooks += [module.register_forward_hook(self._leave) for module in self._names]
+        self.model.train()  # which a frozen batch norm does not follow
+        self._learning = {module for module in self._names if isinstance(module, _BatchNorm) and module.training}
         self.model.eval()
         try:
             yield self
