@@ -13,6 +13,7 @@ from mmbackbones.engine.checks import check_data, require_class_count, require_w
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.preflight import require_workable, try_out
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
@@ -38,6 +39,7 @@ def train(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     cfg = _prepare(args)
+    require_workable(cfg, training=True)
     options = _training_options(cfg, args)
     identity, wanted = _identity(cfg, args, options), precision(cfg)
     if args.resume:
@@ -84,6 +86,7 @@ def test(argv: list[str] | None = None) -> None:
     if args.show_dir:
         paint_into(cfg, args.show_dir)
     cfg.train_cfg = cfg.train_dataloader = cfg.optim_wrapper = cfg.param_scheduler = None
+    require_workable(cfg, training=False)
     cfg.load_from = args.checkpoint
     _start_on_device(cfg, args.launcher)
     fingerprints = check_data(cfg, ('test',))
@@ -212,4 +215,5 @@ def _runner(cfg: Config, folder: OutputFolder | None) -> Runner:
         folder.attach(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
     require_class_count(cfg, runner.test_dataloader.dataset)
+    try_out(runner, training=cfg.train_cfg is not None)
     return runner

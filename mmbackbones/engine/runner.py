@@ -14,11 +14,12 @@ from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.resume import require_resumable
 from mmbackbones.checkpoints.strict import load_weights, unwrap
+from mmbackbones.engine.preflight.images import NamesImages
 from mmbackbones.registry import RUNNERS
 
 
 @RUNNERS.register_module()
-class Runner(MMRunner):
+class Runner(NamesImages, MMRunner):
     """mmengine's runner, except that a checkpoint for testing, resuming or ``load_from`` must fit the model.
 
     To fine-tune a model to another number of classes, the config names the prefixes of the layers that differ, as in
