@@ -26,7 +26,7 @@ def require_folder(option: str, path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        what = 'written to' if place.is_dir() else f'made in {existing}'
+        what = 'written to' if os.path.isdir(place) else 'made'
         raise InputError(f'{option} {path}: the folder cannot be {what}: {error.strerror or error}') from error
 
 

@@ -219,6 +219,7 @@ def _outer_prefix(needed: list[str], weights: Weights, name: str) -> str:
     found = [head for head, count in heads.items() if count > len(needed) / 2]
     if not needed or '' in found or BACKBONE in found:
         return ''
+    found = [head for head in found if head.endswith(f'.{BACKBONE}')] or found
     plain = [head for head in found if 'ema' not in re.split(r'[._]', head)] or found
     if len(plain) > 1:
         raise InputError(

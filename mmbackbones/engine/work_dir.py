@@ -105,7 +105,7 @@ def set_earlier_aside(
     source = Path(resumed).resolve() if resumed else None
     found = {place: sorted(filter(_is_of_training, place.glob('*.pth'))) for place in places}
     if source and source.parent in places:
-        found = {place: [path for path in paths if _later(path, source)] for place, paths in found.items()}
+        found = {source.parent: [path for path in found[source.parent] if _later(path, source)]}
     else:
         found[places[0]] += [path for name in (POINTER, *RESULTS) if (path := places[0] / name).exists()]
     if load_from and any(Path(load_from).resolve() in paths for paths in found.values()):
