@@ -64,7 +64,7 @@ def train(folder, end, resumed=None, early=None, hooks=(), loop='epoch', seed=0,
         resume=bool(resumed),
         hooks=dict(
             checkpoint=dict(
-                type='mmbackbones.CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 4, **checkpoint
+                type='mmbackbones.CheckpointHook', by_epoch=by_epoch, **{'interval': 1 if by_epoch else 4, **checkpoint}
             )
         ),
         custom_hooks=[*([dict(type='EarlyStoppingHook', monitor='acc', **early)] if early else []), *hooks],
@@ -102,7 +102,7 @@ def test_early_stopping_ends_where_the_uninterrupted_run_ends(tmp_path, loop, sa
 
 
 def test_a_schedule_that_waits_for_a_plateau(tmp_path):
-    plateau = dict(type='ReduceOnPlateauLR', monitor='acc', rule='greater', patience=1, by_epoch=True)
+    plateau = dict(type='ReduceOnPlateauLR', monitor='acc', rule='greater', patience=1, by_epoch=True, end=99)
     whole = train(tmp_path / 'whole', 6, schedule=dict(plateau), save_best='acc')
     for stop in (2, 4, 5):
         train(tmp_path / str(stop), stop, schedule=dict(plateau), save_best='acc')
