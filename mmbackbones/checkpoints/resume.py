@@ -107,7 +107,7 @@ def trustworthy_paths(runtime_info: dict) -> dict:
             info[key] = value if whole else []
         elif key.startswith(('best_ckpt', 'last_ckpt')):
             name = Path(value).name if isinstance(value, str) else ''
-            if re.fullmatch(r'(best_)?[\w.-]+\.pth', name):
+            if re.fullmatch(r'(best_)?[\w.@%+=,() -]+\.pth', name):
                 info[key] = name
             else:
                 del info[key]

@@ -1,11 +1,12 @@
 """Strict loading: a missing, unexpected or mis-shaped key stops the run and is listed, unless its prefix is allowed."""
 
 import re
+from collections.abc import Iterable
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from mmbackbones.checkpoints.layout import to_names_of
+from mmbackbones.checkpoints.layout import fit_types, to_names_of
 from mmbackbones.errors import InputError
 
 
@@ -22,11 +23,12 @@ def load_weights(
     *,
     name: str,
     prefix: str | None = None,
-    convert: bool = True,
+    layout: str | None = None,
     allowed_missing: tuple[str, ...] = (),
     allowed_unexpected: tuple[str, ...] = (),
     allowed_misshapen: tuple[str, ...] = (),
     hint: str = '',
+    notes: Iterable[str] = (),
 ) -> str:
     """Rename weights to a model's names and load them. Only keys with allowed prefixes may fail to fit.
 
@@ -37,11 +39,12 @@ def load_weights(
         weights (dict[str, Tensor]): the state dict of a checkpoint. Keys that count as missing are removed from it.
         name (str): the file, for the messages.
         prefix (str, optional): take only the keys under this prefix.
-        convert (bool): False: the keys are the model's names, as on resuming.
+        layout (str, optional): the layout of a file whose keys are the model's names already, as on resuming.
         allowed_missing (tuple[str, ...]): prefixes of keys that the file may lack.
         allowed_unexpected (tuple[str, ...]): prefixes of keys that the model may lack.
         allowed_misshapen (tuple[str, ...]): prefixes of keys that count as missing if their shapes differ.
         hint (str): end of the error message.
+        notes (Iterable[str]): what the sentence for the log also says of the weights.
 
     Returns:
         str: a sentence for the log.
@@ -50,9 +53,9 @@ def load_weights(
         InputError: keys are missing, unexpected or of another shape; the message lists them all. See also
             :func:`mmbackbones.checkpoints.layout.to_names_of`.
     """
-    layout = 'own names'
-    if convert:
+    if layout is None:
         weights, layout = to_names_of(module, weights, name, prefix)
+    notes = [*notes, *fit_types(module, weights, name)]
     own = module.state_dict()
     for key in [key for key in weights if key in own and key.startswith(allowed_misshapen)]:
         if weights[key].shape != own[key].shape:
@@ -73,6 +76,7 @@ def load_weights(
     loaded = [key for key in own if key not in keys.missing_keys]
     parameters = dict(module.named_parameters())
     count = sum(parameters[key].numel() for key in loaded if key in parameters)
+    layout = '; '.join([layout, *notes])
     parts = [f'{type(module).__name__}: loaded {name} ({layout}): {len(loaded)} tensors, {count:,} parameters']
     if keys.missing_keys:
         parts.append(f'missing (they keep their initialization): {fold_keys(keys.missing_keys)}')

@@ -30,6 +30,7 @@ from pycocotools import mask as mask_api
 from scipy.ndimage import binary_dilation
 
 from mmbackbones.errors import InputError
+from mmbackbones.output_paths import FolderOption
 
 CLASSES = ('circle', 'square', 'triangle')
 PALETTE = [(220, 60, 60), (60, 180, 75), (70, 90, 220)]
@@ -245,7 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description='Write the generated miniature data: OUT_DIR/coco and OUT_DIR/ade20k. A second call verifies them.'
     )
-    parser.add_argument('out_dir', help='folder to create')
+    parser.add_argument('out_dir', action=FolderOption, help='folder to create')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(argv)
     start = time.perf_counter()

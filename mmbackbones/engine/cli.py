@@ -1,24 +1,30 @@
 """The commands ``train`` and ``test``: from the command line to mmengine's Runner and back."""
 
 import argparse
+import contextlib
+import copy
 import os
 import time
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import init_dist, is_distributed, is_main_process
 
 from mmbackbones.checkpoints.resume import find_newest
+from mmbackbones.checkpoints.sources import split_checksum
 from mmbackbones.engine.checks import check_data, require_class_count, require_weights
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.engine.preflight import require_workable, try_out
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
+from mmbackbones.engine.work_dir import only_training, set_earlier_aside
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import OutputFolder, task_of
 from mmbackbones.evaluation.records import plain_data, settings_of
+from mmbackbones.output_paths import FolderOption, require_folder
 
 __all__ = ['run_command', 'test', 'train']
 
@@ -41,16 +47,37 @@ def train(argv: list[str] | None = None) -> None:
     cfg = _prepare(args)
     require_workable(cfg, training=True)
     options = _training_options(cfg, args)
+    recipe = _as_asked_for(cfg)
     identity, wanted = _identity(cfg, args, options), precision(cfg)
-    if args.resume:
-        _resume(cfg, args.resume)
-    elif not cfg.get('load_from'):
-        require_weights(cfg)
     _start_on_device(cfg, args.launcher)
+    with contextlib.ExitStack() as held:
+        if is_main_process():
+            for folder in _folders(cfg):
+                if warning := held.enter_context(only_training(folder)):
+                    say(f'warning: {warning}')
+        _train(cfg, recipe, args.resume, identity, wanted)
+
+
+def _train(cfg: Config, recipe: Config, resume: str | None, identity: dict, wanted: str) -> None:
+    """Train and test in folders that no other training writes to."""
+    if cfg.get('resume') and not resume:  # mmengine's way to say it
+        resume = cfg.get('load_from') or 'auto'
+    cfg.resume = False
+    if resume:
+        _resume(cfg, resume)
+    if not cfg.resume and cfg.get('load_from'):
+        _start_from(cfg)
+    elif not cfg.resume:
+        require_weights(cfg)
     fingerprints = check_data(cfg, ('train', 'val', 'test'))
 
     folder = OutputFolder(Path(cfg.work_dir, 'final'), replace=True)
-    runner = _runner(cfg, folder)
+    runner = _runner(cfg, folder, recipe)
+    if is_main_process():
+        source = dict(resumed=cfg.load_from) if cfg.resume else dict(load_from=cfg.get('load_from'))
+        for sentence in set_earlier_aside(_folders(cfg), **source):
+            say(sentence)
+    runner.save_recipe(replace=True)
     started = time.monotonic()
     runner.train()
     trained = time.monotonic()
@@ -75,11 +102,19 @@ def test(argv: list[str] | None = None) -> None:
     parser = _parser('Test a checkpoint.')
     parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
     parser.add_argument('--tta', action='store_true', help='multi-scale and flip test (segmentors)')
-    parser.add_argument('--out', metavar='DIR', help='write predictions and record to this new folder')
-    parser.add_argument('--show-dir', metavar='DIR', help='write images of predictions and ground truth to this folder')
+    parser.add_argument(
+        '--out', action=FolderOption, metavar='DIR', help='write predictions and record to this new folder'
+    )
+    parser.add_argument(
+        '--show-dir',
+        action=FolderOption,
+        metavar='DIR',
+        help='write images of predictions and ground truth to this folder',
+    )
     args = parser.parse_args(argv)
 
     cfg = _prepare(args)
+    recipe = _as_asked_for(cfg)
     identity = _identity(cfg, args, args.cfg_options or {})
     if args.tta:
         _augment_test(cfg, args.config)
@@ -87,12 +122,14 @@ def test(argv: list[str] | None = None) -> None:
         paint_into(cfg, args.show_dir)
     cfg.train_cfg = cfg.train_dataloader = cfg.optim_wrapper = cfg.param_scheduler = None
     require_workable(cfg, training=False)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    drop_pretrained(cfg)
     _start_on_device(cfg, args.launcher)
     fingerprints = check_data(cfg, ('test',))
 
     folder = OutputFolder(args.out) if args.out else None
-    runner = _runner(cfg, folder)
+    runner = _runner(cfg, folder, recipe)
+    runner.save_recipe(replace=False)  # in the work dir of a training its own stays
     started = time.monotonic()
     metrics = runner.test()
     facts = dict(
@@ -137,7 +174,27 @@ def _prepare(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', _name(cfg, args)))
     task_of(cfg)  # refuses what is neither a detector nor a segmentor
+    for folder in _folders(cfg):
+        require_folder('--work-dir' if args.work_dir else 'work_dir', folder)
     return cfg
+
+
+def _folders(cfg: Config) -> list[str]:
+    """The work dir, and the folder of the checkpoints if it is another one on this machine."""
+    elsewhere = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    if not elsewhere or '://' in str(elsewhere):
+        return [cfg.work_dir]
+    return [cfg.work_dir, str(Path(elsewhere, Path(cfg.work_dir).absolute().name))]  # as mmengine names it
+
+
+def _as_asked_for(cfg: Config) -> Config:
+    """A copy to be saved: what is computed, before it is adapted to the machine, without where this run writes."""
+    recipe = copy.deepcopy(cfg)
+    for key in ('work_dir', 'launcher'):
+        recipe.pop(key, None)
+    if 'resume' in recipe:
+        recipe.resume = False
+    return recipe
 
 
 def _name(cfg: Config, args: argparse.Namespace) -> str:
@@ -197,9 +254,24 @@ def _resume(cfg: Config, choice: str) -> None:
             say(f'--resume auto: no checkpoint in {cfg.work_dir}, starting a new run')
             return
         choice = str(found)
+    _require_local(choice, '--resume')
     cfg.load_from, cfg.resume = choice, True
-    cfg.model.backbone.init_cfg = None
+    drop_pretrained(cfg)
     say(f'resuming from {choice}')
+
+
+def _start_from(cfg: Config) -> None:
+    """Load no published weights where ``load_from`` replaces them."""
+    _require_local(cfg.load_from, 'load_from')
+    dropped = drop_pretrained(cfg, tuple(cfg.get('load_from_allow', ())))
+    if dropped:
+        say(f'the weights are those of load_from={cfg.load_from}; not loaded: {", ".join(dict.fromkeys(dropped))}')
+
+
+def _require_local(checkpoint: str, option: str) -> None:
+    """Refuse a path that names no file before anything in the work dir is touched. Addresses are left to the loader."""
+    if '://' not in checkpoint and not Path(split_checksum(checkpoint)[0]).expanduser().is_file():
+        raise InputError(f'{option} {checkpoint}: no such file')
 
 
 def _start_on_device(cfg: Config, launcher: str) -> None:
@@ -210,10 +282,10 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
         init_dist(launcher, **cfg.env_cfg.dist_cfg)
 
 
-def _runner(cfg: Config, folder: OutputFolder | None) -> Runner:
+def _runner(cfg: Config, folder: OutputFolder | None, recipe: Config) -> Runner:
     if folder:
         folder.attach(cfg.test_evaluator)
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg, recipe)
     require_class_count(cfg, runner.test_dataloader.dataset)
     try_out(runner, training=cfg.train_cfg is not None)
     return runner

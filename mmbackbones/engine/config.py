@@ -1,19 +1,21 @@
 """Read a configuration, apply ``--backbone`` and ``--cfg-options`` to it, and identify it."""
 
-import argparse
 import difflib
 import hashlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmbackbones.engine.options import Options, Overrides, parse_options
 from mmbackbones.engine.swap import swap_backbone
 from mmbackbones.errors import InputError
 from mmbackbones.layers.arms import ARMS, Mixers, arm_name, spell_out
 from mmbackbones.paths import find_config
+
+__all__ = ['Overrides', 'arm_of_config', 'config_hash', 'load_config', 'parse_options', 'run_name']
 
 # Optional keys of a configuration beside the arguments of the Runner.
 OWN_KEYS = (
@@ -44,23 +46,6 @@ PLACE_KEYS = (
 )
 
 
-class Overrides(DictAction):
-    """mmengine's ``KEY=VALUE`` argument, with an error that names an argument without a value."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        for text in values:
-            if '=' not in text:
-                raise InputError(f'{option_string} {text}: expected KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
-
-
-def parse_options(options: Sequence[str]) -> dict:
-    """Parse ``KEY=VALUE`` texts of the command line into a dict."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options if options else {}
-
-
 def load_config(
     path: str | Path, overrides: dict | None = None, backbone: str | None = None, *, needs_backbone: bool = True
 ) -> Config:
@@ -71,7 +56,8 @@ def load_config(
 
     Args:
         path: see :func:`find_config`.
-        overrides: values by dotted keys.
+        overrides: values by dotted keys. Texts of the command line in them are read again, because the value that
+            they replace decides what they are (see :func:`mmbackbones.engine.options.read_value`).
         backbone: a model of the zoo that replaces the config's backbone, see :func:`swap_backbone`.
         needs_backbone: whether a config without a backbone is refused.
 
@@ -93,6 +79,8 @@ def load_config(
         if not key.isprintable():
             raise InputError(f'--cfg-options {key!a}: no such key')
         _require_known(cfg, key)
+        if isinstance(overrides, Options):
+            overrides.read_beside(key, _present(cfg, key))
     try:
         cfg.merge_from_dict(overrides or {})
     except Exception as error:
@@ -172,6 +160,16 @@ def _child(node: object, part: str, key: str, walked: str) -> object:
     if part not in node:
         raise InputError(f'--cfg-options {key}: no such key as {walked}{part}{_nearest(part, list(node))}')
     return node[part] if node[part] is not None else ConfigDict()
+
+
+def _present(cfg: Config, key: str) -> object:
+    """The value at a key that :func:`_require_known` has let pass, or None."""
+    *parents, leaf = key.split('.')
+    node, walked = cfg._cfg_dict, ''
+    for part in parents:
+        node = _child(node, part, key, walked)
+        walked += f'{part}.'
+    return _child(node, leaf, key, walked) if isinstance(node, list | tuple) else node.get(leaf)
 
 
 def _nearest(name: str, known: list[str]) -> str:

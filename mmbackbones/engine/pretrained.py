@@ -5,7 +5,7 @@ from mmengine.model import update_init_info
 from torch import nn
 
 from mmbackbones.backbones.base import Backbone
-from mmbackbones.checkpoints.layout import weights_of
+from mmbackbones.checkpoints.layout import find_weights
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.strict import load_weights
@@ -43,7 +43,7 @@ class Pretrained:
                 f'no pretrained weights for {type(module).__name__}: set model.backbone.init_cfg.checkpoint to their '
                 'file or URL, or model.backbone.init_cfg=None to start from random weights'
             )
-        weights = weights_of(load_checkpoint(self.checkpoint, self.map_location).content, self.checkpoint)
+        weights, notes = find_weights(load_checkpoint(self.checkpoint, self.map_location).content, self.checkpoint)
         try:
             loaded = load_weights(
                 module,
@@ -52,6 +52,7 @@ class Pretrained:
                 prefix=self.prefix,
                 allowed_missing=tuple(getattr(module, 'allowed_missing', ())),
                 allowed_unexpected=tuple(getattr(module, 'allowed_unexpected', ())),
+                notes=notes,
             )
         except InputError as error:
             if isinstance(module, Backbone):

@@ -1,21 +1,27 @@
 """The runner of our commands: mmengine's, with strict loading that executes no code."""
 
+import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook, ProfilerHook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMRunner
 
-from mmbackbones.checkpoints.atomic import cannot_write
-from mmbackbones.checkpoints.layout import rename, weights_of
+from mmbackbones.checkpoints.atomic import cannot_write, write_whole
+from mmbackbones.checkpoints.layout import find_weights, rename, to_names_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.resume import require_resumable
 from mmbackbones.checkpoints.strict import load_weights, unwrap
 from mmbackbones.engine.preflight.images import NamesImages
-from mmbackbones.registry import RUNNERS
+from mmbackbones.errors import InputError
+from mmbackbones.registry import HOOKS, RUNNERS
 
 
 @RUNNERS.register_module()
@@ -33,6 +39,58 @@ class Runner(NamesImages, MMRunner):
     """
 
     _resuming = False
+
+    def __init__(self, *args, recipe: Config | None = None, **kwargs):
+        self._recipe = recipe
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_cfg(cls, cfg: Config, recipe: Config | None = None) -> 'Runner':
+        """Build a runner.
+
+        Args:
+            cfg (Config): the configuration as it runs on this machine.
+            recipe (Config, optional): the configuration as asked for, which :meth:`save_recipe` saves. By default
+                ``cfg`` is saved, at once.
+        """
+        cfg = copy.deepcopy(cfg)
+        wanted = inspect.signature(MMRunner.__init__).parameters
+        return cls(**{key: value for key, value in cfg.items() if key in wanted}, cfg=cfg, recipe=recipe)
+
+    def dump_config(self) -> None:
+        """Save the configuration as mmengine does, if no recipe is to be saved in its place."""
+        if self._recipe is None:
+            super().dump_config()
+
+    def save_recipe(self, replace: bool) -> None:
+        """Save the configuration as asked for in the work dir, under the name of its file.
+
+        Args:
+            replace (bool): whether an earlier one is replaced.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        if self._recipe is None or not is_main_process():
+            return
+        path = Path(self.work_dir, Path(self._recipe.filename or f'{self.timestamp}.py').name)
+        if path.exists() and not replace:
+            return
+        try:
+            write_whole(path, self._recipe.dump().encode())
+        except OSError as error:
+            raise InputError(f'cannot write {path}: {error.strerror or error}') from error
+
+    def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
+        """Register the hooks. A test has no use for those that stop, average or profile a training.
+
+        An EMA hook would replace the weights of a test-time augmentation by random ones, and the others end a run
+        without training loop.
+        """
+        for hook in hooks:
+            built = HOOKS.build(hook) if isinstance(hook, dict) else hook
+            if self._train_loop is not None or not isinstance(built, EMAHook | EarlyStoppingHook | ProfilerHook):
+                self.register_hook(built)
 
     @property
     def resuming(self) -> bool:
@@ -88,25 +146,29 @@ class Runner(NamesImages, MMRunner):
             content['meta'].pop('config', None)
         if self._resuming:
             require_resumable(checkpoint, filename, self.param_schedulers is not None)
-        self.call_hook('after_load_checkpoint', checkpoint=content)
-
         training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
         fine_tuning = training and not self._resuming
         allowed = tuple(self.cfg.get('load_from_allow', ())) if fine_tuning else ()
         if not strict:
             allowed = ('',)
-        weights = weights_of(content, filename)
+        weights, notes = find_weights(content, filename)
         if revise_keys:
             weights = rename(weights, revise_keys)
+        model, layout = unwrap(self.model), 'own names'
+        if not self._resuming:
+            weights, layout = to_names_of(model, weights, filename)
+        content['state_dict'] = weights  # where hooks look for it, such as EMAHook
+        self.call_hook('after_load_checkpoint', checkpoint=content)
         loaded = load_weights(
-            unwrap(self.model),
-            weights,
+            model,
+            content['state_dict'],
             name=filename,
-            convert=not self._resuming,
+            layout=layout,
             allowed_missing=allowed,
             allowed_unexpected=allowed,
             allowed_misshapen=allowed,
             hint='; prefixes of layers that are meant to differ go into load_from_allow' if fine_tuning else '',
+            notes=[] if self._resuming else notes,
         )
         self._has_loaded = True
         note = f'; objects of foreign code left out: {len(left_out)}' if left_out else ''

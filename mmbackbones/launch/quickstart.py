@@ -28,6 +28,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
 from mmbackbones.launch.miniature import TASKS
+from mmbackbones.output_paths import FolderOption
 
 DATA = Path('data', 'shapes')  # where the configs look for it
 FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
@@ -122,7 +123,12 @@ def _run_side_by_side(jobs: list[_Job]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, help='new folder for the results (default: work_dirs/quickstart/<time>)')
+    parser.add_argument(
+        '--out',
+        action=FolderOption,
+        type=Path,
+        help='new folder for the results (default: work_dirs/quickstart/<time>)',
+    )
     parser.add_argument('--iterations', type=int, help='stop the training early; the gate will then fail')
     args = parser.parse_args(argv)
     started = time.monotonic()

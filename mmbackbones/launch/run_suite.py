@@ -1,22 +1,29 @@
 """The command ``suite``: train and test everything in a suite file, and print the outcome of each run."""
 
 import argparse
+import contextlib
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.errors import InputError
-from mmbackbones.launch.suite import load_suite, run_suite
+from mmbackbones.launch.suite import Run, load_suite, run_suite
+from mmbackbones.output_paths import FolderOption
 from mmbackbones.paths import find_config
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Run a suite of trainings; called again, it goes on where it stopped.')
     parser.add_argument('suite', help='YAML file, such as configs/suites/quickstart.yaml; it may lie in the package')
-    parser.add_argument('--work-dir', help='folder of its runs (default: work_dirs/suites/<suite name>)')
+    parser.add_argument(
+        '--work-dir', action=FolderOption, help='folder of its runs (default: work_dirs/suites/<suite name>)'
+    )
     parser.add_argument('--cluster', choices=['local', 'slurm'], default='local')
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time on this machine (default: 1)')
     parser.add_argument('--gpus', type=int, help='processes per run, instead of the number in the file; 0: CPU')
@@ -34,11 +41,26 @@ def main(argv: list[str] | None = None) -> None:
         Console(width=120).print(table)
         return
 
-    started, ended, failed = time.monotonic(), 0, []
-    for run, news in run_suite(suite, work_dir, args.cluster, args.jobs):
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        with contextlib.closing(run_suite(suite, work_dir, args.cluster, args.jobs)) as news_of_runs:
+            _report(news_of_runs, len(suite.runs), work_dir)
+    except KeyboardInterrupt:
+        leave(signal.SIGINT, None)
+
+
+def _report(news_of_runs: Iterator[tuple[Run, str]], count: int, work_dir: str) -> None:
+    """Print the outcome of each run, and end with an error if any is not done."""
+    started, ended, failed, elsewhere = time.monotonic(), 0, [], []
+    for run, news in news_of_runs:
         ended += news != 'started'
         if news.startswith('failed'):
             failed.append(run)
+        elif news.startswith('not started'):
+            elsewhere.append(run)
         reached = (
             ', '.join(
                 f'{name} {value:.4g}'
@@ -49,13 +71,19 @@ def main(argv: list[str] | None = None) -> None:
             else ''
         )
         print(
-            f'[{ended}/{len(suite.runs)}] {run.name}: {news}{": " if reached else ""}{reached}  '
+            f'[{ended}/{count}] {run.name}: {news}{": " if reached else ""}{reached}  '
             f'({time.monotonic() - started:.0f} s)',
             flush=True,
         )
+    rest = 'the others are done.'
+    if elsewhere:
+        running = f'running already, started by another call: {", ".join(run.name for run in elsewhere)}'
+        rest = f'{len(elsewhere)} are {running}; {rest}'
     if failed:
         sys.exit(
-            f'{len(failed)} of {len(suite.runs)} runs failed: {", ".join(run.name for run in failed)}; '
-            'the others are done. The same command tries them again.'
+            f'{len(failed)} of {count} runs failed: {", ".join(run.name for run in failed)}; {rest} '
+            'The same command tries them again.'
         )
-    print(f'{len(suite.runs)} runs done in {work_dir}')
+    if elsewhere:
+        sys.exit(f'of {count} runs {rest}')
+    print(f'{count} runs done in {work_dir}')

@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +20,10 @@ from submitit.helpers import DelayedSubmission
 
 from mmbackbones.engine.config import config_hash, load_config, parse_options
 from mmbackbones.engine.process import command
+from mmbackbones.engine.work_dir import running_training
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.launch.stopping import StoppableCommand, stop_jobs, submit
 from mmbackbones.launch.suite_file import Training, read_suite
 
 MULTI_SCALE = 'final-multi-scale'
@@ -62,7 +63,10 @@ class Run:
         return config_hash(load_config(self.training.config, parse_options(self.options), self.training.backbone))
 
     def state(self) -> str:
-        """``'done'``, ``'to test'``, ``'started'``, ``'new'``, or ``'stale'``: finished under another configuration."""
+        """``'done'``, ``'to test'``, ``'running'``, ``'started'``, ``'new'``, or ``'stale'``: finished under another
+        configuration."""
+        if running_training(self.work_dir):
+            return 'running'
         record = _record(self.work_dir / 'final')
         if record is None:
             return 'started' if (self.work_dir / 'last_checkpoint').exists() else 'new'
@@ -77,22 +81,24 @@ class Run:
     def __call__(self) -> None:
         given = ['--backbone', self.training.backbone] if self.training.backbone else []
         place = [*given, '--work-dir', str(self.work_dir), '--cfg-options', *self.options]
-        if self.state() not in ('done', 'to test'):
-            self._execute('train', self.training.config, '--resume', 'auto', *place)
-        if self.state() == 'to test':
-            last = self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
-            out = str(self.work_dir / MULTI_SCALE)
-            self._execute('test', self.training.config, str(last), '--tta', '--out', out, *place)
+        with StoppableCommand() as run:
+            if self.state() not in ('done', 'to test'):
+                self._execute(run, 'train', self.training.config, '--resume', 'auto', *place)
+            if self.state() == 'to test':
+                last = self.work_dir / Path((self.work_dir / 'last_checkpoint').read_text().strip()).name
+                out = str(self.work_dir / MULTI_SCALE)
+                self._execute(run, 'test', self.training.config, str(last), '--tta', '--out', out, *place)
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit before a preempted job is queued again: training resumes by itself."""
         return DelayedSubmission(self)
 
-    def _execute(self, name: str, *arguments: str) -> None:
+    def _execute(self, run: StoppableCommand, name: str, *arguments: str) -> None:
         call = command(name, *arguments, processes=self.gpus, port=self.port)
         environment = dict(os.environ) if self.gpus else {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
         print('$', *call, flush=True)
-        subprocess.run(call, env=environment, check=True)
+        # torchrun ends its processes by the signal that it gets; Ctrl-C must not reach it beside SIGTERM.
+        run(call, environment, own_group=self.gpus > 1)
 
 
 @dataclass
@@ -139,7 +145,9 @@ def load_suite(path: str | Path, work_dir: str | Path, gpus: int | None = None) 
 
 
 def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: int = 1) -> Iterator[tuple[Run, str]]:
-    """Run all unfinished runs. A run that fails does not stop the others.
+    """Run all unfinished runs. A run that fails does not stop the others; one that is running already is left alone.
+
+    If this is interrupted, the jobs on this machine are told to save and stop, and are waited for.
 
     Args:
         suite: see :func:`load_suite`.
@@ -149,7 +157,7 @@ def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: 
 
     Yields:
         tuple[Run, str]: a run and its outcome: ``'skipped'``, ``'started'``, ``'done'``, or a sentence that
-        names the log.
+        names the log or, if the run is running already, its process.
 
     Raises:
         InputError: the folder of a run has a result of another configuration, or Slurm is absent. Raised before any
@@ -177,8 +185,11 @@ def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: 
             for slot in [slot for slot in slots if slot not in running]:
                 if waiting:
                     run = waiting.pop(0)
+                    if holder := running_training(run.work_dir):
+                        yield run, f'not started, it is running already: {holder}'
+                        continue
                     run.port += slot
-                    running[slot] = run, _executor(cluster, logs, run, slot, suite.slurm).submit(run)
+                    running[slot] = run, submit(_executor(cluster, logs, run, slot, suite.slurm), run)
                     yield run, 'started'
             for slot, (run, job) in list(running.items()):
                 if job.done():
@@ -188,8 +199,7 @@ def run_suite(suite: Suite, work_dir: str | Path, cluster: str = 'local', jobs: 
                 time.sleep(POLL_S)
     finally:
         if cluster == 'local':
-            for _, job in running.values():
-                job.cancel(check=False)
+            stop_jobs([job for _, job in running.values()])
 
 
 def _executor(cluster: str, logs: Path, run: Run, slot: int, slurm: dict) -> submitit.Executor:

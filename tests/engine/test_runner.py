@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseTTAModel
 from torch import nn
 
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.checkpoints.strict import unwrap
+from mmbackbones.engine.config import config_hash, load_config
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
 from mmbackbones.registry import RUNNERS
 from tests.checkpoints.crafted import GADGETS, Call
 from tests.engine.runs import Net, make
+from tests.miniatures import DETECTOR
 
 
 @pytest.fixture
@@ -197,3 +200,31 @@ def test_released_detector_with_its_authors_key_names(tmp_path):
     assert torch.equal(model.backbone.stem.conv1.weight, authors['backbone.downsample_layers.0.conv1.weight'])
     assert torch.equal(model.backbone.stages[1].blocks[0].fc1.weight, authors['backbone.stages.1.0.fc1.weight'])
     assert torch.equal(model.head.weight, authors['head.weight'])
+
+
+def test_the_configuration_is_saved_as_asked_for(tmp_path):
+    recipe = load_config(DETECTOR)
+    make(tmp_path).save_recipe(replace=True)  # without a recipe mmengine has saved the configuration
+    runner = make(tmp_path, recipe=recipe)
+    runner.save_recipe(replace=False)
+    saved = tmp_path / Path(DETECTOR).name
+    assert config_hash(load_config(saved)) == config_hash(recipe)
+    assert 'AmpOptimWrapper' in saved.read_text() and 'work_dir' not in saved.read_text()
+    recipe['max_time'] = 1
+    runner.save_recipe(replace=False)  # by a test: that of the training stays
+    assert 'max_time' not in saved.read_text()
+    runner.save_recipe(replace=True)
+    assert 'max_time' in saved.read_text()
+
+
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module._orig_mod.', 'model.'])
+def test_checkpoint_of_another_trainer_with_an_average_of_ours(tmp_path, trained, prefix):
+    """The hook for averages loads the weights by itself; it gets them under the model's names."""
+    saved = torch.load(trained, weights_only=False)['state_dict']
+    path = edit(trained, lambda c: c.update(state_dict={prefix + key: x for key, x in c['state_dict'].items()}))
+    runner = make(tmp_path / 'first', iters=1, load_from=path, custom_hooks=[dict(type='EMAHook', strict_load=True)])
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module.state_dict()
+    for key, value in saved.items():
+        assert torch.equal(unwrap(runner.model).state_dict()[key], value) and torch.equal(average[key], value)

@@ -89,12 +89,13 @@ def trained(request, tmp_path_factory, data_options) -> tuple[str, Path, list[st
 class TestTrained:
     def test_testing_the_last_checkpoint_prints_what_training_printed(self, trained, tmp_path):
         config, work_dir, options = trained
+        saved = (work_dir / Path(config).name).read_text()
         log = run(
             'tools/test.py',
             config,
             work_dir / 'iter_6.pth',
             '--work-dir',
-            tmp_path / 'w',
+            work_dir,
             '--out',
             tmp_path / 'out',
             '--show-dir',
@@ -103,6 +104,7 @@ class TestTrained:
             *options,
         )
         assert metrics_of(tmp_path / 'out') == metrics_of(work_dir / 'final')
+        assert (work_dir / Path(config).name).read_text() == saved and 'AmpOptimWrapper' in saved
         assert log.count('*** ') >= 1
         assert len(list((tmp_path / 'pictures').rglob('*.[jp][pn]g'))) >= 7
         again = error_line(
@@ -164,8 +166,9 @@ class TestTrained:
         assert '--resume: no checkpoint in' in error_line(
             'tools/train.py', config, '--work-dir', tmp_path / 'new', '--resume', *longer
         )
+        saved = work_dir / Path(config).name  # is trained as any other config
         log = run(
-            'tools/train.py', config, '--work-dir', tmp_path / 'path', '--resume', work_dir / 'iter_3.pth', *longer
+            'tools/train.py', saved, '--work-dir', tmp_path / 'path', '--resume', work_dir / 'iter_3.pth', *longer
         )
         assert f'resuming from {work_dir / "iter_3.pth"}' in log
         assert json.loads((tmp_path / 'path' / 'final' / 'run.json').read_text())['iterations'] == 8

@@ -9,6 +9,7 @@ from rich.table import Table
 from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
 from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import Overrides, load_config
+from mmbackbones.output_paths import FileOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS)
     parser.add_argument('--full', action='store_true', help='decode every image and every object mask')
     parser.add_argument('--no-cache', action='store_true', help='check all files again, changed or not')
-    parser.add_argument('--json', metavar='FILE', help='write all faults to this file')
+    parser.add_argument('--json', action=FileOption, metavar='FILE', help='write all faults to this file')
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)

@@ -6,6 +6,7 @@ from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.analysis.compare.results import COLUMNS, shown_tables, to_markdown
 from mmbackbones.analysis.tables import show, write_csv, write_file
 from mmbackbones.engine.command import run_command
+from mmbackbones.output_paths import FileOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,8 +15,8 @@ def main(argv: list[str] | None = None) -> None:
         'separate tables. Incomplete, mixed and stale runs are listed with the reason.'
     )
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work dir of a run, or a folder of work dirs')
-    parser.add_argument('--csv', metavar='FILE', help='write all columns to this file')
-    parser.add_argument('--markdown', metavar='FILE', help='write the tables to this file')
+    parser.add_argument('--csv', action=FileOption, metavar='FILE', help='write all columns to this file')
+    parser.add_argument('--markdown', action=FileOption, metavar='FILE', help='write the tables to this file')
     args = parser.parse_args(argv)
 
     found = collect(args.work_dirs)

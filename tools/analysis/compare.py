@@ -10,6 +10,7 @@ from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.predictions import SPLITS, load_run
 from mmbackbones.evaluation.records import RECORDS, append_record
 from mmbackbones.evaluation.scores import IOU_TYPES
+from mmbackbones.output_paths import FileOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,9 +49,10 @@ def main(argv: list[str] | None = None) -> None:
         help="for detectors: 'box AP', 'mask AP' (default: both)",
     )
     parser.add_argument('--annotations', type=Path, metavar='FILE', help='COCO annotations, if they were moved')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the record to this file')
+    parser.add_argument('--json', action=FileOption, type=Path, metavar='FILE', help='write the record to this file')
     parser.add_argument(
         '--record',
+        action=FileOption,
         type=Path,
         metavar='FILE',
         help=f'append the record to this file (default: {RECORDS} in the work dir of the first run)',

@@ -17,6 +17,7 @@ from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
+from mmbackbones.output_paths import FileOption
 from mmbackbones.paths import CONFIGS
 from mmbackbones.zoo.published import match
 
@@ -33,10 +34,11 @@ def main(argv: list[str] | None = None) -> None:
         metavar='FOLDER',
         help='every config below a folder, with every miniature and controlled arm (default: all of this project)',
     )
-    parser.add_argument('--csv', metavar='FILE', help='write one line per config to this file')
-    parser.add_argument('--markdown', metavar='FILE', help='write one table per task to this file')
+    parser.add_argument('--csv', action=FileOption, metavar='FILE', help='write one line per config to this file')
+    parser.add_argument('--markdown', action=FileOption, metavar='FILE', help='write one table per task to this file')
     parser.add_argument(
         '--record',
+        action=FileOption,
         metavar='FILE',
         help='append a record per config to this file; collect.py reads records.jsonl of a work dir',
     )

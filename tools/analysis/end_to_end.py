@@ -6,6 +6,7 @@ from pathlib import Path
 from mmbackbones.analysis.speed.end_to_end import BASIC, train, write_rows
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
+from mmbackbones.output_paths import FileOption, FolderOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--iterations', type=int, default=200, metavar='N', help='iterations per training (default: 200)'
     )
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', 'end_to_end'))
-    parser.add_argument('--csv', metavar='FILE', help='write a row per training to this file')
+    parser.add_argument('--work-dir', action=FolderOption, type=Path, default=Path('work_dirs', 'end_to_end'))
+    parser.add_argument('--csv', action=FileOption, metavar='FILE', help='write a row per training to this file')
     args = parser.parse_args(argv)
     if args.iterations < 1:
         raise InputError(f'--iterations {args.iterations}: expected 1 and more')

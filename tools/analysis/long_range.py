@@ -16,6 +16,7 @@ from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, LongRangeTask
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS
+from mmbackbones.output_paths import FolderOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,7 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         'without a value, chance is taken as 25 %%',
     )
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for records, table and figure')
+    parser.add_argument(
+        '--out',
+        action=FolderOption,
+        type=Path,
+        required=True,
+        metavar='DIR',
+        help='folder for records, table and figure',
+    )
     args = parser.parse_args(argv)
 
     task = LongRangeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)

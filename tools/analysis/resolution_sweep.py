@@ -10,6 +10,7 @@ from mmbackbones.analysis.tokens.sweep_points import KIND, by_metric, draw, tabl
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import RECORDS, append_record
+from mmbackbones.output_paths import FolderOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,7 +21,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('config')
     parser.add_argument('checkpoint', nargs='?', help='file, https:// or hf://owner/name/file')
     parser.add_argument('--sizes', nargs='+', type=int, required=True, metavar='PX', help='short sides of the input')
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for runs, CSV and figures')
+    parser.add_argument(
+        '--out', action=FolderOption, type=Path, required=True, metavar='DIR', help='folder for runs, CSV and figures'
+    )
     parser.add_argument('--resamples', type=int, default=1000, help='number of resamples (default: 1000)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='options of every run')

@@ -12,6 +12,7 @@ from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import append_record
 from mmbackbones.ops.selective_scan.dispatch import BACKENDS, canonical_name
+from mmbackbones.output_paths import FileOption
 from mmbackbones.paths import find_config
 
 
@@ -64,9 +65,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--memory-gb', type=float, help='a network that needs more is out of memory (default: free memory)'
     )
-    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions to this file')
+    parser.add_argument(
+        '--csv', action=FileOption, metavar='FILE', help='write the rows with their conditions to this file'
+    )
     parser.add_argument(
         '--record',
+        action=FileOption,
         metavar='FILE',
         default='work_dirs/speed/records.jsonl',
         help='append a record per row (default: work_dirs/speed/records.jsonl)',

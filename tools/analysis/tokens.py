@@ -9,6 +9,7 @@ from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, r
 from mmbackbones.engine.command import run_command
 from mmbackbones.engine.config import Overrides, load_config, run_name
 from mmbackbones.evaluation.records import RECORDS, append_record
+from mmbackbones.output_paths import FolderOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         '--out',
+        action=FolderOption,
         metavar='DIR',
         default='work_dirs/tokens',
         help='folder for tokens.csv, a figure per task and the records (default: work_dirs/tokens)',

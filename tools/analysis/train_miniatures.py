@@ -7,6 +7,7 @@ from pathlib import Path
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.command import run_command
 from mmbackbones.launch.miniature import RUNS, read_csv, train_miniature, write_rows
+from mmbackbones.output_paths import FileOption, FolderOption
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,11 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         '--csv',
+        action=FileOption,
         type=Path,
         metavar='FILE',
         help='write the rows to this file after each run; rows of other runs stay',
     )
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs', 'miniatures'))
+    parser.add_argument('--work-dir', action=FolderOption, type=Path, default=Path('work_dirs', 'miniatures'))
     parser.add_argument(
         '--data', type=Path, default=Path('data', 'shapes'), help='folder of the data; generated if missing'
     )

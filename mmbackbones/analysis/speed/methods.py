@@ -13,6 +13,7 @@ from mmbackbones.analysis.timing import clock_name, measure_in_turns, median
 from mmbackbones.evaluation.environment import cpu_model, environment, installed
 from mmbackbones.ops.selective_scan import cpu
 from mmbackbones.ops.selective_scan.dispatch import canonical_name
+from mmbackbones.output_paths import FileOption
 
 DIRECTIONS = ('forward', 'forward+backward')
 DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
@@ -133,7 +134,9 @@ def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[s
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--csv', metavar='FILE', help='write the rows with their conditions into this file')
+    parser.add_argument(
+        '--csv', action=FileOption, metavar='FILE', help='write the rows with their conditions into this file'
+    )
     return parser
 
 

@@ -18,6 +18,7 @@ from mmbackbones.errors import InputError, NumericalTrouble
 from mmbackbones.registry import HOOKS
 
 FOLDER = 'numerical_trouble'
+COUNTERS = ('skipped', 'amp_skipped', '_amp_skipped_in_a_row')
 NAMES = 20  # parameters that a report lists by name
 
 
@@ -51,6 +52,14 @@ class NumericsHook(Hook):
         self.skipped = self.amp_skipped = self._amp_skipped_in_a_row = 0
         self._stepped, self._bad = False, []
         self._batch, self._buffers = None, []
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed training counts on from."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for name in COUNTERS:
+            setattr(self, name, int(state[name]))
 
     def before_train(self, runner: Runner) -> None:
         names = {id(parameter): name for name, parameter in unwrap(runner.model).named_parameters()}
