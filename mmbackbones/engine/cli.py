@@ -9,14 +9,15 @@ from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
 
 from mmbackbones.checkpoints.resume import find_newest
-from mmbackbones.engine.checks import check_data, require_class_count, require_weights
+from mmbackbones.engine.checks import check_data, require_weights
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.evaluator_checks import require_loops, require_runnable
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import OutputFolder, task_of
+from mmbackbones.evaluation.outputs import OutputFolder, name_images, task_of
 from mmbackbones.evaluation.records import plain_data, settings_of
 
 __all__ = ['run_command', 'test', 'train']
@@ -65,7 +66,7 @@ def train(argv: list[str] | None = None) -> None:
         test_seconds=round(time.monotonic() - trained, 1),
     )
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
-    say(f'{headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
+    say(f'{headline(cfg, metrics)}  (last checkpoint; {folder.summary()})')
 
 
 def test(argv: list[str] | None = None) -> None:
@@ -100,7 +101,7 @@ def test(argv: list[str] | None = None) -> None:
         test_seconds=round(time.monotonic() - started, 1),
     )
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
-    where = f'  (predictions and record in {folder.path})' if folder else ''
+    where = f'  ({folder.summary()})' if folder else ''
     say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
 
 
@@ -208,8 +209,11 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
 
 
 def _runner(cfg: Config, folder: OutputFolder | None) -> Runner:
-    if folder:
-        folder.attach(cfg.test_evaluator)
+    """Build the runner, and refuse what would fail after the training."""
+    require_loops(cfg)
+    for sentence in folder.attach(cfg.test_evaluator, cfg.get('default_scope')) if folder else ():
+        say(sentence)
     runner = Runner.from_cfg(cfg)
-    require_class_count(cfg, runner.test_dataloader.dataset)
+    require_runnable(runner)
+    name_images(runner.test_evaluator.metrics, runner.test_dataloader.dataset)
     return runner

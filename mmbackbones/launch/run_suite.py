@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.metric_names import format_metric, main_metrics
 from mmbackbones.launch.suite import load_suite, run_suite
 from mmbackbones.paths import find_config
 
@@ -40,11 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         if news.startswith('failed'):
             failed.append(run)
         reached = (
-            ', '.join(
-                f'{name} {value:.4g}'
-                for name, value in run.metrics().items()
-                if name in ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')
-            )
+            ', '.join(f'{label} {format_metric(label, value)}' for label, value in main_metrics(run.metrics()).items())
             if news == 'done'
             else ''
         )

@@ -132,7 +132,7 @@ def row_of(name: str, cfg: Config, counts: Complexity, found: Match) -> dict[str
     theirs = macs + sum(step.macs for step in steps) / 1e9 if steps else None
     row = dict(
         config=name,
-        task='detection' if 'roi_head' in counts.macs else 'segmentation',
+        task=task_of(cfg),
         recipe=cfg.get('recipe'),
         height=counts.shape[0],
         width=counts.shape[1],
