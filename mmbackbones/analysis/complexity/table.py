@@ -14,6 +14,7 @@ from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
 from mmbackbones.engine.config import ARM_KEY, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.layers.arms import ARMS
 from mmbackbones.zoo.models import miniature_names
 from mmbackbones.zoo.published import Match, match
