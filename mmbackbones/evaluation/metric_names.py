@@ -32,7 +32,7 @@ def main_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics to show first: those of :data:`LABELS` by their labels; if there are none, all by their own keys."""
     order = list(LABELS.values())
     found = {label: metrics[key] for key in metrics if (label := _label(key))}
-    shown = sorted(found, key=lambda label: order.index(label if label in order else label.partition(' (')[0]))
+    shown = sorted(found, key=lambda label: (order.index(_split(label)[0]), label))
     return {label: found[label] for label in shown} or dict(metrics)
 
 

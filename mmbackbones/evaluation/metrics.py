@@ -44,7 +44,8 @@ class IoUMetric(SegIoUMetric):
 
     def _write(self, sample: dict, path: Path) -> None:
         reduced = bool(sample.get('reduce_zero_label', False))
-        mask: torch.Tensor = sample['pred_sem_seg']['data'].squeeze() + reduced
+        found: torch.Tensor = sample['pred_sem_seg']['data']
+        mask = found.reshape(found.shape[-2:]) + reduced
         wide = len(self.dataset_meta['classes']) + reduced > 256
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask.cpu().numpy().astype(np.uint16 if wide else np.uint8)).save(path)

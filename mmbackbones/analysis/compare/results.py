@@ -91,7 +91,7 @@ class Result:
                 commit=record['commit'],
                 date=record['date'][:10],
                 source=row and row.source,
-                remarks='; '.join(self.remarks),
+                remarks='; '.join(self.remarks + ([] if scores else ['no score is recorded'])),
             ).items()
         }
 
