@@ -1,11 +1,13 @@
 """Checks before a run starts: weights, data and number of classes."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -104,6 +106,28 @@ def require_same_classes(datasets: Mapping[str, Dataset]) -> None:
                 f'{split}_dataloader.dataset.metainfo.classes: the {split} data set has other classes than the {first} '
                 f'data set{order}: {_count(found)}, against {_count(expected)}'
             )
+
+
+def require_trained_classes(meta: object, dataset: Dataset, name: str) -> None:
+    """Refuse to test weights whose classes have another order than the data set's, and warn of other names.
+
+    Args:
+        meta: ``meta`` of a checkpoint, which mmengine writes with the classes of the training's data set.
+        dataset: the data set of the test.
+        name: name of the checkpoint, for messages.
+
+    Raises:
+        InputError: the classes are the same in another order.
+    """
+    known = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    trained = known.get('classes') if isinstance(known, dict) else None
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not isinstance(trained, list | tuple) or not classes or tuple(trained) == tuple(classes):
+        return
+    found = f'{name}: was trained on {_count(trained)}, but the test data set has {_count(classes)}'
+    if sorted(map(str, trained)) == sorted(map(str, classes)):
+        raise InputError(f'{found}: the same in another order')
+    print_log(f'{found}; label i of one is taken for label i of the other', logger='current', level=logging.WARNING)
 
 
 def _count(classes: Sequence[str]) -> str:

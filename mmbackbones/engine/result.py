@@ -64,6 +64,8 @@ def headline(cfg: Config, metrics: dict) -> str:
     line = '  '.join(shown[:SHOWN])
     if len(shown) > SHOWN:
         line += f'  and {len(shown) - SHOWN} more in the record'
+    if 'n/a' in line:
+        line += '  (n/a: the test data has no objects to find)'
     if without:
         line += f'{"  " if line else ""}without a value: {", ".join(without[:SHOWN])}'
     return line or _nothing(cfg)

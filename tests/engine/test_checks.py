@@ -6,7 +6,13 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from mmbackbones.engine.checks import require_class_count, require_classes, require_same_classes, require_weights
+from mmbackbones.engine.checks import (
+    require_class_count,
+    require_classes,
+    require_same_classes,
+    require_trained_classes,
+    require_weights,
+)
 from mmbackbones.errors import InputError
 
 
@@ -81,6 +87,17 @@ def test_class_count_of_heads_that_count_something_else():
 def test_class_names_that_are_none(classes, message):
     with pytest.raises(InputError, match=rf'^val_dataloader\.dataset\.metainfo\.classes{message}'):
         require_classes('val', SimpleNamespace(metainfo=dict(classes=classes)))
+
+
+def test_weights_of_classes_in_another_order():
+    def meta(*classes):
+        return dict(dataset_meta=dict(classes=list(classes)))
+
+    for fitting in (meta('a', 'b'), {}, None, dict(dataset_meta=None)):
+        require_trained_classes(fitting, data('a', 'b'), 'x.pth')
+    with pytest.raises(InputError, match=r'^x\.pth: was trained on 2 classes: b, a, but .*: a, b: the same in another'):
+        require_trained_classes(meta('b', 'a'), data('a', 'b'), 'x.pth')
+    require_trained_classes(meta('A', 'b'), data('a', 'b'), 'x.pth')  # renamed, so only a warning
 
 
 def test_splits_with_other_classes():

@@ -11,7 +11,7 @@ from mmbackbones.engine.result import headline, paint_into
     [
         ({'coco/bbox_mAP': 0.5}, 'box AP 0.500'),
         ({'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.25}, 'box AP 0.500  mask AP 0.250'),
-        ({'coco/bbox_mAP': -1.0}, 'box AP n/a'),
+        ({'coco/bbox_mAP': -1.0}, 'box AP n/a  (n/a: the test data has no objects to find)'),
         ({'mIoU': float('nan'), 'aAcc': 1.0}, 'aAcc 1.00  without a value: mIoU'),
         ({f'm{i}': i for i in range(8)}, 'm0 0  m1 1  m2 2  m3 3  m4 4  m5 5  and 2 more in the record'),
         ({}, 'no score: the evaluators report none; nothing was detected, or they only keep predictions'),
