@@ -1,13 +1,30 @@
 """Checks before a run starts: weights, data and number of classes."""
 
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmbackbones.datasets.check import check_config, share_annotation_files
 from mmbackbones.errors import InputError
+
+# Names of the heads, at any depth of a model, that have one output per class of the data set.
+CLASS_HEADS = (
+    'bbox_head',
+    'mask_head',
+    'mask_iou_head',
+    'point_head',
+    'panoptic_head',
+    'decode_head',
+    'auxiliary_head',
+)
+OTHER_CLASSES = ('STDCHead',)  # learns boundaries beside the classes
 
 
 def require_weights(cfg: Config) -> None:
@@ -29,23 +46,92 @@ def require_weights(cfg: Config) -> None:
         )
 
 
-def require_class_count(cfg: Config, dataset: Dataset) -> None:
+def require_classes(split: str, dataset: Dataset) -> tuple[str, ...]:
+    """The class names of a data set.
+
+    Raises:
+        InputError: it names none, or they are not a sequence of different names.
+    """
+    classes, key = dataset.metainfo.get('classes'), f'{split}_dataloader.dataset.metainfo.classes'
+    if isinstance(classes, str):
+        raise InputError(f'{key}={classes!r}: is text, expected a tuple of names; a tuple of one has a comma')
+    if not classes:
+        raise InputError(f"{key}: not set, so the data set has no classes; set metainfo=dict(classes=('name', ...))")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise InputError(f'{key}: class {twice[0]!r} is named {classes.count(twice[0])} times')
+    return tuple(classes)
+
+
+def require_class_count(model: nn.Module, dataset: Dataset) -> None:
     """Refuse heads whose number of classes differs from the data set's. The frameworks train such heads silently.
+
+    The built heads count, so a default number that the config does not state is judged, too.
+
+    Args:
+        model: a detector or segmentor, wrapped or not.
+        dataset: the data set of the test.
 
     Raises:
         InputError: a head has another number of classes; the message names the first one.
     """
-    classes = len(dataset.metainfo['classes'])
-    model = cfg.model.get('module', cfg.model)
-    heads = {f'model.{name}': model[name] for name in ('decode_head', 'auxiliary_head') if model.get(name)}
-    if 'roi_head' in model:
-        heads |= {f'model.roi_head.{name}': model.roi_head[name] for name in ('bbox_head', 'mask_head')}
-    for key, head in heads.items():
-        if isinstance(head, dict) and head.get('num_classes', classes) != classes:
+    classes = require_classes('test', dataset)
+    if any(name.endswith('language_model') for name, _ in model.named_modules()):
+        return  # heads that are told the classes as text count words
+    for name, module in model.named_modules():
+        count = getattr(module, 'num_classes', None)
+        head = next((part for part in reversed(name.split('.')) if not part.isdecimal()), '')
+        if head not in CLASS_HEADS or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
+            continue
+        if count != len(classes):
+            key = f'model.{name.removeprefix("module.")}.num_classes'
+            raise InputError(f'{key}={count}, but the data set has {_count(classes)}')
+
+
+def require_same_classes(datasets: Mapping[str, Dataset]) -> None:
+    """Refuse data sets that name different classes, or the same in another order: label 0 would mean two things.
+
+    Args:
+        datasets: data set of each split.
+
+    Raises:
+        InputError: two splits differ.
+    """
+    names = {split: require_classes(split, dataset) for split, dataset in datasets.items()}
+    (first, expected), *others = names.items()
+    for split, found in others:
+        if found != expected:
+            order = ' in another order' if sorted(found) == sorted(expected) else ''
             raise InputError(
-                f'{key}.num_classes={head["num_classes"]}, but the data set has {classes} classes: '
-                f'{", ".join(dataset.metainfo["classes"][:5])}{", …" if classes > 5 else ""}'
+                f'{split}_dataloader.dataset.metainfo.classes: the {split} data set has other classes than the {first} '
+                f'data set{order}: {_count(found)}, against {_count(expected)}'
             )
+
+
+def require_trained_classes(meta: object, dataset: Dataset, name: str) -> None:
+    """Refuse to test weights whose classes have another order than the data set's, and warn of other names.
+
+    Args:
+        meta: ``meta`` of a checkpoint, which mmengine writes with the classes of the training's data set.
+        dataset: the data set of the test.
+        name: name of the checkpoint, for messages.
+
+    Raises:
+        InputError: the classes are the same in another order.
+    """
+    known = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    trained = known.get('classes') if isinstance(known, dict) else None
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not isinstance(trained, list | tuple) or not classes or tuple(trained) == tuple(classes):
+        return
+    found = f'{name}: was trained on {_count(trained)}, but the test data set has {_count(classes)}'
+    if sorted(map(str, trained)) == sorted(map(str, classes)):
+        raise InputError(f'{found}: the same in another order')
+    print_log(f'{found}; label i of one is taken for label i of the other', logger='current', level=logging.WARNING)
+
+
+def _count(classes: Sequence[str]) -> str:
+    return f'{len(classes)} classes: {", ".join(classes[:5])}{", …" if len(classes) > 5 else ""}'
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> dict[str, str]:

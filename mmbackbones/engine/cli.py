@@ -12,17 +12,18 @@ from mmengine.dist import init_dist, is_distributed, is_main_process
 
 from mmbackbones.checkpoints.resume import find_newest
 from mmbackbones.checkpoints.sources import split_checksum
-from mmbackbones.engine.checks import check_data, require_class_count, require_weights
+from mmbackbones.engine.checks import check_data, require_weights
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
+from mmbackbones.engine.evaluator_checks import require_loops, require_runnable
 from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.engine.preflight import require_workable, try_out
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
 from mmbackbones.engine.work_dir import only_training, set_earlier_aside
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import OutputFolder, task_of
+from mmbackbones.evaluation.outputs import OutputFolder, name_images, task_of
 from mmbackbones.evaluation.records import plain_data, settings_of
 from mmbackbones.output_paths import FolderOption, require_folder
 
@@ -94,7 +95,7 @@ def _train(cfg: Config, recipe: Config, resume: str | None, identity: dict, want
         test_seconds=round(time.monotonic() - trained, 1),
     )
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
-    say(f'{headline(cfg, metrics)}  (last checkpoint; predictions and record in {folder.path})')
+    say(f'{headline(cfg, metrics)}  (last checkpoint; {folder.summary()})')
 
 
 def test(argv: list[str] | None = None) -> None:
@@ -140,7 +141,7 @@ def test(argv: list[str] | None = None) -> None:
         test_seconds=round(time.monotonic() - started, 1),
     )
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
-    where = f'  (predictions and record in {folder.path})' if folder else ''
+    where = f'  ({folder.summary()})' if folder else ''
     say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
 
 
@@ -283,9 +284,12 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
 
 
 def _runner(cfg: Config, folder: OutputFolder | None, recipe: Config) -> Runner:
-    if folder:
-        folder.attach(cfg.test_evaluator)
+    """Build the runner, and refuse what would fail after the training."""
+    require_loops(cfg)
+    for sentence in folder.attach(cfg.test_evaluator, cfg.get('default_scope')) if folder else ():
+        say(sentence)
     runner = Runner.from_cfg(cfg, recipe)
-    require_class_count(cfg, runner.test_dataloader.dataset)
+    require_runnable(runner)
+    name_images(runner.test_evaluator.metrics, runner.test_dataloader.dataset)
     try_out(runner, training=cfg.train_cfg is not None)
     return runner

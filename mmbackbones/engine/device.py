@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmbackbones.engine import torchvision_route
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
 
 
 def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
@@ -73,7 +74,7 @@ def _replace_sync_bn(node: object) -> Iterator[bool]:
 
 
 def _provide_cuda_ops(cfg: Config) -> list[str]:
-    if 'roi_head' not in cfg.model.get('module', cfg.model):
+    if task_of(cfg) != 'detection':
         return []
     from mmcv.ops import get_compiling_cuda_version
 

@@ -7,8 +7,11 @@ from mmengine.dist import is_main_process
 
 from mmbackbones.engine.runner import Runner
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.outputs import OutputFolder, image_ids, plain, scan_backend, task_of
+from mmbackbones.evaluation.metric_names import format_metric, main_metrics
+from mmbackbones.evaluation.outputs import OutputFolder, image_ids, left_out, plain, scan_backend, task_of
 from mmbackbones.evaluation.records import RECORDS, append_record
+
+SHOWN = 6  # metrics in the line for the user
 
 
 def keep_result(
@@ -46,6 +49,8 @@ def keep_result(
         **identity,
         **facts,
     )
+    if without := left_out(metrics):
+        record['metrics_without_value'] = without
     if folder:
         folder.commit(dict(record, image_ids=image_ids(dataset)))
     if is_main_process():
@@ -53,18 +58,43 @@ def keep_result(
 
 
 def headline(cfg: Config, metrics: dict) -> str:
-    """The main metrics of the task in one line."""
+    """The main metrics in one line; what is not there is said."""
+    numbers, without = plain(metrics), left_out(metrics)
+    shown = [f'{label} {format_metric(label, value)}' for label, value in main_metrics(numbers).items()]
+    line = '  '.join(shown[:SHOWN])
+    if len(shown) > SHOWN:
+        line += f'  and {len(shown) - SHOWN} more in the record'
+    if 'n/a' in line:
+        line += '  (n/a: the test data has no objects to find)'
+    if without:
+        line += f'{"  " if line else ""}without a value: {", ".join(without[:SHOWN])}'
+    return line or _nothing(cfg)
+
+
+def _nothing(cfg: Config) -> str:
+    evaluator = cfg.test_evaluator
+    evaluators = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    if all(metric.get('format_only') for metric in evaluators):
+        return 'no score: format_only=True only keeps predictions'
     if task_of(cfg) == 'detection':
-        return f'box AP {metrics["coco/bbox_mAP"]:.3f}  mask AP {metrics["coco/segm_mAP"]:.3f}'
-    return f'mIoU {metrics["mIoU"]:.2f}'
+        return 'no score: the evaluators report none; nothing was detected, or they only keep predictions'
+    return 'no score: the evaluators report none'
 
 
 def paint_into(cfg: Config, folder: str) -> None:
     """Make a configuration write images of predictions and ground truth to a folder."""
-    hook = cfg.default_hooks.visualization
-    hook.draw, hook.interval = True, 1
-    if task_of(cfg) == 'detection':
-        hook.test_out_dir = str(Path(folder).absolute())
+    detection = task_of(cfg) == 'detection'
+    hooks = cfg.get('default_hooks') or {}
+    hook = hooks.get('visualization') or dict(
+        type='mmdet.DetVisualizationHook' if detection else 'mmseg.SegVisualizationHook'
+    )
+    hook.update(draw=True, interval=1)
+    visualizer = cfg.get('visualizer') or dict(
+        type='mmdet.DetLocalVisualizer' if detection else 'mmseg.SegLocalVisualizer', name='visualizer'
+    )
+    if detection:
+        hook['test_out_dir'] = str(Path(folder).absolute())
     else:
-        cfg.visualizer.save_dir = str(Path(folder).absolute())
-        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+        visualizer.update(save_dir=str(Path(folder).absolute()), vis_backends=[dict(type='LocalVisBackend')])
+    cfg.default_hooks = {**hooks, 'visualization': hook}
+    cfg.visualizer = visualizer

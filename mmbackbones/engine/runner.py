@@ -19,6 +19,7 @@ from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.resume import require_resumable
 from mmbackbones.checkpoints.strict import load_weights, unwrap
+from mmbackbones.engine.checks import require_trained_classes
 from mmbackbones.engine.preflight.images import NamesImages
 from mmbackbones.errors import InputError
 from mmbackbones.registry import HOOKS, RUNNERS
@@ -148,6 +149,8 @@ class Runner(NamesImages, MMRunner):
             require_resumable(checkpoint, filename, self.param_schedulers is not None)
         training = isinstance(self._train_loop, BaseLoop)  # a dict until train() builds it
         fine_tuning = training and not self._resuming
+        if not training and self.test_loop is not None:
+            require_trained_classes(content.get('meta'), self.test_dataloader.dataset, filename)
         allowed = tuple(self.cfg.get('load_from_allow', ())) if fine_tuning else ()
         if not strict:
             allowed = ('',)

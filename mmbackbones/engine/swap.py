@@ -60,9 +60,14 @@ def _scales(stride: int) -> list[float]:
 
 
 def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
-    neck = model.neck
+    neck = model.get('neck') or ConfigDict(type=None)
     if neck.type not in DETECTOR_NECKS:
         raise InputError(f'--backbone {name}: model.neck.type={neck.type}, expected {" or ".join(DETECTOR_NECKS)}')
+    if strides != STRIDES and (neck.get('start_level') or neck.get('add_extra_convs')):
+        raise InputError(
+            f'--backbone {name}: its maps have one stride, and model.neck leaves out or adds levels (start_level, '
+            'add_extra_convs), which a simple pyramid cannot; expected a network with the strides 4, 8, 16 and 32'
+        )
     if strides == STRIDES and neck.type == 'FPN':
         neck['in_channels'] = channels
         return
@@ -81,10 +86,17 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
 
 def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
     head, neck = model.decode_head, (model.get('neck') or {}).get('type')
+    if isinstance(head, list):
+        raise InputError(f'--backbone {name}: model.decode_head is a list of {len(head)} heads, expected one')
     if neck not in SEGMENTOR_NECKS:
         raise InputError(f'--backbone {name}: model.neck.type={neck}, expected none or Feature2Pyramid')
     if head.type not in SEGMENTOR_HEADS:
         raise InputError(f'--backbone {name}: model.decode_head.type={head.type}, expected UPerHead or FCNHead')
+    auxiliary = model.get('auxiliary_head') or []
+    for place, other in enumerate(auxiliary if isinstance(auxiliary, list) else [auxiliary]):
+        if not isinstance(other.in_index, int):
+            raise InputError(f'--backbone {name}: model.auxiliary_head.{place}.in_index={other.in_index}, expected one')
+        other['in_channels'] = channels[other.in_index]
     model.pop('neck', None)
     head['in_channels'] = channels
     if head.type == 'FCNHead':  # one 1x1 convolution over the maps side by side, whatever their strides
@@ -93,5 +105,3 @@ def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: t
         model['neck'] = ConfigDict(
             type='Feature2Pyramid', embed_dim=channels[0], rescales=_scales(strides[0]), norm_cfg=head.norm_cfg
         )
-    if model.get('auxiliary_head'):
-        model.auxiliary_head['in_channels'] = channels[model.auxiliary_head.in_index]

@@ -60,13 +60,22 @@ def load_run(path: str | Path) -> FinishedRun:
     return FinishedRun(folder, folder.parent if (folder.parent / RECORDS).exists() else folder, record)
 
 
+def evaluators_of(run: FinishedRun) -> list[dict]:
+    """Configurations of the evaluators that judged a run."""
+    evaluators = run.record['settings'].get('test_evaluator') or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
 def annotation_file(run: FinishedRun, given: Path | None = None) -> Path:
     """COCO annotations that the run was tested on: ``given``, or the file that its config names.
 
     Raises:
         InputError: there is no such file.
     """
-    path = given or Path(run.record['settings'].get('test_evaluator', {}).get('ann_file') or '')
+    named = [each['ann_file'] for each in evaluators_of(run) if each.get('ann_file')]
+    if not given and not named:
+        raise InputError(f'{run.folder}: its evaluator names no COCO annotation file; name one with --annotations')
+    path = given or Path(named[0])
     if not path.is_file():
         raise InputError(f'{path}: no such annotation file (of {run.folder}); name it with --annotations')
     return path

@@ -8,10 +8,45 @@ import numpy as np
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import ClassMatches, Matches, average_precision, match_detections
 from mmbackbones.evaluation.bootstrap import mean_iou
-from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, range_text
+from mmbackbones.evaluation.metrics import AREAS
+from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, evaluators_of, range_text
 
 IOU_TYPES = {'box AP': 'bbox', 'mask AP': 'segm'}
+# Options of an evaluator that change a score, with the values under which our score is the same.
+OWN_WAYS = {'iou_thrs': None, 'proposal_nums': [100, 300, 1000], 'nan_to_num': None, 'format_only': False}
 Values = dict[tuple[str, str, str], np.ndarray]  # (metric, split, group) -> score in each resample, in percent
+
+
+def scored_metrics(run: FinishedRun) -> tuple[str, ...]:
+    """The metrics by which the saved predictions of a run are scored: what its evaluators were asked for.
+
+    Raises:
+        InputError: none of the evaluators keeps predictions that can be scored, or they score in a way of their own.
+    """
+    detection, evaluators = run.record['task'] == 'detection', evaluators_of(run)
+    kind = 'CocoMetric' if detection else 'IoUMetric'
+    keepers = [each for each in evaluators if str(each.get('type')).rpartition('.')[2] == kind]
+    own = [(key, each[key]) for each in keepers for key, usual in OWN_WAYS.items() if each.get(key, usual) != usual]
+    if own:
+        raise InputError(
+            f'{run.folder}: its evaluator has {own[0][0]}={own[0][1]}; resamples are scored without such an option'
+        )
+    if not detection:
+        dice = any('mDice' in _listed(each.get('iou_metrics')) for each in keepers)
+        return ('mIoU', 'mDice') if dice else ('mIoU',)
+    wanted = {name for each in keepers for name in _listed(each.get('metric', 'bbox'))}
+    metrics = tuple(label for label, iou_type in IOU_TYPES.items() if iou_type in wanted or not evaluators)
+    if not metrics:
+        names = ', '.join(str(each.get('type')) for each in evaluators) or 'none'
+        raise InputError(
+            f'{run.folder}: no predictions that can be scored; of its evaluators ({names}) none is a '
+            "CocoMetric with metric='bbox' or 'segm'"
+        )
+    return metrics
+
+
+def _listed(value: object) -> Sequence:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def score(
@@ -19,7 +54,7 @@ def score(
     sample: Sample,
     counts: np.ndarray,
     splits: Sequence[str] = SPLITS,
-    metrics: Sequence[str] = tuple(IOU_TYPES),
+    metrics: Sequence[str] | None = None,
 ) -> Values:
     """Scores of a run in percent; the overall one is under the split and group ``'all'``.
 
@@ -28,17 +63,19 @@ def score(
         sample: the images of the run.
         counts (int [R, images]): how often each resample drew each image; row 0 is the data itself.
         splits: some of :data:`SPLITS`.
-        metrics: some of :data:`IOU_TYPES`, for detectors.
+        metrics: some of :data:`IOU_TYPES`, for detectors; by default those of :func:`scored_metrics`.
 
     Raises:
         InputError: predictions are missing or damaged, or do not give the score of the record.
     """
+    values: Values = {}
     if run.record['task'] == 'detection':
-        values: Values = {}
-        for metric in metrics:
+        for metric in scored_metrics(run) if metrics is None else metrics:
             values |= _score_detections(run, sample, counts, splits, metric)
     else:
-        values = _score_areas(run, sample, counts, splits)
+        areas = _read_areas(run, sample)
+        for metric in scored_metrics(run):
+            values |= _score_areas(run, sample, counts, splits, metric, areas)
     return {key: 100 * value for key, value in values.items()}
 
 
@@ -85,10 +122,19 @@ def _restrict(matches: Matches, inside: np.ndarray) -> Matches:
     )
 
 
-def _score_areas(run: FinishedRun, sample: Sample, counts: np.ndarray, splits: Sequence[str]) -> Values:
-    intersect, union, label = _read_areas(run, sample)
-    values = {('mIoU', 'all', 'all'): mean_iou(intersect, union, counts)}
-    _require_recorded(run, 'mIoU', values['mIoU', 'all', 'all'][0] * 100, 6e-3, 'mIoU', run.folder / 'areas.npz')
+def _score_areas(
+    run: FinishedRun,
+    sample: Sample,
+    counts: np.ndarray,
+    splits: Sequence[str],
+    metric: str,
+    areas: dict[str, np.ndarray],
+) -> Values:
+    intersect, union, label = areas['intersect'], areas['union'], areas['label']
+    if metric == 'mDice':  # 2 * intersection / (prediction + label)
+        intersect, union = 2 * intersect, areas['prediction'] + label
+    values = {(metric, 'all', 'all'): mean_iou(intersect, union, counts)}
+    _require_recorded(run, metric, values[metric, 'all', 'all'][0] * 100, 6e-3, metric, run.folder / 'areas.npz')
     if 'object size' in splits:
         # No objects here: classes by the part of an image they cover where they occur.
         pixels = np.array([width * height for width, height in sample.sizes])[:, None]
@@ -98,18 +144,19 @@ def _score_areas(run: FinishedRun, sample: Sample, counts: np.ndarray, splits: S
         parts = np.array_split(occurring, 3) if len(occurring) >= 3 else []
         for name, classes in zip(('small', 'medium', 'large'), parts):
             group = f'{name} classes ({range_text(100 * cover[classes], ".2g")} % of an image)'
-            values['mIoU', 'object size', group] = mean_iou(intersect[:, classes], union[:, classes], counts)
+            values[metric, 'object size', group] = mean_iou(intersect[:, classes], union[:, classes], counts)
     for split in ('tokens', 'image area'):
         for group, inside in (sample.groups(split) if split in splits else {}).items():
-            values['mIoU', split, group] = mean_iou(intersect[inside], union[inside], counts[:, inside])
+            values[metric, split, group] = mean_iou(intersect[inside], union[inside], counts[:, inside])
     return values
 
 
-def _read_areas(run: FinishedRun, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_areas(run: FinishedRun, sample: Sample) -> dict[str, np.ndarray]:
+    """int64 [images, classes] by :data:`mmbackbones.evaluation.metrics.AREAS`, in the order of the sample."""
     path = run.folder / 'areas.npz'
     try:
         with np.load(path) as areas:
-            stems, *columns = (areas[name] for name in ('image_ids', 'intersect', 'union', 'label'))
+            stems, columns = areas['image_ids'], {name: areas[name] for name in AREAS}
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f'{path}: missing or damaged ({" ".join(str(error).split())})') from error
     rows = {str(stem): row for row, stem in enumerate(stems)}
@@ -120,7 +167,7 @@ def _read_areas(run: FinishedRun, sample: Sample) -> tuple[np.ndarray, np.ndarra
             + (f'; missing is {missing[0]}' if missing else '')
         )
     order = [rows[image_id] for image_id in sample.image_ids]
-    return tuple(column[order] for column in columns)
+    return {name: column[order] for name, column in columns.items()}
 
 
 def _require_recorded(run: FinishedRun, key: str, value: float, tolerance: float, metric: str, source: Path) -> None:

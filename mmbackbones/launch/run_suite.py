@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.metric_names import format_metric, main_metrics
 from mmbackbones.launch.suite import Run, load_suite, run_suite
 from mmbackbones.output_paths import FolderOption
 from mmbackbones.paths import find_config
@@ -62,11 +63,7 @@ def _report(news_of_runs: Iterator[tuple[Run, str]], count: int, work_dir: str) 
         elif news.startswith('not started'):
             elsewhere.append(run)
         reached = (
-            ', '.join(
-                f'{name} {value:.4g}'
-                for name, value in run.metrics().items()
-                if name in ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')
-            )
+            ', '.join(f'{label} {format_metric(label, value)}' for label, value in main_metrics(run.metrics()).items())
             if news == 'done'
             else ''
         )

@@ -49,6 +49,8 @@ def test_detector_on_gpu_takes_torchvisions_operators_where_mmcv_has_none(cuda, 
     before = cfg.pretty_text
     assert adapt_to_device(cfg, 'none') == ['torchvision']
     assert cfg.pretty_text == before
+    cfg.model = dict(type='RetinaNet', bbox_head=dict(type='RetinaHead'))  # one stage needs NMS as well
+    assert adapt_to_device(cfg, 'none') == ['torchvision']
     assert adapt_to_device(load_config(SEGMENTOR), 'none') == []  # UperNet calls none of them
 
 

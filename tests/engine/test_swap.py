@@ -51,12 +51,31 @@ def test_overrides_apply_to_the_new_backbone():
             SEGMENTOR,
             'model.decode_head.type=PSPHead, expected UPerHead',
         ),
+        ('model = dict(decode_head=[{}, {}])', SEGMENTOR, 'model.decode_head is a list of 2 heads, expected one'),
+        ('model = dict(neck=None)', DETECTOR, 'model.neck.type=None, expected FPN or mmbackbones.Simple'),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(change, path, message, tmp_path):
     (tmp_path / 'a.py').write_text(f"_base_ = '{path}'\n{change}\n")
     with pytest.raises(InputError, match=message.replace('.', r'\.')):
         load_config(tmp_path / 'a.py', backbone='vmamba_tiny_s1l8')
+
+
+def test_every_auxiliary_head_reads_the_new_channels(tmp_path):
+    heads = [dict(type='FCNHead', in_channels=1, in_index=index, channels=8, num_classes=4) for index in (1, 2)]
+    (tmp_path / 'a.py').write_text(
+        f"_base_ = '{SEGMENTOR}'\nmodel = dict(auxiliary_head=[])\nmodel['auxiliary_head'] = {heads}\n"
+    )
+    cfg = load_config(tmp_path / 'a.py', backbone='vmamba_tiny_s1l8')
+    assert [head.in_channels for head in cfg.model.auxiliary_head] == cfg.model.decode_head.in_channels[1:3]
+
+
+def test_a_simple_pyramid_stands_in_for_no_pyramid_with_other_levels(tmp_path):
+    change = "model = dict(neck=dict(start_level=1, add_extra_convs='on_input'))"
+    (tmp_path / 'a.py').write_text(f"_base_ = '{DETECTOR}'\n{change}\n")
+    assert load_config(tmp_path / 'a.py', backbone='vmamba_tiny_s1l8').model.neck.start_level == 1
+    with pytest.raises(InputError, match=r'model\.neck leaves out or adds levels \(start_level, '):
+        load_config(tmp_path / 'a.py', backbone='vim_tiny')
 
 
 def test_a_task_without_a_backbone_asks_for_one():

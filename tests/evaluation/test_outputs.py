@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from PIL import Image
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metrics import IoUMetric
-from mmbackbones.evaluation.outputs import RECORD, OutputFolder, plain
+from mmbackbones.evaluation.outputs import RECORD, OutputFolder, left_out, name_images, names_of_images, plain, task_of
 
 
 def test_folder_appears_on_commit_only(tmp_path):
@@ -37,9 +39,117 @@ def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
-def sample(stem, prediction, label):
+@pytest.mark.parametrize(
+    ('metrics', 'numbers', 'others'),
+    [
+        ({'a': np.float32(0.5), 'b': 1, 'c': torch.tensor([2.0]), 'd': np.array(3)}, dict(a=0.5, b=1, c=2, d=3), []),
+        (
+            {'mIoU': float('nan'), 'aAcc': None, 'per_class': np.ones(2), 'name': 'x', 'm': 1.0},
+            dict(m=1),
+            ['aAcc', 'mIoU', 'name', 'per_class'],
+        ),
+        ({'citys': {'all': 0.5, 'road': {'iou': 1}}}, {'citys/all': 0.5, 'citys/road/iou': 1}, []),
+        ({}, {}, []),
+    ],
+)
+def test_what_is_no_number_is_named(metrics, numbers, others):
+    assert plain(metrics) == numbers and left_out(metrics) == others
+    assert json.loads(json.dumps(plain(metrics), allow_nan=False)) == numbers
+
+
+@pytest.mark.parametrize(
+    ('model', 'scope', 'task'),
+    [
+        (dict(type='RetinaNet', bbox_head={}), 'mmdet', 'detection'),
+        (dict(type='DETR'), 'mmdet', 'detection'),
+        (dict(type='mmseg.EncoderDecoder'), 'mmdet', 'segmentation'),
+        (dict(type='CascadeEncoderDecoder', decode_head=[{}, {}]), 'mmseg', 'segmentation'),
+        (dict(type='SegTTAModel', module=dict(type='EncoderDecoder')), 'mmseg', 'segmentation'),
+        (dict(type='Own', decode_head={}), None, 'segmentation'),
+        (dict(type='Own', mask_head={}), None, 'detection'),
+    ],
+)
+def test_task_of_any_head(model, scope, task):
+    assert task_of(Config(dict(model=model, default_scope=scope))) == task
+
+
+def test_a_classifier_has_no_task():
+    with pytest.raises(InputError, match=r'model\.type=ImageClassifier: neither a detector of mmdet nor'):
+        task_of(Config(dict(model=dict(type='ImageClassifier', head={}), default_scope='mmpretrain')))
+
+
+@pytest.mark.parametrize(
+    ('paths', 'names'),
+    [
+        (['d/a.jpg', 'd/b.jpg'], ['a', 'b']),
+        (['d/x/a.jpg', 'd/y/b.jpg'], ['a', 'b']),  # as flat folders are named, and as records of today have it
+        (['d/x/0.jpg', 'd/y/0.jpg'], ['x/0', 'y/0']),
+        (['d/0.jpg', 'd/y/0.jpg'], ['0', 'y/0']),
+        (['d/0.jpg', 'd/0.png'], ['0.jpg', '0.png']),
+        (['d/0.jpg', 'd/0.jpg'], ['0']),
+    ],
+)
+def test_every_image_has_a_name_of_its_own(paths, names):
+    assert list(names_of_images(paths).values()) == names
+
+
+def test_equal_file_names_of_two_folders_keep_both_masks(tmp_path):
+    metric = IoUMetric(output_dir=str(tmp_path))
+    metric.dataset_meta = dict(classes=('x', 'y'))
+    samples = [sample('0', [[place]], [[0]], f'images/clip{place}') for place in (0, 1)]
+    name_images([metric], Infos(samples))
+    metric.process({}, samples)
+    metric.evaluate(2)
+    with np.load(tmp_path / 'areas.npz') as areas:
+        assert areas['image_ids'].tolist() == ['clip0/0', 'clip1/0']
+    assert [np.array(Image.open(tmp_path / f'masks/clip{place}/0.png')).item() for place in (0, 1)] == [1, 2]
+
+
+def test_format_only_keeps_masks_without_labels(tmp_path):
+    metric = IoUMetric(format_only=True, output_dir=str(tmp_path))
+    metric.dataset_meta = dict(classes=tuple(map(str, range(300))))
+    metric.process({}, [{key: value for key, value in sample('a', [[299]], [[0]]).items() if key != 'gt_sem_seg'}])
+    assert metric.evaluate(1) == {}
+    assert np.array(Image.open(tmp_path / 'masks/a.png')).tolist() == [[300]]  # more than 8 bits hold
+    assert [path.name for path in tmp_path.iterdir()] == ['masks']
+
+
+@pytest.mark.parametrize(
+    ('scope', 'kind', 'kept'),
+    [
+        ('mmseg', 'IoUMetric', dict(type='mmbackbones.IoUMetric', output_dir='')),
+        ('mmdet', 'mmseg.IoUMetric', dict(type='mmbackbones.IoUMetric', output_dir='')),
+        ('mmseg', 'mmbackbones.IoUMetric', dict(type='mmbackbones.IoUMetric', output_dir='')),
+        ('mmdet', 'CocoMetric', dict(type='CocoMetric', outfile_prefix='/predictions')),
+        ('mmdet', 'LVISMetric', dict(type='LVISMetric', outfile_prefix='/predictions')),
+        ('mmdet', 'VOCMetric', dict(type='VOCMetric')),
+    ],
+)
+def test_every_metric_that_can_keeps_predictions_in_the_folder(scope, kind, kept, tmp_path):
+    folder, metric = OutputFolder(tmp_path / 'out'), dict(type=kind)
+    assert folder.attach([metric], scope) == []
+    places = {key: str(folder.partial) + end for key, end in kept.items() if key != 'type'}
+    assert metric == {**kept, **places}
+    if len(kept) > 1:
+        (folder.partial / 'some.json').write_text('[]')
+    folder.commit({})
+    expected = 'predictions and record in' if len(kept) > 1 else 'without predictions: VOCMetric keeps none there'
+    assert expected in folder.summary()
+
+
+def test_a_place_in_the_config_is_not_left_in_silence(tmp_path):
+    folder = OutputFolder(tmp_path / 'out')
+    (sentence,) = folder.attach(dict(type='mmdet.CocoMetric', outfile_prefix='mine/x'), 'mmdet')
+    assert 'outfile_prefix=mine/x' in sentence and str(folder.path) in sentence
+
+
+class Infos(list):
+    get_data_info = list.__getitem__
+
+
+def sample(stem, prediction, label, folder='images'):
     return dict(
-        img_path=f'images/{stem}.jpg',
+        img_path=f'{folder}/{stem}.jpg',
         reduce_zero_label=True,
         pred_sem_seg=dict(data=torch.tensor([prediction])),
         gt_sem_seg=dict(data=torch.tensor([label])),

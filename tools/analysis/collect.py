@@ -3,7 +3,7 @@
 import argparse
 
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.compare.results import COLUMNS, shown_tables, to_markdown
+from mmbackbones.analysis.compare.results import shown_tables, to_markdown
 from mmbackbones.analysis.tables import show, write_csv, write_file
 from mmbackbones.engine.command import run_command
 from mmbackbones.output_paths import FileOption
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
     found = collect(args.work_dirs)
     if args.csv:
-        write_csv(args.csv, COLUMNS, found.rows())
+        write_csv(args.csv, found.columns(), found.rows())
     if args.markdown:
         write_file(args.markdown, to_markdown(found))
     show(*shown_tables(found), width=180)

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs='+',
         choices=list(IOU_TYPES),
         metavar='METRIC',
-        help="for detectors: 'box AP', 'mask AP' (default: both)",
+        help="for detectors: 'box AP', 'mask AP' (default: those of the evaluator)",
     )
     parser.add_argument('--annotations', type=Path, metavar='FILE', help='COCO annotations, if they were moved')
     parser.add_argument('--json', action=FileOption, type=Path, metavar='FILE', help='write the record to this file')

@@ -19,7 +19,7 @@ from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, hol
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, annotation_file, load_run
 from mmbackbones.evaluation.records import arm_of, differing_keys, plain_floats, surroundings
-from mmbackbones.evaluation.scores import IOU_TYPES, Values, score
+from mmbackbones.evaluation.scores import Values, score, scored_metrics
 
 LEVEL = 0.05
 
@@ -116,9 +116,11 @@ def compare_runs(
     runs = [load_run(path) for path in paths]
     _require_comparable(runs, allow)
     detection = runs[0].record['task'] == 'detection'
+    scorable = [scored_metrics(run) for run in runs]
+    wanted = metrics or [name for name in scorable[0] if all(name in names for names in scorable)]
     sample = Sample(runs[0], annotation_file(runs[0], annotations) if detection else None)
     counts = draw_counts(len(sample.image_ids), resamples, seed)
-    scored = [(run, score(run, sample, counts, splits, metrics or tuple(IOU_TYPES))) for run in runs]
+    scored = [(run, score(run, sample, counts, splits, wanted)) for run in runs]
     return compare_scores(scored, len(sample.image_ids), resamples, seed, splits)
 
 

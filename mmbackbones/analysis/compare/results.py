@@ -7,10 +7,9 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from mmbackbones.analysis.tables import markdown_table, rich_table
+from mmbackbones.evaluation.metric_names import key_of, main_metrics, percent
 from mmbackbones.zoo.published import Match
 
-# Column -> key of the record's metrics, and the factor to percent.
-DETECTION = {'box AP': ('coco/bbox_mAP', 100), 'mask AP': ('coco/segm_mAP', 100)}
 PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU multi-scale': 'mIoU_ms'}
 SCORES = tuple(PUBLISHED)
 COLUMNS = (
@@ -59,16 +58,11 @@ class Result:
     remarks: list[str]
 
     def row(self, table: int) -> dict[str, str]:
-        """Texts by ``COLUMNS``."""
+        """Texts by ``COLUMNS`` and by the names of other metrics."""
         record, row = self.record, self.published.row
-        scores = {
-            name: record['metrics'][key] * factor
-            for name, (key, factor) in DETECTION.items()
-            if key in record['metrics']
-        }
-        scores |= {'mIoU': record['metrics']['mIoU']} if 'mIoU' in record['metrics'] and not record['tta'] else {}
+        scores = _scores({} if record.get('tta') else record['metrics'])
         if self.multi_scale:
-            scores['mIoU multi-scale'] = self.multi_scale['metrics']['mIoU']
+            scores |= _scores(self.multi_scale['metrics'], ' multi-scale')
         seconds = None if record.get('resumed') else record.get('train_seconds')
         published = row.metrics if row else {}
         return {
@@ -80,7 +74,7 @@ class Result:
                 arm=record.get('arm'),
                 recipe=record['recipe'],
                 seed=record['seed'],
-                **{name: f'{score:.1f}' for name, score in scores.items()},
+                **scores,
                 **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
                 **{
                     'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
@@ -97,7 +91,7 @@ class Result:
                 commit=record['commit'],
                 date=record['date'][:10],
                 source=row and row.source,
-                remarks='; '.join(self.remarks),
+                remarks='; '.join(self.remarks + ([] if scores else ['no score is recorded'])),
             ).items()
         }
 
@@ -118,14 +112,30 @@ class Results:
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def columns(self) -> list[str]:
+        """``COLUMNS``, with the other metrics of the results behind the scores."""
+        others = [name for row in self.rows() for name in row if name not in COLUMNS]
+        place = COLUMNS.index(SCORES[-1]) + 1
+        return list(dict.fromkeys((*COLUMNS[:place], *others, *COLUMNS[place:])))
+
     def rows(self) -> list[dict[str, str]]:
         return [result.row(number) for number, table in enumerate(self.tables, 1) for result in table]
 
 
-def shown_columns(rows: Sequence[dict[str, str]]) -> list[str]:
+def _scores(metrics: dict, suffix: str = '') -> dict[str, str]:
+    """The main metrics as texts, fractions in percent; COCO's -1 for a score of no objects is none."""
+    shown = {label: (key_of(label), value) for label, value in main_metrics(metrics).items() if value is not None}
+    return {
+        f'{label}{suffix}': f'{percent(label, value):.1f}'
+        for label, (key, value) in shown.items()
+        if not (value < 0 and key.startswith('coco/'))
+    }
+
+
+def shown_columns(found: Results, rows: Sequence[dict[str, str]]) -> list[str]:
     """Columns that fit a page: scores, cost and published results, if there are any."""
     hidden = ('table', 'source', 'work dir', 'date', 'commit', 'device', 'published row')
-    return [name for name in COLUMNS if name not in hidden and any(row[name] for row in rows)]
+    return [name for name in found.columns() if name not in hidden and any(row.get(name) for row in rows)]
 
 
 def shown_tables(found: Results) -> list[Table]:
@@ -133,9 +143,11 @@ def shown_tables(found: Results) -> list[Table]:
     tables = []
     for number in range(1, len(found.tables) + 1):
         rows = [row for row in found.rows() if row['table'] == str(number)]
-        names = shown_columns(rows)
+        names = shown_columns(found, rows)
         columns = [Column(name, overflow='fold') for name in names]
-        tables.append(rich_table(columns, [[row[name] for name in names] for row in rows], title=f'table {number}'))
+        tables.append(
+            rich_table(columns, [[row.get(name, '') for name in names] for row in rows], title=f'table {number}')
+        )
     return tables
 
 
@@ -144,9 +156,9 @@ def to_markdown(found: Results) -> str:
     lines = []
     for number in range(1, len(found.tables) + 1):
         rows = [row for row in found.rows() if row['table'] == str(number)]
-        names = shown_columns(rows)
+        names = shown_columns(found, rows)
         lines += [f'Table {number}: {found.tables[number - 1][0].record["task"]}, recipe {rows[0]["recipe"]}', '']
-        lines.append(markdown_table(names, [[row[name] for name in names] for row in rows]))
+        lines.append(markdown_table(names, [[row.get(name, '') for name in names] for row in rows]))
     lines += [f'- {sentence}' for sentence in found.apart + found.notes]
     lines += [f'- {work_dir}: {reason}' for work_dir, reason in found.left_out.items()]
     sources = dict.fromkeys(f'{row["published row"]}: {row["source"]}' for row in found.rows() if row['source'])

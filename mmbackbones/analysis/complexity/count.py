@@ -199,14 +199,15 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
             and added. Share it between models.
 
     Raises:
-        InputError: a shape that is not positive, or a detector that is not of two stages with a mask head.
+        InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither a
+            StandardRoIHead nor one box head that reads maps alone.
     """
     task = task_of(cfg)
     shape = tuple(shape or SHAPES[task])
     if min(shape) < 1:
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected positive height and width in pixels')
-    if task == 'detection' and cfg.model.roi_head.type != 'StandardRoIHead':
-        raise InputError(f'model.roi_head.type={cfg.model.roi_head.type}: expected StandardRoIHead')
+    if task == 'detection':
+        _require_countable(cfg.model)
     cache = {} if cache is None else cache
     rest = {name: part for name, part in cfg.model.to_dict().items() if name not in ('backbone', 'data_preprocessor')}
     backbone = {key: value for key, value in cfg.model.backbone.items() if key not in WITHOUT_COST}
@@ -231,6 +232,15 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
         scans=dict(parts[0].count.scans + parts[1].count.scans),
         uncounted=dict(parts[0].count.uncounted + parts[1].count.uncounted),
     )
+
+
+def _require_countable(model: dict) -> None:
+    """Refuse a detector whose heads need more than maps, or regions of a known number."""
+    if 'roi_head' in model:
+        if model['roi_head']['type'] != 'StandardRoIHead':
+            raise InputError(f'model.roi_head.type={model["roi_head"]["type"]}: expected StandardRoIHead')
+    elif 'bbox_head' not in model or any(part in model for part in ('encoder', 'decoder', 'mask_head')):
+        raise InputError(f'model.type={model["type"]}: expected a roi_head, or a bbox_head that reads maps alone')
 
 
 def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -> _Part:
@@ -271,10 +281,15 @@ def _segmentor_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -
 
 def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
     """Run neck and heads. The numbers of proposals of box and mask head do not depend on data."""
-    maps = count.run('neck', model.neck, maps)
+    if model.with_neck:
+        maps = count.run('neck', model.neck, maps)
+    if not hasattr(model, 'roi_head'):
+        count.run('bbox_head', model.bbox_head, maps)
+        return
     count.run('rpn_head', model.rpn_head, maps)
     proposals = model.test_cfg.rpn.max_per_img
-    for name, number in (('bbox', proposals), ('mask', min(proposals, MASKS))):
+    heads = (('bbox', proposals), ('mask', min(proposals, MASKS)))
+    for name, number in heads[: 1 + model.with_mask]:
         extractor = getattr(model.roi_head, f'{name}_roi_extractor')
         size = extractor.roi_layers[0].output_size
         regions = torch.empty(number, extractor.out_channels, *size)

@@ -256,7 +256,8 @@ def _scores(run: FinishedRun, values: Values) -> list[Score]:
     scores = []
     for (metric, _, _), drawn in values.items():
         name = f'{metric}, multi-scale' if run.record.get('tta') else metric
-        theirs = published.metrics.get(PUBLISHED[name]) if published and run.record['recipe'] == 'common' else None
+        key = PUBLISHED.get(name) if run.record['recipe'] == 'common' else None
+        theirs = published.metrics.get(key) if published and key else None
         scores.append(Score(run, name, float(drawn[0]), *interval(drawn[1:]), theirs))
     return scores
 

@@ -16,7 +16,7 @@ from mmbackbones.engine.config import load_config
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
 from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run, tokens_of
 from mmbackbones.evaluation.records import plain_floats
-from mmbackbones.evaluation.scores import IOU_TYPES, score
+from mmbackbones.evaluation.scores import score
 
 KIND = 'resolution_sweep'
 
@@ -59,7 +59,7 @@ def measure(runs: dict[int, FinishedRun], resamples: int = 1000, seed: int = 0) 
     points, base = [], {}
     for size, run in sorted(runs.items()):
         tokens = tokens_of(run.record['settings'], sample.sizes)
-        for (metric, *_), values in score(run, sample, counts, splits=(), metrics=tuple(IOU_TYPES)).items():
+        for (metric, *_), values in score(run, sample, counts, splits=()).items():
             gaps = values - base.setdefault(metric, values)
             points.append(
                 SweepPoint(

@@ -134,6 +134,18 @@ class CheckpointHook(MMCheckpointHook):
                     f'not saved, being no plain data: {", ".join(dropped)}', logger='current', level=logging.WARNING
                 )
 
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """Save the best checkpoint, unless this validation has no such score, as when nothing was detected."""
+        absent = [name for name in self.save_best or () if name != 'auto' and name not in metrics]
+        if absent:
+            print_log(
+                f'save_best: this validation reports no {", ".join(absent)}, so no checkpoint is judged',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
+        super()._save_best_checkpoint(runner, metrics)
+
     def save_now(self, runner: Runner, finished: bool) -> Path | None:
         """Save outside the schedule, if the training loop can resume from this point.
 

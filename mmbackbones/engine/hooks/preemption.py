@@ -1,5 +1,6 @@
 """Handle SIGTERM, which clusters send before they take a machine away: save and exit with a code for "start again"."""
 
+import os
 import signal
 import threading
 
@@ -40,6 +41,12 @@ class PreemptionHook(Hook):
     def before_run(self, runner: Runner) -> None:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Let a forked process, such as a worker of an evaluator's pool, end on SIGTERM: the pool waits for it."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def after_run(self, runner: Runner) -> None:
         if self._previous is not None:

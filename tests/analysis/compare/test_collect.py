@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mmbackbones.analysis.compare.collect import collect
+from mmbackbones.analysis.compare.results import to_markdown
 from mmbackbones.engine.config import ARM_KEY, load_config
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import RECORDS, REQUIRED, append_record, settings_of
@@ -70,6 +71,28 @@ def test_the_arm_has_a_column_and_is_part_of_the_run(make_work_dir):
     (other / RECORDS).write_text(json.dumps(record) + '\n')
     (reason,) = collect([other]).left_out.values()
     assert 'has changed since the run, in model.backbone.mixers' in reason
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'shown'),
+    [
+        ({'coco/bbox_mAP': 0.4512}, {'box AP': '45.1'}),
+        ({'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.5}, {'VOC mAP': '50.0'}),
+        ({'aAcc': 90.0, 'mDice': 81.26, 'mAcc': 1.0}, {'mDice': '81.3'}),
+        ({'night/mIoU': 40.0, 'mIoU': 50.0}, {'mIoU': '50.0', 'mIoU (night)': '40.0'}),
+        ({'rmse': 0.25}, {'rmse': '0.2'}),
+        ({'coco/bbox_mAP': -1.0}, {}),
+        ({}, {}),
+    ],
+)
+def test_whatever_metrics_there_are_get_columns(make_work_dir, metrics, shown):
+    config = 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+    found = collect([make_work_dir(config, metrics=metrics)])
+    (row,) = found.rows()
+    scores = found.columns()[found.columns().index('seed') + 1 : found.columns().index('published box AP')]
+    assert {name: row[name] for name in scores if row[name]} == shown
+    assert ('no score is recorded' in row['remarks']) == (not shown)
+    assert all(f'| {name} |' in to_markdown(found) for name in shown)
 
 
 def test_no_published_row_is_said(make_work_dir):

@@ -404,6 +404,21 @@ def test_the_committed_table_has_todays_counts():
             assert float(line[column]) == pytest.approx(row[column], abs=6e-4), (row['config'], column)
 
 
+def test_detectors_without_masks_and_of_one_stage():
+    boxes = config('mambaout-femto', 'detection')
+    masks = count_complexity(boxes, (64, 64))
+    boxes.model.update(type='FasterRCNN')
+    boxes.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
+    counted = count_complexity(boxes, (64, 64))
+    assert counted.submodules == {key: macs for key, macs in masks.submodules.items() if 'mask_head' not in key}
+    stage = config('mambaout-femto', 'detection')
+    for name in ('rpn_head', 'roi_head', 'train_cfg', 'test_cfg'):
+        stage.model.pop(name)
+    stage.model.update(type='RetinaNet', bbox_head=dict(type='RetinaHead', num_classes=80, in_channels=256))
+    counted = count_complexity(stage, (64, 64))
+    assert counted.macs['backbone'] == masks.macs['backbone'] and counted.macs['bbox_head'] > 0
+
+
 def test_bad_input(tmp_path):
     cfg = config('mambaout-tiny', 'detection')
     with pytest.raises(InputError, match='--shape 0 640: expected positive'):
@@ -411,6 +426,11 @@ def test_bad_input(tmp_path):
     cfg.model.roi_head.type = 'CascadeRoIHead'
     assert task_of(cfg) == 'detection'
     with pytest.raises(InputError, match=r'model\.roi_head\.type=CascadeRoIHead: expected StandardRoIHead'):
+        count_complexity(cfg)
+    cfg.model = dict(type='DETR', backbone=cfg.model.backbone, bbox_head={}, encoder={})
+    with pytest.raises(
+        InputError, match=r'model\.type=DETR: expected a roi_head, or a bbox_head that reads maps alone'
+    ):
         count_complexity(cfg)
     with pytest.raises(InputError, match='no configs below this folder'):
         all_configs(tmp_path)
