@@ -1,6 +1,10 @@
 """One results table from records: tools/analysis/collect.py WORK_DIR [...] [--csv FILE] [--markdown FILE]."""
 
 import argparse
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.analysis.compare.results import COLUMNS, shown_tables, to_markdown

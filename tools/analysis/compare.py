@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import runpy
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
 from mmbackbones.analysis.tables import show, write_file
