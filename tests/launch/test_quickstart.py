@@ -14,6 +14,7 @@ GOOD = {
     'box AP': {'all': 0.8, 'circle': 0.9},
     'mask AP': {'all': 0.8, 'circle': 0.9},
     'mIoU': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
+    'mIoU, VMamba': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
     'mIoU multi-scale': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
 }
 
@@ -29,6 +30,8 @@ def test_good_scores_pass():
         ('mask AP', 'all', float('nan'), 'mask AP nan is below 0.70'),
         ('mIoU', 'all', 0.74, 'mIoU 0.740 is below 0.75'),
         ('mIoU', 'circle', 0.0, 'IoU of class circle 0.000 is below 0.40'),
+        ('mIoU, VMamba', 'all', 0.74, 'mIoU, VMamba 0.740 is below 0.75'),
+        ('mIoU, VMamba', 'circle', 0.39, "VMamba's IoU of class circle 0.390 is below 0.40"),
     ],
 )
 def test_each_floor_is_checked(score, what, value, fault):
