@@ -1,7 +1,7 @@
 """Train and test a small detector and two small segmentors, MambaOut and a Mamba, on generated shapes, and check them.
 
-Runs the same commands that a user runs, each in its own process, two at a time: ``train`` for both tasks, then
-``test``, at one scale and at several. The two segmentors differ in their backbone alone, so the report compares them.
+Runs the same commands that a user runs, each in its own process, two at a time: ``train``, then ``test``,
+at one scale and at several. The two segmentors differ in their backbone alone, so the report compares them.
 Everything lands in a new folder; the exit status says whether the networks learned.
 """
 
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from mmbackbones.launch.miniature import TASKS
 
 DATA = Path('data', 'shapes')  # where the configs look for it
 FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
-# Both segmentors take so many steps: half of what the config says, which is enough and leaves time for the second one.
-SEGMENTOR_STEPS = 250
+# Both segmentors take so many steps: fewer than the config says, which is enough and leaves time for the second one.
+SEGMENTOR_STEPS = 200
 # What a network that learned exceeds by far and an untrained one never reaches.
 FLOORS = {'box AP': 0.70, 'mask AP': 0.70, 'mIoU': 0.75, 'mIoU, VMamba': 0.75}
 CLASS_IOU_FLOOR = 0.40
@@ -45,23 +46,33 @@ PROGRESS = re.compile(r'(Iter\((?:train|test)\)) \[ *(\d+)/(\d+)\](?:.*?eta: ([\
 
 @dataclass(frozen=True)
 class Training:
-    """One of the trainings: the name of its folder, its task and what ``train`` and ``test`` get besides the config."""
+    """One of the trainings.
+
+    Attributes:
+        name (str): name of its folder.
+        task (str): one of ``TASKS``.
+        options, settings (tuple[str, ...]): of ``train`` and ``test``: options, and keys of ``--cfg-options``.
+        test_options (tuple[str, ...]): of ``test`` alone; ``{folder}`` is the work dir.
+    """
 
     name: str
     task: str
     options: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()  # of --cfg-options
+    settings: tuple[str, ...] = ()
+    test_options: tuple[str, ...] = ()
 
     def arguments(self, iterations: int | None) -> list[str]:
-        """``--backbone`` and ``--cfg-options``; ``iterations`` ends the training early."""
+        """Options and ``--cfg-options`` of both commands; ``iterations`` ends the training early."""
         settings = [*self.settings, *([f'train_cfg.max_iters={iterations}'] if iterations else [])]
         return [*self.options, *(['--cfg-options', *settings] if settings else [])]
 
 
 SHORTER = (f'train_cfg.max_iters={SEGMENTOR_STEPS}', f'param_scheduler.1.end={SEGMENTOR_STEPS}')
 TRAININGS = (
-    Training('detection', 'detection'),
-    Training('segmentation', 'segmentation', settings=SHORTER),
+    Training('detection', 'detection', test_options=('--out', '{folder}/test')),
+    Training(
+        'segmentation', 'segmentation', settings=SHORTER, test_options=('--tta', '--out', '{folder}/test-multi-scale')
+    ),
     Training('segmentation-vmamba', 'segmentation', ('--backbone', 'vmamba_mini'), SHORTER),
 )
 
@@ -118,8 +129,8 @@ def _report(scores: dict[str, dict[str, float]], console: Console) -> None:
 class _Job:
     """One command in its own process. A file has the full log, the console shows progress."""
 
-    def __init__(self, name: str, command: list[str], log: Path):
-        self.label, self.command, self.log = name, command, log
+    def __init__(self, name: str, command: list[str], log: Path, then: 'Callable[[], _Job] | None' = None):
+        self.label, self.command, self.log, self.then = name, command, log, then
         self.status: int | None = None
 
     def run(self) -> None:
@@ -149,29 +160,71 @@ class _Job:
 
 
 def _run_two_at_a_time(jobs: Sequence[_Job]) -> None:
-    """Run the jobs in their order. After a failure none is started any more.
+    """Run the jobs in their order, then what follows from each. After a failure none is started any more.
 
     Raises:
         InputError: a job failed; the end of its log is on stderr.
     """
-    waiting = iter(jobs)
+    waiting, done, lock = deque(jobs), list(jobs), threading.Lock()
 
     def work() -> None:
-        while not any(job.status for job in jobs) and (job := next(waiting, None)):
+        while True:
+            with lock:
+                if not waiting or any(job.status for job in done):
+                    return
+                job = waiting.popleft()
             job.run()
+            if job.status == 0 and job.then:
+                with lock:
+                    waiting.append(job.then())
+                    done.append(waiting[-1])
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    for job in jobs:
+    for job in done:
         if job.status:
             tail = ''.join(job.log.read_text().splitlines(keepends=True)[-15:])
             print(tail, file=sys.stderr)
             raise InputError(f'{job.label} ended with status {job.status}; the log is {job.log}')
-    if any(job.status is None for job in jobs):
+    if any(job.status is None for job in done):
         raise InputError('a training or test could not be started')
+
+
+def _train(run: Path, what: Training, iterations: int | None) -> _Job:
+    """One training; its test follows."""
+    return _Job(
+        what.name,
+        command('train', TASKS[what.task], '--work-dir', str(run / what.name), *what.arguments(iterations)),
+        run / f'{what.name}.train.log',
+        then=lambda: _test(run, what, iterations),
+    )
+
+
+def _test(run: Path, what: Training, iterations: int | None) -> _Job:
+    folder = run / what.name
+    return _Job(
+        what.name,
+        command(
+            'test',
+            TASKS[what.task],
+            str(folder / _last(folder)),
+            '--work-dir',
+            str(folder),
+            '--show-dir',
+            str(folder / 'pictures'),
+            *(option.format(folder=folder) for option in what.test_options),
+            *what.arguments(iterations),
+        ),
+        run / f'{what.name}.test.log',
+    )
+
+
+def _last(folder: Path) -> str:
+    """Name of the last checkpoint in a work dir."""
+    return Path((folder / 'last_checkpoint').read_text().strip()).name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -188,50 +241,13 @@ def main(argv: list[str] | None = None) -> None:
 
     write_shapes(DATA)
     print(f'{DATA}/coco and {DATA}/ade20k are complete', flush=True)
-    _run_two_at_a_time(
-        [
-            _Job(
-                each.name,
-                command(
-                    'train', TASKS[each.task], '--work-dir', str(run / each.name), *each.arguments(args.iterations)
-                ),
-                run / f'{each.name}.train.log',
-            )
-            for each in TRAININGS
-        ]
-    )
-    last = {each.name: Path((run / each.name / 'last_checkpoint').read_text().strip()).name for each in TRAININGS}
-    outputs = {
-        'detection': ['--out', str(run / 'detection' / 'test')],
-        'segmentation': ['--tta', '--out', str(run / 'segmentation' / 'test-multi-scale')],
-        'segmentation-vmamba': [],
-    }
-    _run_two_at_a_time(
-        [
-            _Job(
-                each.name,
-                command(
-                    'test',
-                    TASKS[each.task],
-                    str(run / each.name / last[each.name]),
-                    '--work-dir',
-                    str(run / each.name),
-                    '--show-dir',
-                    str(run / each.name / 'pictures'),
-                    *outputs[each.name],
-                    *each.arguments(args.iterations),
-                ),
-                run / f'{each.name}.test.log',
-            )
-            for each in sorted(TRAININGS, key=lambda each: each.name != 'segmentation')  # the longest first
-        ]
-    )
+    _run_two_at_a_time([_train(run, each, args.iterations) for each in TRAININGS])
 
     scores = summarize(run, DATA)
     (run / 'scores.json').write_text(json.dumps(scores, indent=1) + '\n')
     console = Console(width=100)
     _report(scores, console)
-    config, weights = TASKS['detection'], run / 'detection' / last['detection']
+    config, weights = TASKS['detection'], run / 'detection' / _last(run / 'detection')
     console.print(
         f'The report, to open in a browser: {write_report([run], run / "report")}\n'
         f'Checkpoints, logs, predictions ({RECORD} beside them) and pictures: {run}\n'

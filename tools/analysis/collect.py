@@ -6,19 +6,21 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
+from mmbackbones.analysis.compare.by_arm import shown_tables, to_markdown
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.compare.results import COLUMNS, shown_tables, to_markdown
+from mmbackbones.analysis.compare.results import COLUMNS
 from mmbackbones.analysis.tables import show, write_csv, write_file
 from mmbackbones.engine.command import run_command
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description='Show the scores of last checkpoints beside published ones. Runs that may not be compared get '
-        'separate tables. Incomplete, mixed and stale runs are listed with the reason.'
+        description='Show the scores of last checkpoints beside published ones. Runs that differ only in their seed '
+        'are one line, with mean and range. Runs that may not be compared get separate tables. '
+        'Incomplete, mixed and stale runs are listed with the reason.'
     )
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work dir of a run, or a folder of work dirs')
-    parser.add_argument('--csv', metavar='FILE', help='write all columns to this file')
+    parser.add_argument('--csv', metavar='FILE', help='write all columns of every run to this file')
     parser.add_argument('--markdown', metavar='FILE', help='write the tables to this file')
     args = parser.parse_args(argv)
 
