@@ -7,6 +7,7 @@ standard library alone and no recent syntax.
 import os
 import sys
 from importlib.util import find_spec
+from shlex import quote
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'mmbackbones')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -29,7 +30,7 @@ def advice(packages: tuple = PACKAGES, command: tuple = ()) -> str:
     venv = os.environ.get('MMBACKBONES_VENV') or os.path.join(ROOT, '.venv')
     python = _short(os.path.join(venv, 'bin', 'python'))
     call = f'PYTHON={python} bash' if command[:1] and command[0].endswith('.sh') else python
-    call = ' '.join((call, *command))
+    call = ' '.join((call, *map(quote, command)))
     if os.path.isfile(os.path.join(venv, '.ready')) and not os.path.samefile(venv, sys.prefix):
         return f'{lack}; the environment is ready, call {call}'
     return f'{lack}; make the environment (once, it takes minutes): bash {_short(set_up)}; then call {call}'
