@@ -34,4 +34,4 @@ class MmbackbonesFirst:
         return spec
 
 
-sys.meta_path.insert(0, MmbackbonesFirst())  # type: ignore[arg-type]
+sys.meta_path.insert(0, MmbackbonesFirst())

@@ -38,8 +38,8 @@ SEGMENTOR_STEPS = 250
 # What a network that learned exceeds by far and an untrained one never reaches.
 FLOORS = {'box AP': 0.70, 'mask AP': 0.70, 'mIoU': 0.75, 'mIoU, VMamba': 0.75}
 CLASS_IOU_FLOOR = 0.40
-# Scores of the same network, seed and data on the machines that we know (AMD EPYC, Intel Xeon): rounding differs between
-# processors, and training amplifies it.
+# Scores of the same network, seed and data on the machines that we know (AMD EPYC, Intel Xeon): rounding differs
+# between processors, and training amplifies it.
 KNOWN = {'box AP': '0.811 to 0.826', 'mask AP': '0.891 to 0.905'}
 PROGRESS = re.compile(r'(Iter\((?:train|test)\)) \[ *(\d+)/(\d+)\](?:.*?eta: ([\d:]+))?(?:.*? loss: ([\d.]+))?')
 
@@ -120,8 +120,8 @@ def _report(scores: dict[str, dict[str, float]], console: Console) -> None:
         table.add_row(score, *digits, KNOWN.get(score, ''))
     console.print(table)
     console.print(
-        'elsewhere: the range on the machines that we know (AMD EPYC, Intel Xeon). Rounding differs between processors, '
-        'and training amplifies it.',
+        'elsewhere: the range on the machines that we know (AMD EPYC, Intel Xeon). Rounding differs between '
+        'processors, and training amplifies it.',
         soft_wrap=True,
     )
 
