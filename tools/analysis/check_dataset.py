@@ -8,6 +8,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from rich.console import Console
+from rich.table import Table
 
 from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
 from mmbackbones.engine.command import run_command
@@ -32,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         write_json(reports, args.json)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for part in render(reports):
-        console.print(part, soft_wrap=isinstance(part, str))
+    for part in render(reports, table=sys.stdout.isatty()):
+        console.print(part, soft_wrap=not isinstance(part, Table))
     if any(report.faults for group in reports.values() for report in group):
         sys.exit(1)
 

@@ -17,7 +17,7 @@ from mmbackbones.datasets.check.files import stamp
 from mmbackbones.datasets.check.report import DatasetReport, Fault, plain
 from mmbackbones.datasets.check.specs import Spec
 
-CHECK_VERSION = 1  # raise it when the check learns to find more: what is cached is then checked again
+CHECK_VERSION = 2  # raise it when the check learns to find more: what is cached is then checked again
 
 
 def check_spec(spec: Spec, full: bool, cache: bool) -> DatasetReport:
@@ -61,9 +61,10 @@ def _recall(spec: Spec, state: str | None) -> dict:
                 Fault(**dict(warning, item=warning['item'] and tuple(warning['item'])))
                 for warning in entry['report']['warnings']
             ]
-            entry['report'] = DatasetReport(**dict(entry['report'], warnings=warnings, cached=True))
+            labels = {int(label): count for label, count in entry['report']['labels'].items()}
+            entry['report'] = DatasetReport(**dict(entry['report'], warnings=warnings, labels=labels, cached=True))
         return dict(entry, fingerprint=str(entry['fingerprint']))
-    except (OSError, ValueError, KeyError, TypeError):  # absent, damaged, or of another make
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, damaged, or of another make
         return {}
 
 

@@ -1,14 +1,16 @@
 """The check of a COCO-style instance data set: one annotation file and a folder of images."""
 
 import difflib
-import hashlib
 import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 
+from mmbackbones.datasets.check.coco_file import read_annotations
+from mmbackbones.datasets.check.coco_overview import Overview
 from mmbackbones.datasets.check.coco_records import annotation_findings, image_record_fault, is_id, show
-from mmbackbones.datasets.check.files import digest, file_length, in_threads, inspect_image, missing_folder
+from mmbackbones.datasets.check.files import digest, file_length, in_threads, inspect_image, missing_folder, near_name
+from mmbackbones.datasets.check.image_reader import OPENCV, ImageReader
 from mmbackbones.datasets.check.report import Fault, Findings
 from mmbackbones.errors import InputError
 
@@ -23,6 +25,11 @@ class CocoSpec:
         classes: Class names in the order of the labels.
         need_objects: Objects must be annotated (False for test sets without annotations).
         need_masks: Every object must have a segmentation.
+        need_polygons: Masks in RLE are ignored.
+        metrics: What evaluators compute from the objects, such as ``'segm'``; empty for none.
+        scored: An evaluator reads this file with pycocotools.
+        min_size: Images whose shorter side is smaller, in pixels, are left out.
+        reader: How the images are decoded.
     """
 
     ann_file: str
@@ -30,6 +37,11 @@ class CocoSpec:
     classes: tuple[str, ...]
     need_objects: bool = True
     need_masks: bool = True
+    need_polygons: bool = False
+    metrics: tuple[str, ...] = ()
+    scored: bool = False
+    min_size: int = 0
+    reader: ImageReader = OPENCV
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -42,7 +54,7 @@ class CocoSpec:
     def fingerprint(self) -> str:
         """Digest of the annotation file's bytes and of its images' names and sizes; empty where it is malformed."""
         try:
-            data, content = _load(self.ann_file)
+            data, content = read_annotations(self.ann_file)
         except InputError:
             return ''
         names = [record['file_name'] for record in _list(content.get('images')) if not image_record_fault(record)]
@@ -52,7 +64,7 @@ class CocoSpec:
         """Check the annotations and each image's size, header and end marker; with `full` also all pixels."""
         found = Findings()
         try:
-            data, content = _load(self.ann_file)
+            data, content = read_annotations(self.ann_file)
         except InputError as error:
             detail = str(error).removeprefix(f'{self.ann_file}: ')
             found.faults.append(Fault(self.ann_file, 'annotation file', detail))
@@ -61,20 +73,34 @@ class CocoSpec:
             detail = f'no such folder of images{missing_folder(self.img_dir)}'
             found.faults.append(Fault(self.img_dir, 'image folder', detail))
         for key in ('images', 'annotations', 'categories'):
+            if key == 'annotations' and not content.get(key, []) and not self.need_objects and not self.metrics:
+                continue
             if key == 'annotations' and key not in content and not self.need_objects:
                 found.warnings.append(Fault(self.ann_file, 'annotation file', 'no annotations: nothing can be scored'))
             elif not isinstance(content.get(key), list) or not content[key]:
                 state = 'missing' if key not in content else 'not a list' if content[key] else 'empty'
                 found.faults.append(Fault(self.ann_file, 'annotation file', f'{key!r} is {state}'))
-        category_ids = self._check_categories(_list(content.get('categories')), found)
+        categories = self._check_categories(_list(content.get('categories')), found)
         images, sizes = self._check_images(_list(content.get('images')), found, full)
-        self._check_annotations(_list(content.get('annotations')), images, category_ids, found, full)
+        overview = Overview(
+            {key: name for key, name in categories.items() if name in self.classes},
+            'train on' if self.need_objects else 'score against' if self.metrics else '',
+            self.scored,
+            self.min_size,
+            self.need_polygons,
+        )
+        for kind, ids in (('category', categories), ('image', images)):
+            for key in ids:
+                overview.add_id(kind, key)
+        self._check_annotations(_list(content.get('annotations')), images, set(categories), overview, found, full)
+        for kind, detail, is_fault in overview.findings():
+            (found.faults if is_fault else found.warnings).append(Fault(self.ann_file, kind, detail))
         found.fingerprint = digest(data, sizes)
         return found
 
     def without(self, items: set[tuple[str, int | str]]) -> bytes:
         """Content of the annotation file without these items."""
-        _, content = _load(self.ann_file)
+        _, content = read_annotations(self.ann_file)
         for key in ('images', 'annotations'):
             if isinstance(content.get(key), list):
                 content[key] = [item for index, item in enumerate(content[key]) if (key, index) not in items]
@@ -83,7 +109,9 @@ class CocoSpec:
     def _image(self, name: str) -> str:
         return os.path.join(self.img_dir, name)
 
-    def _check_categories(self, categories: list, found: Findings) -> set:
+    def _check_categories(self, categories: list, found: Findings) -> dict:
+        """Names by id."""
+
         def fault(kind: str, detail: str) -> None:
             found.faults.append(Fault(self.ann_file, kind, detail))
 
@@ -125,7 +153,7 @@ class CocoSpec:
                     f'data set, their objects are dropped: {show(surplus)}',
                 )
             )
-        return set(ids)
+        return dict(zip(ids, names))
 
     def _check_images(self, records: list, found: Findings, full: bool) -> tuple[dict, list[tuple[str, int]]]:
         """Records by id; name and bytes of each file."""
@@ -146,11 +174,13 @@ class CocoSpec:
         if not os.path.isdir(self.img_dir):
             return images, []
         paths = [self._image(record['file_name']) for _, record in present]
-        images_found = in_threads(lambda path: inspect_image(path, decode=full), paths, self.img_dir)
-        for (index, record), path, image in zip(present, paths, images_found):
+        facts = in_threads(lambda path: inspect_image(path, full, self.reader), paths, self.img_dir)
+        usual = Counter(image.channels for image in facts if image.channels).most_common(1)
+        for (index, record), path, image in zip(present, paths, facts):
             stated, item = (record['width'], record['height']), ('images', index)
             if image.fault:
-                found.faults.append(Fault(path, 'image', image.fault, item))
+                hint = near_name(path) if image.bytes < 0 else ''
+                found.faults.append(Fault(path, 'image', image.fault + hint, item))
             elif image.size != stated:
                 found.faults.append(
                     Fault(
@@ -161,10 +191,19 @@ class CocoSpec:
                         item,
                     )
                 )
-        return images, [(record['file_name'], image.bytes) for (_, record), image in zip(present, images_found)]
+            elif image.channels and image.channels != usual[0][0]:
+                detail = f'has {image.channels} channels as the pipeline reads it, most images have {usual[0][0]}'
+                found.faults.append(Fault(path, 'image', detail, item))
+            if image.warning:
+                found.warnings.append(Fault(path, 'image', image.warning))
+        for name, count in Counter(record['file_name'] for _, record in present).items():
+            if count > 1:
+                detail = f'file_name {show(name)} is in {count} image records: each has only some of its objects'
+                found.warnings.append(Fault(self.ann_file, 'image record', detail))
+        return images, [(record['file_name'], image.bytes) for (_, record), image in zip(present, facts)]
 
     def _check_annotations(
-        self, annotations: list, images: dict, category_ids: set, found: Findings, full: bool
+        self, annotations: list, images: dict, category_ids: set, overview: Overview, found: Findings, full: bool
     ) -> None:
         seen = set()
         for index, annotation in enumerate(annotations):
@@ -184,29 +223,15 @@ class CocoSpec:
             if annotation['id'] in seen:
                 found.faults.append(Fault(self.ann_file, 'annotation', f'{where}: the id occurs twice', item))
             seen.add(annotation['id'])
-            for kind, detail, is_fault in annotation_findings(annotation, images, category_ids, self.need_masks, full):
+            overview.add_id('annotation', annotation['id'])
+            before = len(found.faults)
+            for kind, detail, is_fault in annotation_findings(
+                annotation, images, category_ids, self.need_masks, 'segm' in self.metrics, full
+            ):
                 fault = Fault(self.ann_file, kind, f'{where}: {detail}', item)
                 (found.faults if is_fault else found.warnings).append(fault)
-
-
-def _load(path: str) -> tuple[str, dict]:
-    """SHA-256 of the file, and its content."""
-    try:
-        with open(path, 'rb') as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such annotation file{missing_folder(path)}') from None
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
-    if not data.strip():
-        raise InputError(f'{path}: the annotation file is empty ({len(data)} bytes)')
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{path}: malformed JSON: {error}') from None
-    if not isinstance(content, dict):
-        raise InputError(f'{path}: a COCO annotation file is a JSON object, not a {type(content).__name__}')
-    return hashlib.sha256(data).hexdigest(), content
+            if len(found.faults) == before:
+                overview.add(annotation, images[annotation['image_id']])
 
 
 def _list(value: object) -> list:

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from pycocotools import mask as mask_api
 
 MAX_SIDE = 65535  # px; of a JPEG
+MAX_DIGITS = 8  # of a run in compressed RLE: 40 bits
 _SHORT = reprlib.Repr()
 _SHORT.maxlist, _SHORT.maxstring = 8, 60
 show = _SHORT.repr  # a value in one line of bounded length and depth
 
 
 def annotation_findings(
-    annotation: dict, images: dict, category_ids: set, need_masks: bool, full: bool
+    annotation: dict, images: dict, category_ids: set, need_masks: bool, scored_masks: bool, full: bool
 ) -> Iterator[tuple[str, str, bool]]:
-    """Check one object: its category, image, box, area and segmentation.
+    """Check one object: its category, image, box, area, flags and segmentation.
 
     Args:
         annotation: Its record.
         images: The sound records of images, by id.
         category_ids: Ids of the file's categories.
         need_masks: It must have a segmentation.
+        scored_masks: pycocotools reads the segmentation.
         full: Decode the segmentation.
 
     Yields:
@@ -35,10 +37,14 @@ def annotation_findings(
         yield 'unknown image', f"image_id {show(image)} is not among the file's images", True
         return
     yield from _box_findings(annotation, record)
+    yield from _flag_findings(annotation)
     problem = _segmentation_fault(annotation.get('segmentation'), record, need_masks)
     if problem:
         yield 'segmentation', problem, True
-    elif full and annotation.get('segmentation'):
+        return
+    if need_masks and isinstance(annotation['segmentation'], list):
+        yield from _short_polygons(annotation['segmentation'], scored_masks)
+    if full and annotation.get('segmentation'):
         yield from _mask_findings(annotation['segmentation'], record)
 
 
@@ -95,6 +101,27 @@ def _box_findings(annotation: dict, record: dict) -> Iterator[tuple[str, str, bo
         yield 'area', 'area is 0; the object is dropped', False
 
 
+def _flag_findings(annotation: dict) -> Iterator[tuple[str, str, bool]]:
+    for key in ('iscrowd', 'ignore'):
+        value = annotation.get(key)
+        # A text such as "0" is true to mmdet and pycocotools: the object is neither learnt nor scored.
+        if value is not None and (not isinstance(value, int | float) or value not in (0, 1)):
+            yield key, f'{key} is {show(value)}, 0 or 1 was expected', True
+    if annotation.get('ignore') in (1, True):
+        yield 'ignore', 'ignore is 1; the object is dropped from trainings, and scored nevertheless', False
+
+
+def _short_polygons(polygons: list, scored: bool) -> Iterator[tuple[str, str, bool]]:
+    for place, polygon in enumerate(polygons):
+        if len(polygon) % 2:
+            yield 'segmentation', f'polygon {show(polygon)} has an odd number of coordinates', True
+        elif len(polygon) < 6 and place == 0 and scored:
+            # pycocotools takes the whole list for what the first one is.
+            yield 'segmentation', f'the first polygon, {show(polygon)}, has less than three points; remove it', True
+        elif len(polygon) < 6:
+            yield 'segmentation', f'polygon {show(polygon)} has less than three points; it is dropped', False
+
+
 def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str | None:
     if not segmentation:
         return 'the segmentation is empty or missing' if needed else None
@@ -116,7 +143,7 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
     if not isinstance(segmentation, dict):
         return f'the segmentation is {show(segmentation)}, polygons or RLE were expected'
     size, counts = segmentation.get('size'), segmentation.get('counts')
-    if size != [record['height'], record['width']]:
+    if size != [record['height'], record['width']] or not all(type(side) is int for side in size):
         return f'RLE of size {show(size)} on an image of [{record["height"]}, {record["width"]}] (height, width)'
     if isinstance(counts, list):
         if not all(isinstance(count, int) and count >= 0 for count in counts):
@@ -125,7 +152,36 @@ def _segmentation_fault(segmentation: object, record: dict, needed: bool) -> str
             return f'RLE counts add up to {sum(counts)}, the image has {record["height"] * record["width"]} pixels'
     elif not isinstance(counts, str) or not counts:
         return f'RLE counts are {show(counts)}'
+    elif (pixels := _rle_pixels(counts)) != record['height'] * record['width']:
+        return f'RLE counts stand for {pixels} pixels, the image has {record["height"] * record["width"]}'
     return None
+
+
+def _rle_pixels(counts: str) -> int | None:
+    """Number of pixels that compressed RLE stands for; None if it is none.
+
+    Each run is a number of digits to the base 32, the lowest first, with a bit for "more follows". The last digit has
+    the sign. From the fourth run on it is the difference to the run before the last.
+    """
+    runs: list[int] = []
+    run = place = 0
+    for character in counts:
+        digit = ord(character) - ord('0')
+        if not 0 <= digit < 64 or place > MAX_DIGITS:
+            return None
+        run |= (digit & 31) << 5 * place
+        place += 1
+        if digit & 32:
+            continue
+        if digit & 16:
+            run -= 1 << 5 * place
+        if len(runs) > 2:
+            run += runs[-2]
+        if run < 0:
+            return None
+        runs.append(run)
+        run = place = 0
+    return None if place else sum(runs)
 
 
 def _mask_findings(segmentation: list | dict, record: dict) -> Iterator[tuple[str, str, bool]]:

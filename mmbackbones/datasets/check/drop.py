@@ -1,11 +1,11 @@
 """Training data without faulty items. Each item that is left out is named."""
 
-import dataclasses
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmbackbones.checkpoints.atomic import write_shared
 from mmbackbones.datasets.check.cache import check_spec
 from mmbackbones.datasets.check.coco import CocoSpec
-from mmbackbones.datasets.check.report import Fault
+from mmbackbones.datasets.check.report import DatasetReport, Fault, announce
 from mmbackbones.datasets.check.specs import Spec, datasets_below, spec_of
 
 DROPPED = 'data_dropped.json'
@@ -35,11 +35,18 @@ def drop_faulty(cfg: Mapping, folder: Path, cache: bool) -> None:
         if spec is None:
             continue
         suffix = 'json' if isinstance(spec, CocoSpec) else 'txt'
-        rest, dropped, counts = _without_faults(
-            spec, folder / f'data_kept_{number}.{suffix}', lambda spec: check_spec(spec, True, cache).faults
-        )
+        reports: list[DatasetReport] = []
+
+        def check(spec: Spec, reports: list[DatasetReport] = reports) -> list[Fault]:
+            reports.append(check_spec(spec, True, cache))
+            return reports[-1].faults
+
+        rest, dropped, counts = _without_faults(spec, folder / f'data_kept_{number}.{suffix}', check)
         if not dropped:
             continue
+        # The list of what is kept names no file that was left out before, such as one with another suffix.
+        known = {*reports[-1].warnings, *dropped}
+        announce([replace(reports[0], warnings=[one for one in reports[0].warnings if one not in known], notes=[])])
         leaf['ann_file'] = rest.ann_file
         everything[str(spec)] = dict(
             kept=rest.ann_file,
@@ -82,4 +89,4 @@ def _without_faults(
         dropped += faults
         counts.update(kind for kind, _ in items)
         write_shared(ann_file, spec.without(items))
-        spec = dataclasses.replace(spec, ann_file=os.path.abspath(ann_file))
+        spec = replace(spec, ann_file=os.path.abspath(ann_file))

@@ -17,8 +17,10 @@ from mmengine.logging import print_log
 from mmbackbones.datasets.check.cache import check_spec, fingerprint_of
 from mmbackbones.datasets.check.coco import CocoSpec
 from mmbackbones.datasets.check.drop import drop_faulty
-from mmbackbones.datasets.check.report import DatasetReport, Fault, distinct, require_clean, write_json
-from mmbackbones.datasets.check.specs import Spec, datasets_below, spec_of, specs_of
+from mmbackbones.datasets.check.labels import label_findings
+from mmbackbones.datasets.check.report import DatasetReport, Fault, announce, distinct, require_clean, write_json
+from mmbackbones.datasets.check.segmentation import SegmentationSpec
+from mmbackbones.datasets.check.specs import Spec, datasets_below, places_of, spec_of, specs_of
 from mmbackbones.errors import InputError
 
 SPLITS = ('train', 'val', 'test')
@@ -57,15 +59,17 @@ def inspect_config(
     """Check every data set of a configuration once. Faults in the data raise no error.
 
     This includes data sets in wrappers such as ``RepeatDataset`` and ``ConcatDataset``. It is also a fault if a COCO
-    evaluator has another annotation file than its data set.
+    evaluator has another annotation file than its data set, or if index masks do not fit the pipelines, heads and
+    metrics that use them.
 
     Returns:
         Split -> reports, one for each data set.
     """
     done: dict[Spec, DatasetReport] = {}
     reports: dict[str, list[DatasetReport]] = {}
+    places = {split: places_of(cfg, split) for split in splits}
     for split in splits:
-        specs = specs_of(cfg, split)
+        specs = [place.spec for place in places[split] if place.spec is not None]
         for spec in specs:
             if spec not in done:
                 done[spec] = check_spec(spec, full, cache)
@@ -74,6 +78,10 @@ def inspect_config(
         if strays:
             first = reports[split][0]
             reports[split][0] = dataclasses.replace(first, faults=first.faults + strays)
+        masks = [index for index, spec in enumerate(specs) if isinstance(spec, SegmentationSpec)]
+        if masks:
+            more = label_findings(cfg, split, places, done)
+            reports[split][masks[0]] = reports[split][masks[0]].with_more(more)
     return reports
 
 
@@ -122,13 +130,7 @@ def check_config(
     if json_file and any(report.faults for report in found):
         write_json(reports, json_file)
     require_clean(found, where=f'all of them are in {json_file}' if json_file else None)
-    for report in found:
-        if report.warnings and not report.cached:
-            print_log(
-                f'Data check: {report.name} has {len(report.warnings)} flaws that do not stop a run; the first: '
-                f'{report.warnings[0]}',
-                logger='current',
-            )
+    announce(found)
     return {split: _join([report.fingerprint for report in group]) for split, group in reports.items()}
 
 

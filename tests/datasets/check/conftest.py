@@ -1,10 +1,12 @@
 """Data sets to check, and a cache of their own."""
 
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mmbackbones.datasets.check import report
 from mmbackbones.datasets.shapes import write_shapes
 
 
@@ -21,3 +23,16 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def data(sound, tmp_path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / 'data'))
+
+
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    """What the check logs as warnings."""
+    lines = []
+
+    def log(message: str, logger=None, level: int = logging.INFO) -> None:
+        if level == logging.WARNING:
+            lines.append(message)
+
+    monkeypatch.setattr(report, 'print_log', log)
+    return lines

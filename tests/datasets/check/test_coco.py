@@ -39,7 +39,7 @@ COCO_FAULTS = {
     'annotation file empty': (put(ANN, b''), r'empty \(0 bytes\)'),
     'annotation file malformed': (put(ANN, b'{"images": [1, 2'), 'malformed JSON'),
     'annotation file truncated': (cut(ANN, 0.5), 'malformed JSON'),
-    'annotation file not UTF-8': (put(ANN, b'\xff\xfe\x00'), 'malformed JSON'),
+    'annotation file not UTF-8': (put(ANN, b'\xff\xfe\x00'), r'byte order mark \(UTF-16\)'),
     'annotation file too deep': (put(ANN, b'[' * 100_000), 'malformed JSON'),
     'annotation file a list': (put(ANN, b'[]'), 'is a JSON object, not a list'),
     'image folder missing': (put(PICTURES, None), 'no such folder of images'),

@@ -12,6 +12,7 @@ from tests.datasets.check.cases import (
     ANN,
     IMAGES,
     JPEG,
+    MASKS,
     PNG,
     annotation,
     config,
@@ -69,6 +70,32 @@ def test_drop_of_masks(data, tmp_path):
 
     kept = {key: value for key, value in cfg.train_dataloader.dataset.items() if key != 'type'}
     assert len(BaseSegDataset(**kept, pipeline=[])) == 1
+
+
+@pytest.mark.promise('data-drop')
+def test_drop_still_names_what_has_another_suffix(data, tmp_path, warned):
+    put(PNG, b'404')(data / 'ade20k')
+    for kind, suffix in ((IMAGES, 'jpg'), (MASKS, 'png')):
+        file = data / 'ade20k' / kind / f'ADE_train_00000003.{suffix}'
+        file.rename(file.with_suffix(file.suffix.upper()))
+    dataset = dict(seg_cfg(data / 'ade20k'))
+    check_config(
+        ConfigDict(default_scope='mmseg', data_check='drop', train_dataloader=dict(dataset=dataset)),
+        ('train',),
+        drop_dir=tmp_path,
+    )
+    assert ['.JPG: the image is left out' in line for line in warned] == [True, False]
+    assert '.PNG: the mask is left out' in warned[1]
+
+
+@pytest.mark.promise('data-drop')
+def test_drop_mends_a_list_with_blank_lines(data, tmp_path):
+    (data / 'ade20k/names.txt').write_text('ADE_train_00000001\n\nADE_train_00000002\n')
+    dataset = dict(seg_cfg(data / 'ade20k', ann_file='names.txt'))
+    cfg = ConfigDict(default_scope='mmseg', data_check='drop', train_dataloader=dict(dataset=dataset))
+    check_config(cfg, ('train',), drop_dir=tmp_path)
+    kept = Path(cfg.train_dataloader.dataset.ann_file).read_text()
+    assert kept == 'ADE_train_00000001\nADE_train_00000002\n'
 
 
 @pytest.mark.promise('data-drop')
