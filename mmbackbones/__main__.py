@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from mmbackbones import needs
+
 # Each by the function that does it and what it is for.
 COMMANDS = {
     'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
@@ -25,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     if not argv or argv[0] not in COMMANDS:
         print(USAGE, file=sys.stderr)
         sys.exit(2)
+    needs.end_without(command=('-m', 'mmbackbones', *argv))
     from mmbackbones.engine.command import run_command
 
     sys.argv[0] = f'mmbackbones {argv[0]}'  # what argparse calls the command

@@ -60,6 +60,13 @@ def faults_of(page: Path) -> list[str]:
                 "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
             )
         ]
+        faults += [
+            f'columns are cut off at {DESK[0]} px: {label}'
+            for label in chrome.execute_script(
+                "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+                ".map(e => e.getAttribute('aria-label'))"
+            )
+        ]
     with open_page(page, PHONE) as chrome:
         width = chrome.execute_script('return document.documentElement.scrollWidth')
         if width > PHONE[0]:

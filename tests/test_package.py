@@ -1,5 +1,6 @@
 """The package as others meet it: imports, registration from anywhere, torchvision beside any torch."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mmbackbones import torchvision_ops
+from tests.conftest import ROOT
 
 
 def python(code: str, cwd) -> str:
@@ -38,6 +40,21 @@ def test_import_is_light_and_prints_nothing(tmp_path):
 
 def test_torchvision_imports_beside_this_torch(tmp_path):
     assert python('import mmbackbones, torchvision, timm\nprint(torchvision.ops.nms.__name__)', tmp_path) == 'nms\n'
+
+
+@pytest.mark.parametrize('first', ['import timm', 'from mmseg.apis import init_model'])
+def test_frameworks_come_first_in_the_environment_of_the_set_up(first, tmp_path):
+    """With the hook that ``tools/setup_env.sh`` installs where torchvision does not match torch."""
+    shutil.copy(ROOT / 'mmbackbones' / 'torchvision_hook.py', tmp_path / 'mmbackbones_torchvision.py')
+    (tmp_path / 'mmbackbones_torchvision.pth').write_text('import mmbackbones_torchvision\n')
+    start = f'import site, sys\nsite.addsitedir({str(tmp_path)!r})\nassert "torch" not in sys.modules\n'
+    code = f'{start}{first}\nimport torchvision\nprint(torchvision.ops.nms.__name__, "mmbackbones" in sys.modules)'
+    assert python(code, tmp_path).splitlines()[-1] == 'nms True'
+
+
+def test_an_import_that_failed_can_be_repeated_after_ours(tmp_path):
+    code = 'try:\n    import timm\nexcept RuntimeError:\n    pass\nimport mmbackbones, timm\nprint(timm.__name__)'
+    assert python(code, tmp_path) == 'timm\n'
 
 
 def test_schemas_are_declared_only_where_the_compiled_part_is_missing(monkeypatch):

@@ -3,9 +3,11 @@
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. GPUS is the number of processes per machine.
 set -euo pipefail
 if [ $# -lt 3 ]; then echo "usage: $0 CONFIG CHECKPOINT GPUS [test.py options]" >&2; exit 2; fi
-CONFIG=$1 CHECKPOINT=$2 GPUS=$3; shift 3
 HERE=$(cd "$(dirname "$0")" && pwd)
-exec "${PYTHON:-python}" -m torch.distributed.run \
+PYTHON=${PYTHON:-$(command -v python || command -v python3 || echo python)}
+"$PYTHON" "$HERE/../mmbackbones/needs.py" "$0" "$@" || exit
+CONFIG=$1 CHECKPOINT=$2 GPUS=$3; shift 3
+exec "$PYTHON" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$GPUS" "$HERE/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "$@"

@@ -1,6 +1,10 @@
 """Write the generated miniature data: tools/make_shapes.py OUT_DIR."""
 
+import runpy
 import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.datasets.shapes import main
 from mmbackbones.errors import InputError

@@ -39,10 +39,12 @@ state() {
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from pathlib import Path
 
 root = Path(sys.argv[1])
-inputs = [root / name for name in ('requirements.txt', 'pyproject.toml', 'setup.py', 'tools/setup_env.sh')]
+inputs = [root / name for name in ('requirements.txt', 'pyproject.toml', 'setup.py', 'tools/setup_env.sh',
+                               'mmbackbones/torchvision_hook.py')]
 inputs += sorted(p for p in root.glob('mmbackbones/**/*') if p.suffix in {'.c', '.cc', '.cpp', '.cu', '.h', '.hpp'})
 digest = hashlib.sha256(sys.version.encode())
 for path in inputs:
@@ -52,6 +54,8 @@ for name in ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm
     if importlib.util.find_spec(name) is None:
         sys.exit(1)
 for path in sorted(root.glob('mmbackbones/**/*.so')):     # the C++ scan is optional, but may not get lost
+    digest.update(path.name.encode())
+for path in sorted(Path(sysconfig.get_paths()['purelib']).glob('mmbackbones_torchvision.*')):     # nor may this
     digest.update(path.name.encode())
 if not list(Path(importlib.util.find_spec('mmcv').origin).parent.glob('_ext*')):
     sys.exit(1)
@@ -318,6 +322,19 @@ install_mmcv() {
     ((code == 0)) || fail "mmcv does not work: $(tail -n 1 <<<"$fault") (build output: $LOG)"
 }
 
+# The index's torchvision is built for CUDA. Beside a CPU build of torch its import fails, unless mmbackbones comes first.
+put_mmbackbones_before_torchvision() {
+    local site hook fault
+    site=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+    hook=$site/mmbackbones_torchvision
+    rm -f "$hook.pth" "$hook.py"
+    fault=$("$PYTHON" -c 'import torchvision' 2>&1) || true
+    [[ $fault == *'operator torchvision::nms does not exist'* ]] || return 0
+    say "  torchvision's compiled operators do not match this torch: mmbackbones will stand in ($hook.pth)"
+    cp "$ROOT/mmbackbones/torchvision_hook.py" "$hook.py"
+    echo 'import mmbackbones_torchvision' >"$hook.pth"
+}
+
 install() {
     local start=$SECONDS
     say "setting up $VENV (output of pip: $LOG)"
@@ -330,6 +347,7 @@ install() {
     step 'this project, editable' pip_install --no-build-isolation --no-deps -v -e "$ROOT"
     compgen -G "$ROOT/mmbackbones/ops/selective_scan/_scan_*.so" >/dev/null ||
         say "  the C++ selective scan did not compile (see $LOG); a slower one takes its place"
+    put_mmbackbones_before_torchvision
     state >"$STAMP.new" || fail "the environment is incomplete after installing (output: $LOG)"
     mv "$STAMP.new" "$STAMP"
     say "environment ready after $((SECONDS - start)) s"

@@ -6,6 +6,11 @@ The digest identifies the content of the trusted file. Take it from the author, 
 origin. TARGET contains only tensors, numbers and texts, and loads everywhere.
 """
 
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / 'mmbackbones' / 'needs.py'))['end_without']()
+
 from mmbackbones.checkpoints.trust import main
 from mmbackbones.engine.command import run_command
 

@@ -108,6 +108,15 @@ class Runner(NamesImages, MMRunner):
             auto_scale_lr = dict(auto_scale_lr, base_batch_size=auto_scale_lr['base_batch_size'] / steps)
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
+    def _init_model_weights(self) -> None:
+        """Initialize the weights as mmengine does, without its two lines of log for each of a thousand parameters."""
+        model = unwrap(self.model)
+        model._dump_init_info = lambda: None
+        try:
+            super()._init_model_weights()
+        finally:
+            del model._dump_init_info
+
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """Save as mmengine does.
 

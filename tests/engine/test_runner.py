@@ -37,6 +37,16 @@ def edit(path: Path, change) -> str:
     return str(path.with_name('edited.pth'))
 
 
+def test_initialization_is_not_logged_parameter_by_parameter(tmp_path, capfd):
+    runner = make(tmp_path)
+    runner.train()
+    MambaOut(arch=dict(depths=(1, 1), dims=(8, 16)), out_indices=(0, 1)).init_weights()
+    logged = ''.join(path.read_text() for path in tmp_path.rglob('*.log')) + ''.join(capfd.readouterr())
+    assert 'loss: ' in logged
+    assert 'nitialization information' not in logged and 'init_weights' not in logged and 'body.0.weight' not in logged
+    assert '_dump_init_info' not in vars(runner.model)
+
+
 def test_is_registered():
     assert RUNNERS.get('mmbackbones.Runner') is Runner
 

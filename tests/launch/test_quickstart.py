@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
-from mmbackbones.launch.quickstart import gate
+from mmbackbones.errors import InputError
+from mmbackbones.launch.quickstart import TRAININGS, _Job, _run_two_at_a_time, gate
 from tests.conftest import ROOT
 
 GOOD = {
     'box AP': {'all': 0.8, 'circle': 0.9},
     'mask AP': {'all': 0.8, 'circle': 0.9},
     'mIoU': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
+    'mIoU, VMamba': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
     'mIoU multi-scale': {'all': 0.9, 'background': 0.99, 'circle': 0.8},
 }
 
@@ -29,12 +31,34 @@ def test_good_scores_pass():
         ('mask AP', 'all', float('nan'), 'mask AP nan is below 0.70'),
         ('mIoU', 'all', 0.74, 'mIoU 0.740 is below 0.75'),
         ('mIoU', 'circle', 0.0, 'IoU of class circle 0.000 is below 0.40'),
+        ('mIoU, VMamba', 'all', 0.74, 'mIoU, VMamba 0.740 is below 0.75'),
+        ('mIoU, VMamba', 'circle', 0.39, "VMamba's IoU of class circle 0.390 is below 0.40"),
     ],
 )
 def test_each_floor_is_checked(score, what, value, fault):
     scores = copy.deepcopy(GOOD)
     scores[score][what] = value
     assert gate(scores) == [fault]
+
+
+def job(tmp_path, name, code='', then=None):
+    return _Job(name, [sys.executable, '-S', '-c', code], tmp_path / f'{name}.log', then)
+
+
+def test_a_test_follows_its_training_and_a_failure_starts_nothing_more(tmp_path):
+    started = tmp_path / 'test.log'
+    _run_two_at_a_time([job(tmp_path, str(i), then=lambda: job(tmp_path, 'test')) for i in range(3)])
+    assert started.is_file() and all((tmp_path / f'{i}.log').is_file() for i in range(3))
+    started.unlink()
+    failing = job(tmp_path, 'failing', 'raise SystemExit(3)', then=lambda: job(tmp_path, 'test'))
+    with pytest.raises(InputError, match='failing ended with status 3'):
+        _run_two_at_a_time([failing, failing, job(tmp_path, 'never')])
+    assert not started.exists() and not (tmp_path / 'never.log').exists()
+
+
+def test_the_two_segmentors_differ_in_their_backbone_alone():
+    first, second = (each for each in TRAININGS if each.task == 'segmentation')
+    assert first.settings == second.settings and second.options == ('--backbone', 'vmamba_mini') and not first.options
 
 
 @pytest.mark.slow
@@ -45,6 +69,7 @@ def test_untrained_networks_fail(tmp_path):
     assert done.returncode == 2
     assert 'error: the networks did not learn: box AP 0.' in done.stderr and 'mIoU 0.' in done.stderr
     assert (tmp_path / 'run' / 'scores.json').is_file()  # the results stay
-    assert 'mask AP' in (tmp_path / 'run' / 'report' / 'index.html').read_text()
+    page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
+    assert 'mask AP' in page and 'vmamba_mini against MambaOut: mIoU ' in page
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and 'exists; nothing was overwritten' in again.stderr

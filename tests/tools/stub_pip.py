@@ -52,6 +52,9 @@ def install(name, again, mode):
     if module == 'torch':
         write(SITE / 'torch' / '__init__.py', TORCH)
         write(SITE / 'torch' / 'utils' / 'cpp_extension.py', "import os\nCUDA_HOME = os.environ.get('STUB_CUDA_HOME')")
+    if module == 'torchvision' and mode == 'torchvision of another torch':
+        fault = "raise RuntimeError('operator torchvision::nms does not exist')"
+        write(SITE / 'torchvision' / '__init__.py', f"import sys\nif 'mmbackbones' not in sys.modules:\n    {fault}")
     if module == 'mmcv':
         write(SITE / 'mmcv' / '_ext.so')
         built_for = os.environ.get('STUB_TORCH_CUDA') if os.environ['FORCE_CUDA'] == '1' else None

@@ -1,5 +1,7 @@
-"""tools/run_tests.sh with stand-ins for the set-up, ruff, pytest and the quickstart."""
+"""tools/run_tests.sh with stand-ins for the set-up, ruff, pytest, the quickstart and apt."""
 
+import os
+import pty
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,7 +40,7 @@ PASSING = {
 def run(tmp_path):
     """Run the script with these results of its phases; returns the finished process and the calls it made."""
 
-    def run(*arguments: str, **results) -> tuple[subprocess.CompletedProcess, str]:
+    def run(*arguments: str, env: dict | None = None, terminal: int | None = None, **results):
         results = {**PASSING, **results}
         tools = tmp_path / 'tools'
         tools.mkdir()
@@ -48,7 +50,15 @@ def run(tmp_path):
         (tools / 'setup_env.sh').write_text(f'echo {tmp_path}/python; exit {results["set_up"]}')
         (tools / 'quickstart.sh').write_text(f'echo quickstart >> calls.txt; exit {results["quickstart"]}')
         command = ['bash', Path('tools', 'run_tests.sh'), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if terminal is None else terminal,
+            text=True,
+        )
         calls = tmp_path / 'calls.txt'
         return done, calls.read_text() if calls.exists() else ''
 
@@ -120,3 +130,51 @@ def test_arguments_reach_pytest_and_may_select_nothing(run):
     done, calls = run('-k', 'scan orders', slow='=== 9 deselected in 0.10s ===', slow_code=5)
     assert done.returncode == 0, done.stdout
     assert calls.count('-k scan orders') == 2
+
+
+@pytest.fixture
+def no_browser(tmp_path) -> dict:
+    """Variables of a machine without Chromium, where apt-get has it and says when it installs."""
+    bin_ = tmp_path / 'bin'
+    bin_.mkdir()
+    for folder in os.environ['PATH'].split(os.pathsep):
+        for path in Path(folder).glob('*'):
+            if 'chrom' not in path.name and 'apt' not in path.name and not (bin_ / path.name).is_symlink():
+                (bin_ / path.name).symlink_to(path)
+    install = f'case "$*" in *install*) echo installed >> {tmp_path}/apt.txt; ln -s /bin/true {bin_}/chromium; '
+    install += f'ln -s /bin/true {bin_}/chromedriver ;; esac'
+    for name, script in {'apt-get': install, 'apt-cache': 'true'}.items():
+        (bin_ / name).write_text(f'#!/bin/bash\n{script}\n')
+        (bin_ / name).chmod(0o755)
+    return {'PATH': str(bin_), 'HOME': str(tmp_path)}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root is asked')
+@pytest.mark.parametrize(
+    ('options', 'more', 'answer', 'installs'),
+    [
+        ([], {}, None, False),
+        (['--fast', '--install-browser'], {}, None, True),
+        ([], {'MMBACKBONES_INSTALL_BROWSER': '1'}, None, True),
+        ([], {}, '\n', False),
+        ([], {}, 'n\n', False),
+        ([], {}, 'y\n', True),
+    ],
+    ids=['no terminal', 'option', 'variable', 'no answer', 'no', 'yes'],
+)
+def test_apt_installs_nothing_unasked(run, no_browser, tmp_path, options, more, answer, installs):
+    ours, theirs = pty.openpty() if answer else (None, None)
+    if answer:
+        os.write(ours, answer.encode())
+    done, calls = run(*options, env=no_browser | more, terminal=theirs)
+    assert done.returncode == 0 and '--install-browser' not in calls
+    assert (tmp_path / 'apt.txt').exists() == installs
+    assert ('will be skipped' in done.stdout) != installs
+    if answer:
+        assert b'[y/N]' in os.read(ours, 1000)
+        os.close(theirs)
+        os.close(ours)
+
+
+def test_ci_says_yes_to_the_browser():
+    assert '--install-browser' in (ROOT / '.ci' / 'run').read_text()

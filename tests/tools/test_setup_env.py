@@ -51,10 +51,9 @@ class Project:
         self.record = root / 'pip.jsonl'
         self.path = f'{self.bin}:{commands}'
         self.venv = self.root / '.venv'
-        for name in ('tools/setup_env.sh', 'requirements.txt', 'pyproject.toml'):
+        for name in ('tools/setup_env.sh', 'requirements.txt', 'pyproject.toml', 'mmbackbones/torchvision_hook.py'):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
-        (self.root / 'mmbackbones').mkdir()
         (self.root / 'mmbackbones' / '__init__.py').touch()
         self.bin.mkdir()
         self.command('python3', PYTHON.format(python=REAL_PYTHON, stub=ROOT / 'tests' / 'tools' / 'stub_pip.py'))
@@ -308,6 +307,28 @@ def test_mmcv_that_never_works_is_an_error(project):
     assert 'mmcv does not work: import mmcv.ops' in error_of(project.run(STUB_MODE='never ops'))
     assert len(project.mmcv_builds()) == 2
     assert not (project.venv / '.ready').exists()
+
+
+def test_torchvision_of_another_torch_imports_nonetheless(project):
+    project.set_up(STUB_MODE='torchvision of another torch')
+    (hook,) = project.venv.glob('lib/python*/site-packages/mmbackbones_torchvision.pth')
+    python = [project.venv / 'bin' / 'python', '-E', '-c']
+    looking = 'import sys, importlib.util as util; assert util.find_spec("torchvision")'  # this alone costs nothing
+    subprocess.run([*python, f'{looking}; assert "mmbackbones" not in sys.modules'], cwd=project.root, check=True)
+    subprocess.run(
+        [*python, 'import sys, torchvision; assert "mmbackbones" in sys.modules'], cwd=project.root, check=True
+    )
+    project.calls()
+    project.set_up()
+    assert not project.calls()
+    hook.unlink()
+    project.set_up(STUB_MODE='torchvision of another torch')
+    assert project.calls() and hook.is_file()
+
+
+def test_matching_torchvision_is_left_alone(project):
+    project.set_up()
+    assert not list(project.venv.rglob('mmbackbones_torchvision*'))
 
 
 def test_opencv_needs_no_display_libraries(project):

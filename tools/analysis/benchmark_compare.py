@@ -2,8 +2,11 @@
 
 import argparse
 import os
+import runpy
 import tempfile
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.compare.benchmark import DETECTIONS, compare_synthetic, write_synthetic
 from mmbackbones.analysis.timing import wall_and_cpu

@@ -1,6 +1,10 @@
 """Time whole token mixers: tools/analysis/benchmark_mixers.py [--cases vim-t-512 ...] [--csv FILE]."""
 
+import runpy
 import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 import torch
 

@@ -1,6 +1,10 @@
 """Time the selective scan beside its peers: tools/analysis/benchmark_scan.py [--cases n16-1024 ...] [--csv FILE]."""
 
+import runpy
 import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
 from mmbackbones.analysis.speed.scan import CASES, METHODS, benchmark

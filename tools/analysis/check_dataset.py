@@ -1,7 +1,11 @@
 """Check the data of a config for faults: tools/analysis/check_dataset.py CONFIG [--full] [--json FILE]."""
 
 import argparse
+import runpy
 import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from rich.console import Console
 from rich.table import Table

@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import runpy
 from pathlib import Path
 
-from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
+
+from mmbackbones.analysis.compare.paired import compare_runs, to_record
+from mmbackbones.analysis.compare.show import tables
 from mmbackbones.analysis.tables import show, write_file
 from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.predictions import SPLITS, load_run
@@ -64,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     append_record(args.record or load_run(args.runs[0]).work_dir / RECORDS, record)
     if args.json:
         write_file(args.json, json.dumps(record, indent=1, sort_keys=True) + '\n')
-    show(*tables(found), *found.sentences, *(f'Note: {note}.' for note in found.notes), width=140)
+    show(*tables(found), *found.sentences, *(f'Note: {note}.' for note in found.notes), width=160)
 
 
 if __name__ == '__main__':

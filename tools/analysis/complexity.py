@@ -1,6 +1,10 @@
 """Parameters and MACs: tools/analysis/complexity.py CONFIG… [--shape H W] [--depth N], or --all [--csv FILE]."""
 
 import argparse
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.analysis.complexity.table import (

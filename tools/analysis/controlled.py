@@ -1,6 +1,10 @@
 """Parameters and MACs of the controlled arms: tools/analysis/controlled.py [ARCH] [--equal KIND] [--csv FILE]."""
 
 import argparse
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from rich.console import Console
 from rich.table import Table

@@ -1,7 +1,10 @@
 """Train full-size models for a few iterations on real images: tools/analysis/end_to_end.py --coco DIR --ade20k DIR."""
 
 import argparse
+import runpy
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.speed.end_to_end import BASIC, train, write_rows
 from mmbackbones.engine.command import run_command

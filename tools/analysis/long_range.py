@@ -1,7 +1,10 @@
 """Measure how far each token mixer sees: tools/analysis/long_range.py --task row --mixers ss2d dw7 dw3 --out DIR."""
 
 import argparse
+import runpy
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 import torch
 

@@ -1,6 +1,10 @@
 """Write one page about all runs in some work dirs: tools/analysis/report.py WORK_DIRS... -o report/."""
 
 import argparse
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.report.write import write_report
 from mmbackbones.engine.command import run_command

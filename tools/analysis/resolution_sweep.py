@@ -1,7 +1,10 @@
 """AP or mIoU against tokens: tools/analysis/resolution_sweep.py CONFIG [CHECKPOINT] --sizes 512 640 800 --out DIR."""
 
 import argparse
+import runpy
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.figures import save
 from mmbackbones.analysis.tables import show

@@ -1,7 +1,11 @@
 """Time and memory against resolution: tools/analysis/speed.py CONFIG… [--sizes 224 … 2048] [--csv FILE]."""
 
 import argparse
+import runpy
 from dataclasses import replace
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.speed.networks import PARTS, PRESETS, STEPS, arms, check, measure
 from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, record_of, table_of, write_timings

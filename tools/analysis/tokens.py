@@ -1,7 +1,10 @@
 """Count the tokens of each stage of a backbone: tools/analysis/tokens.py CONFIG… [--split train] [--out DIR]."""
 
 import argparse
+import runpy
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.analysis.figures import save
 from mmbackbones.analysis.tables import make_folder, show

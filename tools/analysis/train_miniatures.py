@@ -1,8 +1,11 @@
 """Train the zoo's miniatures and compare them with untrained ones: tools/analysis/train_miniatures.py [NAME ...]."""
 
 import argparse
+import runpy
 import sys
 from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.command import run_command

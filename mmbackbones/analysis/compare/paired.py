@@ -7,87 +7,19 @@ over seeds and images gives an answer about the methods. docs/compare.md has for
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Column, Table
 
-from mmbackbones.analysis.tables import rich_table
+from mmbackbones.analysis.compare.comparison import Arm, Comparison, Difference
+from mmbackbones.analysis.compare.names import network_of, unique
+from mmbackbones.analysis.compare.show import sentence
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS, draw_counts, holm, interval, mean_over_seeds, p_value
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, annotation_file, load_run
 from mmbackbones.evaluation.records import arm_of, differing_keys, plain_floats, surroundings
 from mmbackbones.evaluation.scores import Values, score, scored_metrics
-
-LEVEL = 0.05
-
-
-@dataclass
-class Arm:
-    """Runs that differ only in their seed."""
-
-    name: str
-    runs: list[FinishedRun]
-
-    @property
-    def seeds(self) -> int:
-        return len({run.record['seed'] for run in self.runs})
-
-
-@dataclass
-class Difference:
-    """An arm's score minus that of the reference, in percentage points.
-
-    Attributes:
-        metric (str): ``'box AP'``, ``'mask AP'`` or ``'mIoU'``.
-        split, group (str): ``'all'``, or a part of the objects, classes or images.
-        arm, reference (str): names of the arms.
-        score, reference_score (float): in percent.
-        difference (float): ``score`` minus ``reference_score``.
-        low, high (float): ends of the 95 % interval.
-        p (float): two-sided; ``p_holm`` is corrected for the comparisons of its metric and split.
-        images (int): number of resampled images.
-        about (str): ``'methods'`` or ``'checkpoints'``.
-        seeds (int): number of seeds, of the arm with fewer.
-    """
-
-    metric: str
-    split: str
-    group: str
-    arm: str
-    reference: str
-    score: float
-    reference_score: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    images: int
-    about: str
-    seeds: int
-
-
-@dataclass
-class Comparison:
-    """Results of a comparison.
-
-    Attributes:
-        arms (list[Arm]): the reference first.
-        differences (list[Difference]): differences of the other arms from it.
-        sentences (list[str]): conclusions.
-        notes (list[str]): other differences, such as the device, and parts that could not be scored.
-        resamples, seed (int): number of resamples and seed of the bootstrap.
-    """
-
-    arms: list[Arm]
-    differences: list[Difference]
-    sentences: list[str]
-    notes: list[str]
-    resamples: int
-    seed: int
 
 
 def compare_runs(
@@ -145,7 +77,7 @@ def compare_scores(
         for split in splits
         if split not in {row.split for row in differences}
     ]
-    sentences = [_sentence(row, len(arms)) for row in differences if row.split == 'all']
+    sentences = [sentence(row, len(arms)) for row in differences if row.split == 'all']
     return Comparison(arms, differences, sentences, notes, resamples, seed)
 
 
@@ -173,12 +105,9 @@ def _group(runs: Sequence[FinishedRun]) -> list[Arm]:
         arms.setdefault(arm_of(run.record), []).append(run)
     if len(arms) == 1:  # one method only: its runs against each other
         arms = {str(place): [run] for place, run in enumerate(runs)}
-    named = [Arm(group[0].name, group) for group in arms.values()]
-    names = [arm.name for arm in named]
-    for arm in named:
-        if names.count(arm.name) > 1:
-            arm.name = f'{arm.name} ({arm.runs[0].work_dir.name}/{arm.runs[0].folder.name})'
-    return named
+    groups = list(arms.values())
+    names = unique([network_of(group[0].record) for group in groups], [group[0].folder for group in groups])
+    return [Arm(name, group) for name, group in zip(names, groups)]
 
 
 def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, seed: int) -> list[Difference]:
@@ -189,9 +118,8 @@ def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, s
             pair = (arm, arms[0])
             methods = all(one.seeds >= SEEDS_FOR_METHODS for one in pair)
             rng = np.random.default_rng([seed, place]) if methods else None
-            scores, reference = (
-                mean_over_seeds(np.array([values[run.folder][key] for run in one.runs]), rng) for one in pair
-            )
+            runs = [np.array([values[run.folder][key] for run in one.runs]) for one in pair]
+            scores, reference = (mean_over_seeds(drawn, rng) for drawn in runs)
             gaps = scores - reference
             if split != 'all' and np.isnan(gaps[0]):  # no object of this size
                 continue
@@ -214,6 +142,8 @@ def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, s
                     images,
                     'methods' if methods else 'checkpoints',
                     min(one.seeds for one in pair),
+                    *(drawn[:, 0].tolist() for drawn in runs),
+                    *(one.seeds for one in pair),
                 )
             )
     for family in {(row.metric, row.split) for row in rows}:
@@ -221,56 +151,6 @@ def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, s
         for row, corrected in zip(members, holm([row.p for row in members])):
             row.p_holm = corrected
     return rows
-
-
-def _sentence(row: Difference, arms: int) -> str:
-    who = 'the methods' if row.about == 'methods' else 'these checkpoints'
-    source = 'seeds and images' if row.about == 'methods' else 'images'
-    text = (
-        f'{row.metric}: {row.arm} {row.score:.2f}, {row.reference} {row.reference_score:.2f}, difference '
-        f'{row.difference:+.2f} (95 % interval {row.low:+.2f} to {row.high:+.2f} over {source}'
-    )
-    text += f', p {row.p_holm:.3g} after Holm for {arms - 1} comparisons). ' if arms > 2 else f', p {row.p:.3g}). '
-    if np.isnan(row.difference) or np.isnan(row.low):
-        text += 'Nothing can be concluded: there is nothing to score.'
-    elif row.p_holm < LEVEL:
-        text += f'{who.capitalize()} differ by more than the choice of {source} explains.'
-    else:
-        text += f'No difference between {who} is shown.'
-    if row.about == 'methods' and row.seeds < 10:
-        text += f' With {row.seeds} seeds the interval is narrower than it should be (docs/compare.md).'
-    if row.about == 'checkpoints':
-        text += (
-            ' This is about these checkpoints, not the methods: another seed may give another difference, and '
-            f'only {SEEDS_FOR_METHODS} seeds and more per arm tell.'
-        )
-    return text
-
-
-def tables(comparison: Comparison) -> list[Table]:
-    """One table for the whole data and one for each split."""
-    shown = []
-    for split in dict.fromkeys(row.split for row in comparison.differences):
-        several = len(comparison.arms) > 2 or split != 'all'
-        part = [] if split == 'all' else [Column(split, overflow='fold')]
-        columns = ['metric', Column('arm', overflow='fold'), *part, 'score', 'reference', 'difference', '95 % interval']
-        rows = [
-            [
-                row.metric,
-                row.arm,
-                *([row.group] if part else []),
-                f'{row.score:.2f}',
-                f'{row.reference_score:.2f}',
-                f'{row.difference:+.2f}',
-                f'{row.low:+.2f} to {row.high:+.2f}',
-                f'{row.p_holm if several else row.p:.3g}',
-            ]
-            for row in comparison.differences
-            if row.split == split
-        ]
-        title = 'all images' if split == 'all' else f'by {split}'
-        shown.append(rich_table([*columns, 'p (Holm)' if several else 'p'], rows, title=title))
-    return shown
 
 
 def to_record(comparison: Comparison) -> dict:

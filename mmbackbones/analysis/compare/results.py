@@ -1,12 +1,8 @@
 """The results table: rows, columns and tables of the results of :mod:`mmbackbones.analysis.compare.collect`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Column, Table
-
-from mmbackbones.analysis.tables import markdown_table, rich_table
 from mmbackbones.evaluation.metric_names import key_of, main_metrics, percent
 from mmbackbones.zoo.published import Match
 
@@ -57,8 +53,8 @@ class Result:
     published: Match
     remarks: list[str]
 
-    def row(self, table: int) -> dict[str, str]:
-        """Texts by ``COLUMNS`` and by the names of other metrics."""
+    def row(self, table: int, digits: str = '.1f') -> dict[str, str]:
+        """Texts by ``COLUMNS`` and by the names of other metrics; ``digits`` are those of the scores."""
         record, row = self.record, self.published.row
         scores = _scores({} if record.get('tta') else record['metrics'])
         if self.multi_scale:
@@ -74,7 +70,7 @@ class Result:
                 arm=record.get('arm'),
                 recipe=record['recipe'],
                 seed=record['seed'],
-                **scores,
+                **{name: format(score, digits) for name, score in scores.items()},
                 **{f'published {name}': published.get(key) for name, key in PUBLISHED.items()},
                 **{
                     'params (M)': f'{record["params"] / 1e6:.1f}' if 'params' in record else None,
@@ -122,45 +118,11 @@ class Results:
         return [result.row(number) for number, table in enumerate(self.tables, 1) for result in table]
 
 
-def _scores(metrics: dict, suffix: str = '') -> dict[str, str]:
-    """The main metrics as texts, fractions in percent; COCO's -1 for a score of no objects is none."""
+def _scores(metrics: dict, suffix: str = '') -> dict[str, float]:
+    """The main metrics, fractions in percent; COCO's -1 for a score of no objects is none."""
     shown = {label: (key_of(label), value) for label, value in main_metrics(metrics).items() if value is not None}
     return {
-        f'{label}{suffix}': f'{percent(label, value):.1f}'
+        f'{label}{suffix}': percent(label, value)
         for label, (key, value) in shown.items()
         if not (value < 0 and key.startswith('coco/'))
     }
-
-
-def shown_columns(found: Results, rows: Sequence[dict[str, str]]) -> list[str]:
-    """Columns that fit a page: scores, cost and published results, if there are any."""
-    hidden = ('table', 'source', 'work dir', 'date', 'commit', 'device', 'published row')
-    return [name for name in found.columns() if name not in hidden and any(row.get(name) for row in rows)]
-
-
-def shown_tables(found: Results) -> list[Table]:
-    """The tables for the terminal, with the columns that fit."""
-    tables = []
-    for number in range(1, len(found.tables) + 1):
-        rows = [row for row in found.rows() if row['table'] == str(number)]
-        names = shown_columns(found, rows)
-        columns = [Column(name, overflow='fold') for name in names]
-        tables.append(
-            rich_table(columns, [[row.get(name, '') for name in names] for row in rows], title=f'table {number}')
-        )
-    return tables
-
-
-def to_markdown(found: Results) -> str:
-    """The tables with their notes, sources and left out work dirs."""
-    lines = []
-    for number in range(1, len(found.tables) + 1):
-        rows = [row for row in found.rows() if row['table'] == str(number)]
-        names = shown_columns(found, rows)
-        lines += [f'Table {number}: {found.tables[number - 1][0].record["task"]}, recipe {rows[0]["recipe"]}', '']
-        lines.append(markdown_table(names, [[row.get(name, '') for name in names] for row in rows]))
-    lines += [f'- {sentence}' for sentence in found.apart + found.notes]
-    lines += [f'- {work_dir}: {reason}' for work_dir, reason in found.left_out.items()]
-    sources = dict.fromkeys(f'{row["published row"]}: {row["source"]}' for row in found.rows() if row['source'])
-    lines += [f'- published {source}' for source in sources]
-    return '\n'.join(lines) + '\n'

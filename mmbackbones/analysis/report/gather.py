@@ -5,22 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.compare.paired import Comparison, compare_scores
+from mmbackbones.analysis.compare.comparison import Comparison
+from mmbackbones.analysis.compare.paired import compare_scores
 from mmbackbones.analysis.long_range import records as long_range
 from mmbackbones.analysis.long_range.curves import Curve, curves
+from mmbackbones.analysis.report.pictures import fullest_first
+from mmbackbones.analysis.report.scores import Score, arms_of, name_of, scores_of
 from mmbackbones.analysis.tokens import sweep_points
 from mmbackbones.analysis.tokens.sweep_points import SweepPoint, points_of
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.bootstrap import draw_counts, interval
+from mmbackbones.evaluation.bootstrap import draw_counts
 from mmbackbones.evaluation.outputs import RECORD
 from mmbackbones.evaluation.predictions import FinishedRun, Sample, annotation_file, load_run
 from mmbackbones.evaluation.records import RECORDS, differing_keys, read_records
 from mmbackbones.evaluation.scores import Values, score
-from mmbackbones.zoo.published import match
 
 PICTURES = 'pictures'  # folder in a work dir, for test.py --show-dir
 IMAGES = ('.png', '.jpg', '.jpeg')
-PUBLISHED = {'box AP': 'AP_box', 'mask AP': 'AP_mask', 'mIoU': 'mIoU_ss', 'mIoU, multi-scale': 'mIoU_ms'}
 
 
 @dataclass
@@ -41,25 +42,6 @@ class Found:
 
     def of_kind(self, kind: str) -> list[dict]:
         return [record for record in self.records if record['kind'] == kind]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A run's score in percent.
-
-    Attributes:
-        run (FinishedRun): the run.
-        metric (str): ``'box AP'``, ``'mask AP'``, ``'mIoU'`` or ``'mIoU, multi-scale'``.
-        value, low, high (float): the score and the ends of its 95 % interval over images.
-        published (float | None): published score for the common recipe.
-    """
-
-    run: FinishedRun
-    metric: str
-    value: float
-    low: float
-    high: float
-    published: float | None
 
 
 @dataclass(frozen=True)
@@ -87,13 +69,13 @@ class ReportData:
     Attributes:
         records (int): number of records.
         runs (list[FinishedRun]): runs with saved predictions.
-        scores (list[Score]): scores of these runs.
+        scores (list[Score]): scores of their arms.
         comparisons (list[Comparison]): one per group of comparable runs.
         sweeps (list[Sweep]): scores against tokens.
         tokens (list[dict]): records of token counts.
         timings (dict[str, list[dict]]): records of speed by conditions.
         long_range (list[LongRangeCurves]): one per setting.
-        pictures (dict[Path, list[Path]]): painted predictions by work dir.
+        pictures (dict[Path, list[Path]]): painted predictions by work dir, those with the most objects first.
         faults (list[str]): one sentence for everything that was left out.
         resamples, seed (int): number of resamples and seed of every bootstrap.
     """
@@ -135,7 +117,7 @@ def gather(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) 
     return ReportData(
         records=len(found.records),
         runs=found.runs,
-        scores=[each for run in runs for each in _scores(run, scored[run.folder])],
+        scores=[each for arm in arms_of(runs) for each in scores_of(*arm, scored)],
         comparisons=[
             _comparison([(run, scored[run.folder]) for run in group], resamples, seed)
             for group in comparable(runs)
@@ -148,16 +130,14 @@ def gather(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) 
         tokens=found.of_kind('tokens'),
         timings=_timings(found.of_kind('speed')),
         long_range=_long_range(found.of_kind(long_range.KIND)),
-        pictures=found.pictures,
+        pictures={
+            work_dir: fullest_first(paths, [run for run in found.runs if run.work_dir == work_dir])
+            for work_dir, paths in found.pictures.items()
+        },
         faults=faults,
         resamples=resamples,
         seed=seed,
     )
-
-
-def name_of(run: FinishedRun) -> str:
-    """Config, work dir and seed of a run."""
-    return f'{run.name} ({run.work_dir.name}, seed {run.record["seed"]})'
 
 
 def read_folders(folders: Sequence[str | Path]) -> Found:
@@ -249,17 +229,6 @@ def _score(run: FinishedRun, resamples: int, seed: int) -> Values:
     """
     sample = Sample(run, annotation_file(run) if run.record['task'] == 'detection' else None)
     return score(run, sample, draw_counts(len(sample.image_ids), resamples, seed), splits=())
-
-
-def _scores(run: FinishedRun, values: Values) -> list[Score]:
-    published = match(run.record['config'], run.record['recipe'], run.record.get('backbone')).row
-    scores = []
-    for (metric, _, _), drawn in values.items():
-        name = f'{metric}, multi-scale' if run.record.get('tta') else metric
-        key = PUBLISHED.get(name) if run.record['recipe'] == 'common' else None
-        theirs = published.metrics.get(key) if published and key else None
-        scores.append(Score(run, name, float(drawn[0]), *interval(drawn[1:]), theirs))
-    return scores
 
 
 def _comparison(scored: Sequence[tuple[FinishedRun, Values]], resamples: int, seed: int) -> Comparison:

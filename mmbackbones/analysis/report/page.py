@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,12 +30,23 @@ class Table:
         caption (str): what it shows.
         header (Sequence[str]): column names.
         rows (Sequence[Sequence[object]]): cells. None is an empty cell. Floats are shortened on the page only.
+        in_file_only (Collection[str]): columns that the page leaves out.
     """
 
     name: str
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
+    in_file_only: Collection[str] = ()
+
+    def shown(self) -> tuple[list[str], list[list[object]]]:
+        """Header and rows of the page: without columns that are for the file alone, or empty."""
+        places = [
+            place
+            for place, name in enumerate(self.header)
+            if name not in self.in_file_only and (place == 0 or any(row[place] not in (None, '') for row in self.rows))
+        ]
+        return [self.header[place] for place in places], [[row[place] for place in places] for row in self.rows]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""The report's sections on results: runs, scores, differences, mixers, pictures, and limits."""
+"""The report's sections on results: scores, differences, mixers, pictures, limits, and the runs."""
 
 from collections.abc import Sequence
 
-from mmbackbones.analysis.compare.paired import Comparison
+from mmbackbones.analysis.compare.comparison import Comparison
+from mmbackbones.analysis.compare.names import network_of
+from mmbackbones.analysis.compare.show import COVERS, range_of
 from mmbackbones.analysis.figures import new_figure
-from mmbackbones.analysis.report.gather import ReportData, Score, name_of
+from mmbackbones.analysis.report.gather import ReportData
 from mmbackbones.analysis.report.page import Figure, Picture, Section, Table
+from mmbackbones.analysis.report.scores import Score
 from mmbackbones.evaluation.bootstrap import SEEDS_FOR_METHODS
 from mmbackbones.evaluation.predictions import FinishedRun
 
@@ -16,56 +19,74 @@ QUESTION = (
     'images, but may be where sequences are long, as in detection and segmentation. This page shows what the runs at '
     'hand say about that.'
 )
-
-
-def question() -> Section:
-    return Section('The question', [QUESTION])
+SOURCES = (
+    'Every number comes from a record of a run. The tables are also in data/, with more columns, and the figures in '
+    'figures/.'
+)
+# Columns of the table of runs that always stand in it; the others only if the runs differ in them.
+ALWAYS = ('network', 'task', 'seed', 'iterations', 'parameters (M)', 'images tested')
 
 
 def who_ran(data: ReportData) -> Section:
-    """Every run with its recipe, data, device and commit, and the items left out."""
+    """The question, every run with its recipe, data, device and commit, and the items left out."""
     columns = {
-        'config': lambda record: record['config'],
-        'task': lambda record: record['task'],
-        'recipe': lambda record: record['recipe'],
+        'network': network_of,
+        'task': lambda record: f'{record["task"]}, multi-scale' if record.get('tta') else record['task'],
         'seed': lambda record: record['seed'],
         'iterations': lambda record: record.get('iterations'),
         'parameters (M)': lambda record: record['params'] / 1e6,
+        'images tested': lambda record: record['images'],
+        'recipe': lambda record: record['recipe'],
         'precision': lambda record: record['precision'],
         'scan backend': lambda record: record['scan_backend'],
-        'data': lambda record: record['data_fingerprint'],
-        'images tested': lambda record: record['images'],
         'device': lambda record: record['device'],
         'torch': lambda record: record['versions'].get('torch'),
         'commit': lambda record: record['commit'],
         'date': lambda record: record['date'][:10],
+        'data': lambda record: record['data_fingerprint'],
+        'config': lambda record: record['config'],
     }
-    rows = [[value(run.record) for value in columns.values()] for run in data.runs]
-    table = Table('runs', 'Finished runs whose predictions were kept.', list(columns), rows)
     notes = [f'Left out or unfinished: {fault}.' for fault in data.faults]
-    return Section('Who ran, under which recipe', [table, *notes] if rows else ['No finished runs.', *notes])
+    if not data.runs:
+        return Section('The runs', notes)
+    rows = [[value(run.record) for value in columns.values()] for run in data.runs]
+    shared = {
+        name: values[0]
+        for name, *values in zip(columns, *rows)
+        if name not in ALWAYS and all(value == values[0] for value in values)
+    }
+    same = ', '.join(f'{name} {value}' for name, value in shared.items() if value is not None)
+    table = Table(
+        'runs',
+        'Finished runs whose predictions were kept.',
+        list(columns),
+        rows,
+        in_file_only=(*shared, 'config'),
+    )
+    return Section('The runs', [QUESTION, table, *([f'The same for all: {same}.'] if same else []), SOURCES, *notes])
 
 
 def results(scores: Sequence[Score]) -> Section:
-    """Scores with intervals beside the published ones."""
+    """Scores of arms, with range and interval, beside the published ones."""
     if not scores:
-        return Section('Results', ['No run has predictions to score.'])
+        return Section('Results')
     rows = [
         [
-            name_of(each.run),
+            each.name,
             each.metric,
-            each.value,
-            each.low,
-            each.high,
-            'no published row' if each.published is None else each.published,
+            each.seeds,
+            f'{each.value:.2f}',
+            range_of(each.by_run) or 'one run',
+            f'{each.low:.2f} to {each.high:.2f}',
+            each.published,
         ]
         for each in scores
     ]
     table = Table(
         'results',
-        'Scores of the last checkpoint in percent, with 95 % bootstrap intervals over the test '
-        'images, beside the published figure.',
-        ['run', 'metric', 'score', 'low', 'high', 'published'],
+        'Scores of the last checkpoints in percent: mean and range over the seeds, the 95 % bootstrap interval of the '
+        'mean over the test images, and the published figure where there is one for this recipe.',
+        ['network', 'metric', 'seeds', 'mean', 'range over seeds', 'interval over images', 'published'],
         rows,
     )
     note = (
@@ -84,7 +105,7 @@ def _results_figure(scores: Sequence[Score]) -> Figure:
         )
         if each.published is not None:
             axes.plot(each.published, place, 'x', color='C3')
-    labels = [f'{each.metric}: {each.run.name[:60]}' for each in reversed(scores)]
+    labels = [f'{each.metric}: {each.name[:60]}' for each in reversed(scores)]
     axes.set_yticks(range(len(scores)), labels, fontsize=7)
     axes.set_xlabel('percent')
     axes.grid(axis='x', alpha=0.4)
@@ -98,25 +119,27 @@ def _results_figure(scores: Sequence[Score]) -> Figure:
 
 
 def differences(comparisons: Sequence[Comparison]) -> Section:
-    """Paired differences, and the conclusion from each."""
+    """Paired differences, and the conclusion from each. A p-value stands beside those that speak of methods."""
     rows = [
-        [row.metric, row.arm, row.reference, row.difference, row.low, row.high, row.p_holm, row.about]
+        [
+            row.metric,
+            row.arm,
+            row.reference,
+            f'{row.difference:+.2f}',
+            f'{row.low:+.2f} to {row.high:+.2f}',
+            COVERS[row.about],
+            f'{row.p_holm:.3g}' if row.about == 'methods' else None,
+        ]
         for comparison in comparisons
         for row in comparison.differences
         if row.split == 'all'
     ]
     if not rows:
-        return Section(
-            'Differences',
-            [
-                'No two runs may be compared: they differ in recipe, data or evaluation, or '
-                'there is only one. tools/analysis/compare.py names the keys.'
-            ],
-        )
+        return Section('Differences')
     table = Table(
         'differences',
-        'Paired differences in percentage points, with 95 % bootstrap intervals.',
-        ['metric', 'arm', 'reference', 'difference', 'low', 'high', 'p (Holm)', 'speaks about'],
+        'Paired differences in percentage points.',
+        ['metric', 'network', 'reference', 'difference', '95 % interval', 'interval over', 'p (Holm)'],
         rows,
     )
     return Section('Differences', [table, *(text for each in comparisons for text in (*each.sentences, *each.notes))])
@@ -125,15 +148,19 @@ def differences(comparisons: Sequence[Comparison]) -> Section:
 def controlled(scores: Sequence[Score]) -> Section:
     """Scores of the networks that differ only in their token mixer."""
     rows = [
-        [*_mixer(each.run), each.run.record['seed'], each.metric, each.value, each.low, each.high]
+        [
+            *_mixer(each.runs[0]),
+            each.metric,
+            each.seeds,
+            f'{each.value:.2f}',
+            range_of(each.by_run) or 'one run',
+            f'{each.low:.2f} to {each.high:.2f}',
+        ]
         for each in scores
-        if _backbone(each.run).get('type') in ('mmbackbones.GatedMixerNet', 'mmbackbones.IsotropicMixerNet')
+        if _is_controlled(each.runs[0])
     ]
     if not rows:
-        return Section(
-            'Token mixers, all else equal',
-            ['No controlled run (configs/controlled) is among these: nothing here isolates the token mixer.'],
-        )
+        return Section('Token mixers, all else equal')
     return Section(
         'Token mixers, all else equal',
         [
@@ -141,8 +168,9 @@ def controlled(scores: Sequence[Score]) -> Section:
             'many parameters without mixing tokens, gains by mixing them.',
             Table(
                 'mixers',
-                'Scores of the controlled networks in percent, with 95 % intervals over the test images.',
-                ['arm', 'network', 'arch', 'seed', 'metric', 'score', 'low', 'high'],
+                'Scores of the controlled networks in percent: mean and range over the seeds, and the 95 % interval of '
+                'the mean over the test images.',
+                ['arm', 'network', 'arch', 'metric', 'seeds', 'mean', 'range over seeds', 'interval over images'],
                 rows,
             ),
         ],
@@ -153,6 +181,10 @@ def _backbone(run: FinishedRun) -> dict:
     return run.record['settings']['model'].get('backbone', {})
 
 
+def _is_controlled(run: FinishedRun) -> bool:
+    return _backbone(run).get('type') in ('mmbackbones.GatedMixerNet', 'mmbackbones.IsotropicMixerNet')
+
+
 def _mixer(run: FinishedRun) -> list[str]:
     backbone = _backbone(run)
     arm = run.record.get('arm') or str(backbone.get('mixers', 'none'))
@@ -160,14 +192,16 @@ def _mixer(run: FinishedRun) -> list[str]:
 
 
 def predictions(data: ReportData) -> Section:
-    """Some images of predictions of every run."""
-    pictures = [
-        Picture(path, f'Ground truth beside the prediction of {folder.name}: {path.stem}')
-        for folder, paths in data.pictures.items()
-        for path in paths[:PICTURES_PER_RUN]
-    ]
-    hint = 'No painted predictions: tools/test.py CONFIG CHECKPOINT --show-dir WORK_DIR/pictures makes them.'
-    return Section('Predictions', pictures or [hint])
+    """Some images of predictions of every run, those with the most objects."""
+    names = {run.work_dir: network_of(run.record) for run in data.runs}
+    return Section(
+        'Predictions',
+        [
+            Picture(path, f'Ground truth beside the prediction of {names.get(folder, folder.name)}: {path.stem}')
+            for folder, paths in data.pictures.items()
+            for path in paths[:PICTURES_PER_RUN]
+        ],
+    )
 
 
 def limits(data: ReportData) -> Section:
@@ -189,6 +223,18 @@ def limits(data: ReportData) -> Section:
             f'No comparison has {SEEDS_FOR_METHODS} seeds per arm: nothing here is about methods, only about '
             'checkpoints.'
         )
+    if not any(_is_controlled(run) for run in data.runs):
+        found.append('No controlled run (configs/controlled) is among these: nothing here isolates the token mixer.')
+    missing = {
+        'two runs that may be compared (tools/analysis/compare.py names what differs)': data.comparisons,
+        'scores at several sizes (tools/analysis/resolution_sweep.py)': data.sweeps,
+        'time and memory (tools/analysis/speed.py)': data.timings,
+        'the synthetic long-range task (tools/analysis/long_range.py)': data.long_range,
+        'painted predictions (tools/test.py --show-dir WORK_DIR/pictures)': data.pictures,
+    }
+    absent = [what for what, there in missing.items() if not there]
+    if absent:
+        found.append(f'Not among these runs, and so not on this page: {", ".join(absent)}.')
     found += [
         'A difference between whole networks does not isolate the SSM: they differ in width, depth, stem and '
         'pretraining too. Only the controlled networks change the mixer alone.',
@@ -196,4 +242,4 @@ def limits(data: ReportData) -> Section:
         'asked by the synthetic long-range task and by the context-free head.',
         'COCO and ADE20K have at most a few thousand tokens at stride 16; nothing is said about longer sequences.',
     ]
-    return Section("What can't be concluded", found + [f'{fault}.' for fault in data.faults])
+    return Section("What can't be concluded", found)

@@ -24,8 +24,6 @@ def against_tokens(data: ReportData) -> Section:
     blocks = [_lengths(data.tokens), LONG] if data.tokens else []
     if data.sweeps:
         blocks += _sweeps(data.sweeps)
-    else:
-        blocks.append('No run was tested or trained at several sizes; tools/analysis/resolution_sweep.py does that.')
     return Section('Scores against tokens', blocks)
 
 
@@ -93,7 +91,7 @@ def cost(timings: Mapping[str, Sequence[dict]]) -> Section:
     """Time and memory against tokens, by conditions."""
     title = 'Cost against tokens'
     if not timings:
-        return Section(title, ['Nothing was timed; tools/analysis/speed.py does that.'])
+        return Section(title)
     rows = [
         [
             setup,
@@ -150,7 +148,7 @@ def long_range(found: Sequence[LongRangeCurves]) -> Section:
     """Accuracy against distance to the cue, with notes on each task."""
     title = 'The synthetic long-range task'
     if not found:
-        return Section(title, ['The synthetic long-range task was not run; tools/analysis/long_range.py does that.'])
+        return Section(title)
     blocks = []
     for number, each in enumerate(found):
         name = f'long-range-{number}-{each.task}'

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbackbones.analysis.report import results, sequences
+from mmbackbones.analysis.report.answer import answer
 from mmbackbones.analysis.report.gather import ReportData, gather
 from mmbackbones.analysis.report.page import Section, write_page
 from mmbackbones.evaluation.environment import environment
 
 TITLE = 'Visual Mamba on dense prediction'
-LEAD = 'Every number below comes from a record of a run; the tables are also in data/, the figures in figures/.'
 
 
 def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int = 1000, seed: int = 0) -> Path:
@@ -28,22 +28,21 @@ def write_report(folders: Sequence[str | Path], out: str | Path, resamples: int 
         InputError: there is nothing to report on, or ``out`` is not a report or cannot be written.
     """
     data = gather(folders, resamples, seed)
-    return write_page(out, TITLE, LEAD, render(data), footer(data))
+    return write_page(out, TITLE, answer(data), render(data), footer(data))
 
 
 def render(data: ReportData) -> list[Section]:
-    """The sections of the page in reading order."""
+    """The sections of the page in reading order. Those without content have no blocks, and the page no heading."""
     return [
-        results.question(),
-        results.who_ran(data),
         results.results(data.scores),
         results.differences(data.comparisons),
+        results.predictions(data),
         sequences.against_tokens(data),
         sequences.cost(data.timings),
         results.controlled(data.scores),
         sequences.long_range(data.long_range),
-        results.predictions(data),
         results.limits(data),
+        results.who_ran(data),
     ]
 
 

@@ -279,6 +279,9 @@ class Backbone(BaseModule, metaclass=_BackboneType):
             initialize(self, {**cfg, 'type': PRETRAINED})
         self._freeze()
 
+    def _dump_init_info(self) -> None:
+        """Nothing: for a backbone alone, mmengine would log two lines for each of hundreds of parameters."""
+
     def _freeze(self) -> None:
         groups = self.freezable_modules() if self.frozen_stages >= 0 else []
         if self.frozen_stages >= max(len(groups), 1):

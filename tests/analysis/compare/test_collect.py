@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from mmbackbones.analysis.compare.by_arm import arm_rows, to_markdown
 from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.compare.results import to_markdown
+from mmbackbones.analysis.compare.names import network_of
 from mmbackbones.engine.config import ARM_KEY, load_config
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.records import RECORDS, REQUIRED, append_record, settings_of
@@ -119,3 +120,44 @@ def test_other_recipes_and_data_get_tables_of_their_own(make_work_dir):
     found = collect([make_work_dir(config), make_work_dir(config, data_fingerprint='other'), make_work_dir(config)])
     assert [len(table) for table in found.tables] == [2, 1]
     assert found.apart == ['table 2 is kept apart from table 1: they differ in data_fingerprint']
+
+
+def test_seeds_of_one_arm_are_one_line_with_mean_and_range(make_work_dir):
+    config = 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
+    scores = (0.4512, 0.4478, 0.4544)
+    found = collect(
+        [
+            make_work_dir(
+                config,
+                seed=seed,
+                options={'randomness.seed': seed},
+                metrics={'coco/bbox_mAP': score, 'coco/segm_mAP': 0.41},
+            )
+            for seed, score in enumerate(scores)
+        ]
+    )
+    assert len(found.rows()) == 3  # for --csv
+    (line,) = arm_rows(found.tables[0], 1)
+    assert line['box AP'] == '45.1 (44.8 to 45.4)' and line['seed'] == '0, 1, 2' and line['published box AP'] == '45.1'
+    assert line['training (h)'] == '2.00'
+    assert '| seeds |' in to_markdown(found) and '45.1 (44.8 to 45.4)' in to_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ('config', 'more', 'name'),
+    [
+        ('mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco.py', {}, 'vmamba-tiny-s1l8'),
+        ('mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', {}, 'mambaout-tiny'),
+        ('mask-rcnn_1xb4-300_shapes-coco.py', {}, 'MambaOut'),
+        ('mask-rcnn_1xb4-300_shapes-coco_vim_mini.py', dict(backbone='vim_mini'), 'vim_mini'),
+        (
+            'gated-tiny_fcn-1x1_8xb2-amp-160k_ade20k-512x512_ss2d-last2.py',
+            dict(arm='ss2d-last2'),
+            'gated-tiny ss2d-last2',
+        ),
+        ('my own network.py', {}, 'my own network'),
+    ],
+)
+def test_names_of_networks_are_short(config, more, name):
+    settings = dict(model=dict(backbone=dict(type='mmbackbones.MambaOut')))
+    assert network_of(dict(config=config, settings=settings, **more)) == name

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from mmbackbones.analysis.compare.paired import compare_runs, tables, to_record
+from mmbackbones.analysis.compare.paired import compare_runs, to_record
+from mmbackbones.analysis.compare.show import tables
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.predictions import load_run, tokens_of
@@ -112,6 +113,31 @@ def test_three_seeds_speak_of_methods(make_run):
     assert 'With 3 seeds the interval is narrower than it should be' in found.sentences[0]
     two = compare(*arms[0], *arms[1][:2]).differences[0]
     assert two.about == 'checkpoints'
+
+
+def shown(found) -> list[dict[str, str]]:
+    """Lines of the first table by column."""
+    table = tables(found)[0]
+    cells = [list(column.cells) for column in table.columns]
+    return [dict(zip([column.header for column in table.columns], line)) for line in zip(*cells)]
+
+
+def test_the_table_has_mean_and_range_and_no_p_value_below_three_seeds(make_run):
+    arms = [[make_run(f'{name}{seed}', name, seed, 0.1) for seed in range(3)] for name in ('mambaout', 'vmamba')]
+    found = compare(*arms[0], *arms[1])
+    reference, line = shown(found)
+    scores = found.differences[0].by_run
+    assert line['mean'] == f'{np.mean(scores):.2f}' and line['seeds'] == '3'
+    assert line['range over seeds'] == f'{min(scores):.2f} to {max(scores):.2f}'
+    assert line['interval over'] == 'seeds and images: the methods' and line['p'] == f'{found.differences[0].p:.3g}'
+    assert (reference['arm'], reference['difference']) == ('mambaout', 'reference') and ' to ' in reference[
+        'range over seeds'
+    ]
+    two = compare(*arms[0][:2], *arms[1][:2])
+    for line in shown(two):
+        assert not any(name.startswith('p') for name in line) and ' to ' in line['range over seeds']
+    assert shown(two)[1]['interval over'] == 'images: these checkpoints'
+    assert ', p ' not in two.sentences[0] and 'over 2 runs' in two.sentences[0]
 
 
 def test_seeds_of_one_method_are_compared_as_checkpoints(make_run):
