@@ -336,7 +336,7 @@ def cross_scan(x: Tensor, directions: int = 4) -> Tensor:
     if directions not in (2, 4):
         raise InputError(f'cross_scan: directions must be 4 or 2, got {directions}')
     # [B, C, H, W] -> [B, 2, C, H*W]
-    pair = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], dim=1)
+    pair = _Spread.apply(x.flatten(2), (None, tuple(x.shape[2:])))
     return pair if directions == 2 else torch.cat([pair, pair.flip(-1)], dim=1)
 
 
@@ -350,6 +350,4 @@ def cross_merge(y: Tensor, height: int, width: int) -> Tensor:
         raise InputError(f'cross_merge: y must be (B, 4 or 2, C, {height}*{width}), got {tuple(y.shape)}')
     if y.shape[1] == 4:
         y = y[:, :2] + y[:, 2:].flip(-1)
-    # [B, C, W*H] -> [B, C, H*W]
-    columns = y[:, 1].unflatten(-1, (width, height)).transpose(2, 3).flatten(2)
-    return y[:, 0] + columns
+    return _Merge.apply(y, (None, (height, width)))

@@ -9,12 +9,14 @@ from mmbackbones.ops.scan_orders import (
     cross_scan,
     localmamba_displacement,
     localmamba_unscan_order,
+    merge_sequences,
     move_codes,
     permute_tokens,
     quarter_orders,
     scan_order,
     to_map,
     to_sequence,
+    to_sequences,
 )
 from tests.conftest import golden
 
@@ -201,6 +203,19 @@ def test_cross_gradients():
         assert torch.autograd.gradcheck(lambda x, k=directions: cross_scan(x, k), x)
         y = torch.randn(1, directions, 2, 12, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda y: cross_merge(y, 3, 4), y)
+
+
+@pytest.mark.parametrize('names', [(None, 'v'), ('v', None, 'v'), ('w2', 'w2v'), (None, 'h_flip')])
+def test_sequences_side_by_side_are_single_ones_and_merge_to_their_sum(names):
+    orders = [name and scan_order(name, 4, 6) for name in names]
+    x = torch.randn(2, 3, 24, dtype=torch.float64, requires_grad=True)
+    single = [x if order is None else to_sequence(x, order) for order in orders]
+    u = to_sequences(x, orders)
+    assert torch.equal(u, torch.stack(single, dim=1))
+    assert torch.allclose(merge_sequences(u, orders), len(orders) * x)
+    weights = torch.arange(1, 1 + len(orders), dtype=torch.float64)[:, None, None]
+    assert torch.autograd.gradcheck(lambda x: merge_sequences(weights * to_sequences(x, orders), orders), x)
+    assert torch.autograd.gradgradcheck(lambda x: merge_sequences(to_sequences(x, orders), orders).pow(2), x)
 
 
 def test_cached_and_still_differentiable_after_inference_mode():

@@ -1,11 +1,11 @@
-"""Parameters and MACs of the controlled arms: tools/analysis/controlled.py [ARCH] [--equal params|macs]."""
+"""Parameters and MACs of the controlled arms: tools/analysis/controlled.py [ARCH] [--equal KIND] [--csv FILE]."""
 
 import argparse
 
 from rich.console import Console
 from rich.table import Table
 
-from mmbackbones.analysis.complexity.controlled import MIXERS, count_arms
+from mmbackbones.analysis.complexity.controlled import MIXERS, count_arms, write_costs
 from mmbackbones.backbones.gated_mixer_net import MATCHED, MATCHED_SIDE
 from mmbackbones.engine.command import run_command
 
@@ -33,11 +33,13 @@ def main(argv: list[str] | None = None) -> None:
         metavar='NAME',
         help=f'some of {", ".join(MIXERS)} (default: all)',
     )
+    parser.add_argument('--csv', metavar='FILE', help='write one line per arm to this file')
     args = parser.parse_args(argv)
 
     table = Table('mixer', 'where', 'parameters (M)', '', 'MACs (G)', '', 'scans uncut (G)')
     none = None
-    for cost in count_arms(args.arch, tuple(args.shape), args.equal, args.mixers):
+    costs = list(count_arms(args.arch, tuple(args.shape), args.equal, args.mixers))
+    for cost in costs:
         if cost.missing:
             table.add_row(cost.mixer, cost.place, 'not possible')
             continue
@@ -54,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     widths = f'widths adjusted to equal {args.equal}' if args.equal else "MambaOut's widths"
     print(f'GatedMixerNet {args.arch}, {args.shape[0]}x{args.shape[1]} px, {widths}; backbone only')
     Console(width=110).print(table)
+    if args.csv:
+        write_costs(args.csv, costs)
 
 
 if __name__ == '__main__':

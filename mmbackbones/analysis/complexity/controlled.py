@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from mmbackbones.analysis.complexity.count import ONE_UNIT, PUBLISHED_RULE, SCAN_RULES, count_module
+from mmbackbones.analysis.tables import write_csv
 from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.environment import environment
 from mmbackbones.layers.arms import ARMS
 
+COLUMNS = ('mixer', 'where', 'params', 'macs', 'macs_published')
 PLACES = {'last2': 'last two stages', 'all': 'everywhere'}
 MIXERS = tuple(dict.fromkeys(arm.rpartition('-')[0] or arm for arm in ARMS['GatedMixerNet']))
 
@@ -78,3 +82,16 @@ def count_arms(
             round(macs - scans[PUBLISHED_RULE] + scans[ONE_UNIT]),
             round(macs),
         )
+
+
+def write_costs(path: str | Path, costs: Sequence[ArmCost]) -> None:
+    """One line per arm by :data:`COLUMNS`, empty where there is no count, with date, commit and torch's version.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    made = environment()
+    about = dict(date=made['date'][:10], commit=made['commit'], torch=made['versions']['torch'])
+    counts = [(None,) * 3 if cost.missing else (cost.params, cost.macs, cost.macs_published) for cost in costs]
+    rows = [(cost.mixer, cost.place, *count) for cost, count in zip(costs, counts)]
+    write_csv(path, COLUMNS, rows, conditions=about)

@@ -108,6 +108,42 @@ def complexity(root: Path) -> str:
     return f'{len(rows)} configs. {_counted(rows)}\n\n{to_markdown(typed)}'
 
 
+def controlled(root: Path, name: str) -> str:
+    """Cost of each arm of the controlled experiment, and its distance from MambaOut, the first row."""
+    rows = read(root, name)
+    lines = [[row['mixer'], row['where'], *_arm_cells(row, rows[0])] for row in rows]
+    head = ['mixer', 'where', 'parameters (M)', 'against `none`', 'MACs (G)', 'against `none`']
+    return f'{markdown_table(head, lines)}\n{_counted_arms(rows, name)}'
+
+
+def controlled_equal(root: Path, equal_params: str, equal_macs: str) -> str:
+    """The same for both adjusted widths, side by side."""
+    groups = [read(root, name) for name in (equal_params, equal_macs)]
+    lines = []
+    for pair in zip(*groups):
+        cells = [_arm_cells(row, group[0]) for row, group in zip(pair, groups)]
+        joined = [[f'{x[0]} ({x[1]})', f'{x[2]} ({x[3]})'] if x[1] else x[:2] for x in cells]
+        lines.append([pair[0]['mixer'], pair[0]['where'], *joined[0], *joined[1]])
+    head = ['mixer', 'where', 'equal params: M', 'MACs (G)', 'equal MACs: M', 'MACs (G)']
+    names = f'{equal_params}`, `{equal_macs}'
+    return f'{markdown_table(head, lines)}\n{_counted_arms([*groups[0], *groups[1]], names)}'
+
+
+def _arm_cells(row: dict[str, str], none: dict[str, str]) -> list[str]:
+    if not row['params']:
+        return ['not possible', '', '', '']
+    cells = []
+    for column, unit in (('params', 1e6), ('macs', 1e9)):
+        count = int(row[column])
+        cells += [f'{count / unit:.2f}', f'{count / int(none[column]) - 1:+.1%}']
+    return cells
+
+
+def _counted_arms(rows: Rows, name: str) -> str:
+    torch, date, commit = (distinct(rows, column) for column in ('torch', 'date', 'commit'))
+    return f'Counted with torch {torch}, {date}, commit {commit}; `{name}`.'
+
+
 def scan(root: Path, name: str, *cases: str) -> str:
     """A benchmark of the scan: the default backend in ns per element, the others in multiples of it."""
     rows = [row for row in read(root, name) if not cases or row['case'].startswith(cases)]
@@ -229,6 +265,8 @@ PARTS: dict[str, Callable[..., str]] = {
     'results': results,
     'family': family,
     'complexity': complexity,
+    'controlled': controlled,
+    'controlled-equal': controlled_equal,
     'scan': scan,
     'scan-bounds': bounds,
     'speed': speed,

@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 
@@ -238,8 +238,16 @@ def scan_share(call: Callable[[], None], device: str) -> float:
         call()
         if device == 'cuda':
             torch.cuda.synchronize()
-    kind = 'device' if device == 'cuda' else 'cpu'
-    events = record.events()
+    return share_of(record.events(), 'device' if device == 'cuda' else 'cpu')
+
+
+def share_of(events: Sequence, kind: str) -> float:
+    """Share of our operators, with what they call, in the time of all events of torch's profiler.
+
+    Args:
+        events: its events, each with the event that it was called from.
+        kind: whose time: ``'cpu'`` or ``'device'``.
+    """
     whole = sum(getattr(event, f'self_{kind}_time_total') for event in events)
     return sum(getattr(event, f'{kind}_time_total') for event in events if _is_outermost_of_ours(event)) / whole
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmbackbones.ops.directional_scan.arguments import DirectionalArguments, Weights
 from mmbackbones.ops.scan_orders import ScanOrder, merge_sequences, to_sequences
-from mmbackbones.ops.selective_scan import selective_scan
+from mmbackbones.ops.selective_scan.op import scan_op
 
 
 def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> tuple[Tensor, ...]:
@@ -24,12 +24,17 @@ def project_tokens(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -
     return tuple(part.permute(1, 2, 0) for part in y.unflatten(1, shape).chunk(parts))
 
 
-def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str) -> Tensor:
-    """See :func:`directional_scan`; ``backend`` is the selective scan's."""
+def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str, save: bool) -> Tensor:
+    """See :func:`directional_scan`, which has checked the arguments and chosen the selective scan's backend.
+
+    ``save``: a gradient is wanted.
+    """
     x = scan.x.transpose(1, 2)  # [B, L, D] -> [B, D, L]
     # Where tokens lie in one order, each scan applies the gate itself.
     inner_z = scan.z if all(order is None for order in scan.orders) else None
-    options = dict(out_dtype=out_dtype, z=None if inner_z is None else inner_z.transpose(1, 2), backend=backend)
+    options = dict(
+        out_dtype=out_dtype, z=None if inner_z is None else inner_z.transpose(1, 2), backend=backend, save=save
+    )
     count, total, y, projections = _neighbours(scan), None, None, None
     for first in range(0, len(scan.A), count):
         k, orders = slice(first, first + count), scan.orders[first : first + count]
@@ -54,13 +59,14 @@ def _scan_group(
     out_dtype: torch.dtype,
     z: Tensor | None,
     backend: str,
+    save: bool,
 ) -> Tensor:
     """Neighbouring directions of u [B, k, D, S] -> the same shape. What it needs in between is free for the next."""
     if scan.conv_weight is not None:
         u = F.silu(_convolved(scan, scan.conv_weight[k.start], k.start, u.squeeze(1)))[:, None]
         wide = u.to(out_dtype)
     delta, B, C = projections or _projections(scan, k, u)
-    y = selective_scan(
+    y, _, _ = scan_op(
         wide.flatten(1, 2),
         delta.flatten(1, 2),
         _channels(scan.A, k),
@@ -69,9 +75,11 @@ def _scan_group(
         None if scan.D is None else _channels(scan.D, k),
         z,
         _channels(scan.dt_bias, k),
-        delta_softplus=True,
-        reverse=scan.reverse[k.start],
-        backend=backend,
+        True,  # softplus
+        scan.reverse[k.start],
+        None,  # no order: the sequence lies in its own
+        save,
+        backend,
     )
     return y.view_as(wide)
 

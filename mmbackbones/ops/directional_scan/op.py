@@ -183,10 +183,11 @@ def directional_scan(
     )
     double, needs_grad = _check(scan, out_dtype)
     out_dtype = out_dtype or x.dtype
-    if _implementation(constant_choice(x.device.type, double, backend)) == 'composed':
-        return composed.forward(scan, out_dtype, backend)  # which asks again, for the same reason
-    orders = [None if order is None else order.order for order in orders]
+    backend = constant_choice(x.device.type, double, backend)
     save = torch.is_grad_enabled() and needs_grad
+    if _implementation(backend) == 'composed':
+        return composed.forward(scan, out_dtype, backend, save)
+    orders = [None if order is None else order.order for order in orders]
     return scan_op(*scan.stacked()._replace(orders=orders), out_dtype, save)[0]
 
 

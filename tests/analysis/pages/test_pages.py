@@ -2,6 +2,7 @@
 
 import pytest
 
+from mmbackbones.analysis.complexity.controlled import ArmCost, write_costs
 from mmbackbones.analysis.pages import write
 from mmbackbones.analysis.pages.parts import PARTS
 from mmbackbones.errors import InputError
@@ -68,3 +69,20 @@ def test_results_show_scores_of_our_very_network_alone():
     assert rows['| Vim-Ti'][3] == '' and rows['| Vim-Ti'][6] == ''  # published with another head
     assert rows['| MambaVision-T'][6] == '46.0 / -'
     assert len(rows) > 35
+
+
+def test_costs_of_arms_stand_beside_their_distance_from_mambaout(tmp_path):
+    (tmp_path / 'benchmarks').mkdir()
+    costs = [
+        ArmCost('none', 'nowhere', 20_000_000, 4_000_000_000, 4_000_000_000),
+        ArmCost('ss2d', 'everywhere', 22_000_000, 6_000_000_000, 7_000_000_000),
+        ArmCost('attn', 'everywhere', missing='no width is that narrow'),
+    ]
+    for name in ('one.csv', 'two.csv'):
+        write_costs(tmp_path / 'benchmarks' / name, costs)
+    lines = PARTS['controlled'](tmp_path, 'one.csv').splitlines()
+    assert '| ss2d | everywhere | 22.00 | +10.0% | 6.00 | +50.0% |' in lines
+    assert '| attn | everywhere | not possible |  |  |  |' in lines
+    side_by_side = PARTS['controlled-equal'](tmp_path, 'one.csv', 'two.csv')
+    assert '| ss2d | everywhere | 22.00 (+10.0%) | 6.00 (+50.0%) | 22.00 (+10.0%) | 6.00 (+50.0%) |' in side_by_side
+    assert side_by_side.rstrip().endswith('`one.csv`, `two.csv`.')
