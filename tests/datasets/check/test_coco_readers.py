@@ -355,6 +355,15 @@ def test_masks_for_a_mask_score_alone(folder):
         assert words in found and bool(words) == bool(found)
 
 
+def test_large_boxes_are_no_corners(folder):
+    content = sound_content()
+    both(rle(True, 0), objects(bbox=[5.0, 5.0, 80.0, 85.0]))(content)
+    content['annotations'][0]['bbox'][2] = 95.0
+    (folder / 'all.json').write_text(json.dumps(content))
+    found = judge(config(folder)).splitlines()
+    assert len(found) == 2 and all('annotation 1: bbox [5.0, 5.0, 95.0, 85.0] reaches beyond' in line for line in found)
+
+
 def test_rle_with_polygons_alone(folder):
     content = sound_content()
     rle(True, 0)(content)
