@@ -37,16 +37,12 @@ class PreemptionHook(Hook):
         self.agree_every = agree_every
         self._wanted = False
         self._previous = None
+        self._process = os.getpid()
 
     def before_run(self, runner: Runner) -> None:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        """Let a forked process, such as a worker of an evaluator's pool, end on SIGTERM: the pool waits for it."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+            self._process = os.getpid()
 
     def after_run(self, runner: Runner) -> None:
         if self._previous is not None:
@@ -56,6 +52,9 @@ class PreemptionHook(Hook):
     def _note(self, *_) -> None:
         self._wanted = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != self._process:
+            # A forked worker, such as one of an evaluator's pool, must end: the pool waits for it.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if get_world_size() > 1:

@@ -6,12 +6,19 @@ import time
 from mmbackbones.engine.hooks.preemption import PreemptionHook
 
 
+def work(ready):
+    ready.set()
+    time.sleep(60)
+
+
 def test_a_forked_worker_ends_on_sigterm():
-    hook = PreemptionHook()
+    fork = multiprocessing.get_context('fork')
+    ready, hook = fork.Event(), PreemptionHook()
     hook.before_run(None)
+    worker = fork.Process(target=work, args=(ready,))
     try:
-        worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))
         worker.start()
+        assert ready.wait(30)
         worker.terminate()  # as a pool of VOCMetric does when it is done
         worker.join(10)
         assert worker.exitcode == -15
