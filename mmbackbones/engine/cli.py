@@ -286,10 +286,15 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
 def _runner(cfg: Config, folder: OutputFolder | None, recipe: Config) -> Runner:
     """Build the runner, and refuse what would fail after the training."""
     require_loops(cfg)
-    for sentence in folder.attach(cfg.test_evaluator, cfg.get('default_scope')) if folder else ():
-        say(sentence)
-    runner = Runner.from_cfg(cfg, recipe)
-    require_runnable(runner)
-    name_images(runner.test_evaluator.metrics, runner.test_dataloader.dataset)
-    try_out(runner, training=cfg.train_cfg is not None)
+    try:
+        for sentence in folder.attach(cfg.test_evaluator, cfg.get('default_scope')) if folder else ():
+            say(sentence)
+        runner = Runner.from_cfg(cfg, recipe)
+        require_runnable(runner)
+        name_images(runner.test_evaluator.metrics, runner.test_dataloader.dataset)
+        try_out(runner, training=cfg.train_cfg is not None)
+    except InputError:
+        if folder:
+            folder.discard()
+        raise
     return runner

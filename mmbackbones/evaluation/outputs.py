@@ -108,6 +108,11 @@ class OutputFolder:
             metric[key] = str(place)
         return replaced
 
+    def discard(self) -> None:
+        """Remove what is not complete, before anything of worth is in it."""
+        if is_main_process():
+            shutil.rmtree(self.partial, ignore_errors=True)
+
     def commit(self, record: dict) -> None:
         """Add the record and rename the folder to its final name. Only now an earlier folder is removed."""
         barrier()

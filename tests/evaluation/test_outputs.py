@@ -30,6 +30,13 @@ def test_existing_results_are_kept(tmp_path):
     assert (tmp_path / 'out' / 'mine').read_text() == 'precious'
 
 
+def test_what_a_refused_run_left_is_gone(tmp_path):
+    folder = OutputFolder(tmp_path / 'out')
+    (folder.partial / 'masks').mkdir()
+    folder.discard()
+    assert not any(tmp_path.iterdir())
+
+
 def test_replacing_keeps_the_old_until_the_new_is_whole(tmp_path):
     OutputFolder(tmp_path / 'out').commit(dict(run=1))
     folder = OutputFolder(tmp_path / 'out', replace=True)
