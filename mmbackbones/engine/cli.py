@@ -16,9 +16,8 @@ from mmbackbones.engine.checks import check_data, require_weights
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
-from mmbackbones.engine.evaluator_checks import require_loops, require_runnable
 from mmbackbones.engine.initial_weights import drop_pretrained
-from mmbackbones.engine.preflight import require_workable, try_out
+from mmbackbones.engine.preflight import require_runnable, require_workable, try_out
 from mmbackbones.engine.result import headline, keep_result, paint_into
 from mmbackbones.engine.runner import Runner
 from mmbackbones.engine.work_dir import only_training, set_earlier_aside
@@ -285,7 +284,6 @@ def _start_on_device(cfg: Config, launcher: str) -> None:
 
 def _runner(cfg: Config, folder: OutputFolder | None, recipe: Config) -> Runner:
     """Build the runner, and refuse what would fail after the training."""
-    require_loops(cfg)
     try:
         for sentence in folder.attach(cfg.test_evaluator, cfg.get('default_scope')) if folder else ():
             say(sentence)

@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
 from mmbackbones.checkpoints.random_state import get_random_state, set_random_state
 from mmbackbones.engine.checks import require_class_count, require_same_classes
-from mmbackbones.engine.runner import Runner
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metric_names import AP_ITEMS, AR_ITEMS, IOU_METRICS, reported_keys
 
@@ -22,20 +21,6 @@ DETECTION_KEYS = {
     'img_shape': "'img_shape' in PackDetInputs.meta_keys",
     'scale_factor': "a Resize step and 'scale_factor' in PackDetInputs.meta_keys",
 }
-
-
-def require_loops(cfg: Config) -> None:
-    """Refuse a configuration that lacks a part of its validation or test.
-
-    Raises:
-        InputError: some of a split's loader, evaluator and loop are missing; of the test, any.
-    """
-    for split in ('val', 'test'):
-        keys = [f'{split}_{part}' for part in ('dataloader', 'evaluator', 'cfg')]
-        missing = [key for key in keys if cfg.get(key) is None]
-        if missing and (split == 'test' or len(missing) < len(keys)):
-            what = 'a test, which also ends a training,' if split == 'test' else 'a validation'
-            raise InputError(f'{", ".join(missing)}: not set, but {what} needs {", ".join(keys)}')
 
 
 def require_runnable(runner: Runner) -> None:

@@ -6,15 +6,13 @@ import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric as SegIoUMetric
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmbackbones.engine import evaluator_checks
-from mmbackbones.engine.evaluator_checks import require_loops
+from mmbackbones.engine.preflight import evaluators
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metrics import IoUMetric
 
@@ -86,7 +84,7 @@ def test_evaluators_that_cannot_work(metrics, items, message):
     for metric in metrics:
         metric.dataset_meta = items.metainfo
     with pytest.raises(InputError, match=rf'^test_(evaluator|dataloader).*{message}'):
-        evaluator_checks._require_metrics('test', metrics, items, nn.Sequential(nn.Identity()))
+        evaluators._require_metrics('test', metrics, items, nn.Sequential(nn.Identity()))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_evaluators_that_work(metrics, items):
     for metric in metrics:
         metric.dataset_meta = items.metainfo
     state = torch.get_rng_state()
-    evaluator_checks._require_metrics('test', metrics, items, nn.ModuleDict(dict(mask_head=nn.Identity())))
+    evaluators._require_metrics('test', metrics, items, nn.ModuleDict(dict(mask_head=nn.Identity())))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -120,10 +118,10 @@ def test_evaluators_that_work(metrics, items):
 )
 def test_monitored_metrics_are_reported(hook, message):
     if message is None:
-        evaluator_checks._require_monitored([IoUMetric()], [hook])
+        evaluators._require_monitored([IoUMetric()], [hook])
         return
     with pytest.raises(InputError, match=message):
-        evaluator_checks._require_monitored([IoUMetric()], [hook])
+        evaluators._require_monitored([IoUMetric()], [hook])
 
 
 @pytest.mark.parametrize('error', [AssertionError('outfile_prefix must be given'), KeyError('metric should be one of')])
@@ -132,13 +130,4 @@ def test_what_a_constructor_refuses_is_one_line(error):
         raise error
 
     with pytest.raises(InputError, match=rf'^val_evaluator: {error.args[0]}$'):
-        evaluator_checks._build_evaluator(SimpleNamespace(_val_evaluator={}, build_evaluator=build), 'val')
-
-
-def test_a_test_is_needed_and_a_validation_is_not():
-    test = dict(test_dataloader={}, test_evaluator={}, test_cfg={})
-    require_loops(Config(test))
-    with pytest.raises(InputError, match=r'^test_evaluator: not set, but a test, which also ends a training, needs'):
-        require_loops(Config({**test, 'test_evaluator': None}))
-    with pytest.raises(InputError, match=r'^val_dataloader, val_cfg: not set, but a validation needs'):
-        require_loops(Config({**test, 'val_evaluator': {}}))
+        evaluators._build_evaluator(SimpleNamespace(_val_evaluator={}, build_evaluator=build), 'val')
