@@ -1,8 +1,8 @@
 """What a configuration alone tells about a run, before it starts: settings that cannot work, and maps that do not fit.
 
-:func:`require_workable` reads the configuration only. The others need the runner. :func:`require_runnable` holds classes,
-evaluators and samples together. :func:`try_out` passes maps without content through neck and heads, tries the smallest
-images, and warns of schedules and intervals that do not fit the training.
+:func:`require_workable` reads the configuration only. The others need the runner. :func:`require_runnable` holds
+classes, evaluators and samples together. :func:`try_out` passes maps without content through neck and heads, tries the
+smallest images, and warns of schedules and intervals that do not fit the training.
 """
 
 from mmbackbones.engine.preflight.evaluators import require_runnable
