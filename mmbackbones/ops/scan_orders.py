@@ -322,7 +322,9 @@ def merge_sequences(y: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
 
 
 def _columns(orders: Sequence[ScanOrder | None]) -> Columns:
-    return tuple(None if order is None else order.columns_of for order in orders)
+    # While torch.jit traces, sizes are tensors, which an autograd function does not take in a tuple.
+    sizes = (None if order is None else order.columns_of for order in orders)
+    return tuple(size and (int(size[0]), int(size[1])) for size in sizes)
 
 
 def cross_scan(x: Tensor, directions: int = 4) -> Tensor:

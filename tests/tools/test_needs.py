@@ -48,8 +48,9 @@ def test_launchers(launcher, tmp_path):
     assert line.endswith(f'bash tools/{launcher} x.py 1 2') and 'PYTHON=' in line
 
 
-def test_import():
-    done = subprocess.run([*BARE, '-c', 'import mmbackbones'], cwd=ROOT, capture_output=True, text=True)
+def test_import(tmp_path):
+    env = dict(os.environ, MMBACKBONES_VENV=str(tmp_path / 'none'))
+    done = subprocess.run([*BARE, '-c', 'import mmbackbones'], cwd=ROOT, env=env, capture_output=True, text=True)
     assert 'ImportError: ' in done.stderr and 'bash tools/setup_env.sh' in done.stderr.splitlines()[-1]
 
 

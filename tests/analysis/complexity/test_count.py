@@ -307,6 +307,7 @@ HARMLESS = {  # element-wise, reductions, layout
     'view',
     'zeros',
     'device',
+    'new_empty',
 }
 
 

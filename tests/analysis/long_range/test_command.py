@@ -93,4 +93,4 @@ class TestCommand:
         (tmp_path / 'file').write_text('')
         with pytest.raises(SystemExit):
             command('--steps', 1, '--out', tmp_path / 'file')
-        assert f'error: --out {tmp_path / "file"}: cannot be a folder' in capsys.readouterr().err
+        assert f'error: --out {tmp_path / "file"}: the folder cannot be made' in capsys.readouterr().err
