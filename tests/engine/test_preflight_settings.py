@@ -57,7 +57,7 @@ def changed(path, changes):
         (SEGMENTOR, {'optim_wrapper': None}, 'optim_wrapper is not set'),
         (SEGMENTOR, {'train_cfg': EPOCHS}, 'InfiniteSampler: an epoch-based training would never'),
         (SEGMENTOR, {'test_dataloader.sampler.type': 'InfiniteSampler'}, 'InfiniteSampler: test_cfg would never end'),
-        (SEGMENTOR, {'train_cfg.max_iters': 0}, r'train_cfg\.max_iters=0: expected an integer from 1'),
+        (SEGMENTOR, {'train_cfg.max_iters': -1}, r'train_cfg\.max_iters=-1: expected an integer from 0'),
         (SEGMENTOR, {'train_cfg.max_epochs': 3}, 'train_cfg has max_epochs and max_iters'),
         (SEGMENTOR, {'train_cfg.val_interval': 0}, r'train_cfg\.val_interval=0'),
         (

@@ -152,7 +152,7 @@ def _require_length(cfg: Config) -> None:
             f'train_cfg has {" and ".join(given) or "neither max_epochs nor max_iters"}: expected max_epochs for '
             'EpochBasedTrainLoop, or max_iters for IterBasedTrainLoop'
         )
-    _require_count(f'train_cfg.{given[0]}', cfg.train_cfg[given[0]], least=1)
+    _require_count(f'train_cfg.{given[0]}', cfg.train_cfg[given[0]], least=0)  # 0: a test of the initial weights
     if loop and LOOPS[loop] != given[0]:
         raise InputError(f'train_cfg.{given[0]} is set, but train_cfg.type={loop} takes {LOOPS[loop]}')
     if 'val_interval' in cfg.train_cfg:
