@@ -44,7 +44,7 @@ def forward(scan: DirectionalArguments, out_dtype: torch.dtype, backend: str, sa
             u = x[:, None] if count == 1 and orders[0] is None else to_sequences(x, orders)  # [B, k, D, S]
             wide = u.to(out_dtype) if scan.conv_weight is None else u  # each convolution makes its own
             projections = _projections(scan, k, u) if _share_projections(scan) else None
-        y = _plus(y, _scan_group(scan, k, u, wide, projections, **options))
+        y = _plus(y, _scan_group(scan, k, u, wide, projections, **options), in_place=not save)
     y = _merged(total, y, scan.orders[-count:]).transpose(1, 2)  # [B, D, L] -> [B, L, D]
     return y if scan.z is None or inner_z is not None else (y * F.silu(scan.z)).to(out_dtype)
 
@@ -164,6 +164,8 @@ def _merged(total: Tensor | None, y: Tensor, orders: Sequence[ScanOrder | None])
     return _plus(total, y[:, 0] if len(orders) == 1 and orders[0] is None else merge_sequences(y, orders))
 
 
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+def _plus(total: Tensor | None, part: Tensor, in_place: bool = False) -> Tensor:
     """Not a line of its caller, where a name would keep ``part`` alive past the sum."""
-    return part if total is None else total + part
+    if total is None:
+        return part
+    return total.add_(part) if in_place else total + part
