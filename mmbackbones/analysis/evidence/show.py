@@ -43,7 +43,7 @@ def robustness(variants: dict[str, tuple[dict[str, list[Point]], str]]) -> str:
 
 
 def lengths(points: dict[str, list[Point]], trends: dict[str, Trend]) -> str:
-    """A table: L / 6 D in each task, the advantage of SSM there, also in points of top-1, and its trend within the task."""
+    """A table: L / 6 D in each task, the advantage of SSM there, and how it changes with L / 6 D within the task."""
     places = list(PIXELS)
     widths = [width for group in points.values() for _, width in with_widths(group)]
     lines = [[places[0], _range(widths, places[0]), 'none by construction', '', '']]

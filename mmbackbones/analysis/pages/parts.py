@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
+from mmbackbones.analysis.evidence import page as evidence
 from mmbackbones.analysis.long_range.curves import curves
 from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.pages import published
@@ -275,6 +276,7 @@ PARTS: dict[str, Callable[..., str]] = {
     'miniatures': miniatures,
     'long-range': long_range,
     'far-ends': far_ends,
+    'evidence': evidence.part,
     'published': published.rows,
     'published-words': published.words,
 }
