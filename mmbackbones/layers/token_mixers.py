@@ -2,11 +2,11 @@
 
 Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
 and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
-No branch has a position code, a bias over tokens or a convolution.
+No branch has a position code, a bias over tokens or a convolution of fixed size.
 
 Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2) with its step,
 B and C projected from the tokens and its skip weight D; the four directions are VMamba's
-(https://arxiv.org/abs/2401.10166, figure 3).
+(https://arxiv.org/abs/2401.10166, figure 3). The long convolution is S4ND's (:mod:`mmbackbones.layers.s4nd`).
 """
 
 import math
@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
+from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
 
 SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d')
 ATTENTIONS = ('attn', 'causal-attn')
-MIXING = SCANS + ATTENTIONS
+CONVOLUTIONS = ('s4nd',)
+MIXING = SCANS + ATTENTIONS + CONVOLUTIONS
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
@@ -38,11 +40,12 @@ def build_branch(
     Args:
         name (str): ``'ssm'``, causal in raster order; ``'ssm-reversed'``, its mirror image; ``'bissm'``, the sum of
             both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'attn'``, full
-            attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
+            attention; ``'causal-attn'``, each token sees itself and those before it in raster order; ``'s4nd'``, one
+            convolution over the whole map, in both directions of both axes;
             ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
             ``'none'``, the map as it is.
         dim (int): channels C.
-        d_state (int): state size N of the scans.
+        d_state (int): state size N of the scans, and of each axis of the convolution.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
         head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
 
@@ -61,6 +64,8 @@ def build_branch(
         return Branch(PointwiseMixer(dim, branch_parameters(name.removeprefix('pointwise:'), dim, **options)))
     if name in ATTENTIONS:
         return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
+    if name in CONVOLUTIONS:
+        return Branch(S4NDMixer(dim, d_state))
     rank = dt_rank or math.ceil(dim / 16)
     return Branch(ScanMixer(name, dim, d_state, rank))
 
@@ -96,7 +101,7 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
 
     All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as
     many multiply-accumulates; published tables add them uncut. Attention counts both of its products whole, the causal
-    one too.
+    one too. A Fourier transform of n real points has 2.5 n log2 n operations, half as many multiply-accumulates.
     """
     with torch.device('meta'):
         branch = build_branch(name, dim, **options)
@@ -107,6 +112,8 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
         macs += 2 * tokens**2 * dim
     elif name in SCANS:
         macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
+    elif name in CONVOLUTIONS:
+        macs += round(s4nd_macs(dim, height, width))
     return macs
 
 
