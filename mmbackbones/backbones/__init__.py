@@ -11,6 +11,7 @@ from mmbackbones.backbones.mambavision import MambaVision
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
 from mmbackbones.backbones.timm_backbone import TimmBackbone
+from mmbackbones.backbones.transnext import TransNeXt
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
@@ -26,6 +27,7 @@ __all__ = [
     'PlainMamba',
     'PlainMambaAdapter',
     'TimmBackbone',
+    'TransNeXt',
     'VMamba',
     'Vim',
 ]

@@ -28,6 +28,7 @@ ADAPTER = dict(
 )
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
+FOVEAL = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3))
 MIXED = dict(arch=STAGED, mixers=('identity', 'pointwise:ss2d', ('ss2d', 'causal-attn'), 'bissm'), d_state=4)
 ISOTROPIC = dict(
     arch=dict(embed_dims=16, depth=3), mixers=('attn', 'ssm-reversed', 'ssm'), d_state=4, out_indices=(0, 2)
@@ -39,6 +40,12 @@ TIMM = {
     'FocalNet': dict(name='focalnet_tiny_lrf', embed_dim=8, depths=(1, 1, 2, 1), focal_levels=(3,) * 4),
     'ConvFormer': dict(name='convformer_s18', **STAGED),
     'CAFormer': dict(name='caformer_s18', **{**STAGED, 'dims': (8, 16, 32, 64)}),
+    'Twins-SVT': dict(
+        name='twins_svt_small', embed_dims=(8, 8, 16, 16), depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2), wss=(7,) * 4
+    ),
+    'Twins-PCPVT': dict(
+        name='twins_pcpvt_small', embed_dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)
+    ),
     'ResNet': dict(name='resnet50', layers=(1, 1, 2, 1), channels=(4, 6, 8, 12)),
 }
 DEIT = dict(arch=dict(name='deit_tiny_patch16_224', embed_dim=16, depth=3, num_heads=2), out_indices=(0, 2))
@@ -59,6 +66,8 @@ ROWS = {
     'PlainMambaAdapter': (dict(type='PlainMambaAdapter', **ADAPTER), dict(img_size=(112, 144))),
     **{f'TimmBackbone, {family}': (dict(type='TimmBackbone', arch=arch), {}) for family, arch in TIMM.items()},
     'TimmBackbone, DeiT': (dict(type='TimmBackbone', **DEIT), {}),
+    'TransNeXt': (dict(type='TransNeXt', arch=FOVEAL, norm_cfg=None), {}),
+    'TransNeXt, true distances': (dict(type='TransNeXt', arch=FOVEAL, norm_cfg=None, position_bias='extrapolated'), {}),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),
     'Vim, class token': (dict(type='Vim', with_cls_token=True, **PLAIN), dict(img_size=(112, 144))),
     'Vim, mixer feature, rope': (dict(type='Vim', out_feature='mixer', rope=True, **PLAIN), dict(img_size=96)),
