@@ -47,7 +47,7 @@ class MLLAStem(nn.Module):
 
 
 class MLLADownsample(nn.Module):
-    """[B, H, W, dim] -> [B, ceil(H/2), ceil(W/2), next_dim], four times as wide inside; all convolutions have a bias."""
+    """[B, H, W, dim] -> [B, ceil(H/2), ceil(W/2), next_dim], four times as wide inside, every convolution with bias."""
 
     def __init__(self, dim: int, next_dim: int):
         super().__init__()
