@@ -80,7 +80,7 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
     for hook in hooks:
         hook.remove()
     actual |= {f'out.{i}': out for i, out in enumerate(outs)}
-    w = case.weights
+    w = model.convert_state_dict(case.weights)
     last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)
     actual['logits'] = F.linear(last.mean((1, 2)), w['classifier.head.weight'], w['classifier.head.bias'])
