@@ -105,7 +105,7 @@ class DirectionalScans(nn.Module):
 
         Args:
             x (Tensor): map [B, D, H, W].
-            fuse (Callable[[Tensor], Tensor]): states [B, D, H, W] in float32, channels-last in memory -> the same shape.
+            fuse (Callable[[Tensor], Tensor]): float32 states [B, D, H, W], channels-last in memory -> the same.
 
         Returns:
             Tensor: tokens [B, H*W, D] in float32.
