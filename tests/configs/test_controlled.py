@@ -31,8 +31,14 @@ def differences(cfg, other):
 def test_the_table_of_arms():
     """By hand, so that a slip in the table does not pass."""
     gated = ARMS['GatedMixerNet']
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
-    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn')
+    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ss1d-state-fused')
+    controls = (
+        'pointwise-ssm',
+        'pointwise-bissm',
+        'pointwise-ss2d',
+        'pointwise-attn',
+        'pointwise-ss1d-state-fused',
+    )
     mixers = (*branches, *controls, 'hybrid', 'identity')
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
@@ -50,6 +56,8 @@ def test_the_table_of_arms():
         'pointwise-attn': 'pointwise:attn',
         'pointwise-ssm': 'pointwise:ssm',
         'pointwise-bissm': 'pointwise:bissm',
+        'ss1d-state-fused': 'ss1d-state-fused',
+        'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
     }
 
 
