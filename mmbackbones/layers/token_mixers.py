@@ -42,8 +42,9 @@ def build_branch(
         name (str): ``'ssm'``, causal in raster order; ``'ssm-reversed'``, its mirror image; ``'bissm'``, the sum of
             both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'ss1d-state-fused'``,
             one scan in raster order with one state per channel, whose states are summed over the map by dilated 3x3
-            kernels before they are read, so that a token sees those up to five rows below and five columns to the
-            right of it and all before that one; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
+            kernels before they are read, so that a token sees all up to the one five rows below and five columns to
+            the right of it; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it
+            in raster order;
             ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
             ``'none'``, the map as it is.
         dim (int): channels C.
@@ -106,9 +107,7 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
     with torch.device('meta'):
         branch = build_branch(name, dim, **options)
     weights = sum(
-        parameter.numel()
-        for key, parameter in branch.named_parameters()
-        if key.endswith('weight') or '.kernel_' in key
+        parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight') or '.kernel_' in key
     )
     tokens = height * width
     macs = tokens * weights
