@@ -90,10 +90,17 @@ PUBLISHED = {'tiny': ((46, 261), (57, 936)), 'small': ((63, 315), (73, 992)), 'b
 
 @pytest.mark.parametrize('arch', PUBLISHED)
 def test_published_sizes(arch):
-    macs = whole_macs(SpatialMamba(arch=arch))
-    for task, (millions, published), counted in zip(('det', 'seg'), PUBLISHED[arch], macs):
+    for task, (millions, _) in zip(('det', 'seg'), PUBLISHED[arch]):
         assert round(sum(p.numel() for p in build_whole(task, SpatialMamba, arch).parameters()) / 1e6) == millions
-        assert abs(counted - published) < 0.7  # two of the six are rounded down
+
+
+@pytest.mark.parametrize('arch', ['tiny', *(pytest.param(arch, marks=pytest.mark.full) for arch in ('small', 'base'))])
+def test_published_macs(arch):
+    """Less than 1 G apart: two of the six are rounded down."""
+    with torch.device('meta'):
+        backbone = SpatialMamba(arch=arch)
+    for (_, published), counted in zip(PUBLISHED[arch], whole_macs(backbone)):
+        assert abs(counted - published) < 0.7
 
 
 def test_drop_path_grows_linearly():
