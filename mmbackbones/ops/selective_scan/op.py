@@ -290,8 +290,8 @@ def selective_scan(
     double = needs_grad = False
     device = u.device if isinstance(u, Tensor) else None
     states = C is None
-    if C is None and isinstance(B, Tensor):
-        C = torch.ones_like(B)  # as small as B: one number per token for all channels of a group
+    if C is None:  # ones are as small as B: one number per token for all channels of a group
+        C = torch.ones_like(B) if isinstance(B, Tensor) else B  # what is no tensor is refused below
     for x in (u, delta, A, B, C, *[x for x in (D, z, delta_bias) if x is not None]):
         if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided or x.device != device:
             refuse_tensor(dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias))
