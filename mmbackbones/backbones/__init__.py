@@ -10,6 +10,7 @@ from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.backbones.mambavision import MambaVision
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
+from mmbackbones.backbones.spatialmamba import SpatialMamba
 from mmbackbones.backbones.timm_backbone import TimmBackbone
 from mmbackbones.backbones.transnext import TransNeXt
 from mmbackbones.backbones.vim import Vim
@@ -26,6 +27,7 @@ __all__ = [
     'MambaVision',
     'PlainMamba',
     'PlainMambaAdapter',
+    'SpatialMamba',
     'TimmBackbone',
     'TransNeXt',
     'VMamba',

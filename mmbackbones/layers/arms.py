@@ -14,6 +14,8 @@ _STAGED = {
     **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 's4nd')},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
+    'ss1d-state-fused': 'ss1d-state-fused',
+    'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -38,6 +40,8 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'pointwise-bissm',
             's4nd',
             'pointwise-s4nd',
+            'ss1d-state-fused',
+            'pointwise-ss1d-state-fused',
         )
     },
 }

@@ -7,6 +7,10 @@ No branch has a position code, a bias over tokens or a convolution of fixed size
 Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2) with its step,
 B and C projected from the tokens and its skip weight D; the four directions are VMamba's
 (https://arxiv.org/abs/2401.10166, figure 3). The long convolution is S4ND's (:mod:`mmbackbones.layers.s4nd`).
+No branch has a position code or a bias over tokens, and none but ``ss1d-state-fused`` a convolution.
+
+(https://arxiv.org/abs/2401.10166, figure 3); the fusion of the states over the map is Spatial-Mamba's
+(https://arxiv.org/abs/2410.15091).
 """
 
 import math
@@ -20,15 +24,17 @@ from torch import Tensor, nn
 from mmbackbones.errors import InputError
 from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
+from mmbackbones.layers.state_fusion import StateFusion
 
-SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d')
+STATE_FUSED = 'ss1d-state-fused'
+SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
 ATTENTIONS = ('attn', 'causal-attn')
 CONVOLUTIONS = ('s4nd',)
 MIXING = SCANS + ATTENTIONS + CONVOLUTIONS
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
-DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4}
+DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4, STATE_FUSED: 1}
 WIDEST_HEAD = 32
 
 
@@ -46,6 +52,12 @@ def build_branch(
             ``'none'``, the map as it is.
         dim (int): channels C.
         d_state (int): state size N of the scans, and of each axis of the convolution.
+            both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'ss1d-state-fused'``,
+            one scan in raster order with one state per channel, whose states are summed over the map by dilated 3x3
+            kernels before they are read, so that a token sees all up to the one five rows below and five columns to
+            the right of it; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it
+            in raster order;
+        d_state (int): state size N of the scans, except ``'ss1d-state-fused'``.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
         head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
 
@@ -105,7 +117,9 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
     """
     with torch.device('meta'):
         branch = build_branch(name, dim, **options)
-    weights = sum(parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight'))
+    weights = sum(
+        parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight') or '.kernel_' in key
+    )
     tokens = height * width
     macs = tokens * weights
     if name in ATTENTIONS:
@@ -135,12 +149,17 @@ class Branch(nn.Module):
 
 
 class ScanMixer(DirectionalScans):
-    """The selective scan of a map along its raster, from either end or both, or along rows and columns."""
+    """The selective scan of a map along its raster, from either end or both, or along rows and columns.
+
+    Or along its raster with the states fused over the map.
+    """
 
     def __init__(self, name: str, dim: int, d_state: int, dt_rank: int):
         super().__init__()
         self.name = name
-        self.add_scans(dim, DIRECTIONS[name], d_state, dt_rank)
+        self.add_scans(dim, DIRECTIONS[name], 1 if name == STATE_FUSED else d_state, dt_rank)
+        if name == STATE_FUSED:
+            self.state_fusion = StateFusion(dim)
         self.reset_ssm_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,6 +169,8 @@ class ScanMixer(DirectionalScans):
     def scan(self, x: Tensor) -> Tensor:
         if self.name == 'ss2d':
             return super().scan(x)
+        if self.name == STATE_FUSED:
+            return self.scan_fused(x, self.state_fusion)
         reverse = {'ssm': [False], 'ssm-reversed': [True], 'bissm': [False, True]}[self.name]
         return self.scan_directions(x, [None] * len(reverse), reverse)
 

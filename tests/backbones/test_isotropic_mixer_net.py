@@ -17,6 +17,7 @@ REACH = {
     'ssm-reversed': set(range(CHANGED + 1)),
     'bissm': set(range(12)),
     'ss2d': set(range(12)),
+    'ss1d-state-fused': set(range(12)),
     'attn': set(range(12)),
     'causal-attn': set(range(CHANGED, 12)),
     's4nd': set(range(12)),

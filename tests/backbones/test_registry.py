@@ -64,6 +64,7 @@ ROWS = {
     'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),
     'PlainMamba': (dict(type='PlainMamba', **CONVS), dict(img_size=(112, 144))),
     'PlainMambaAdapter': (dict(type='PlainMambaAdapter', **ADAPTER), dict(img_size=(112, 144))),
+    'SpatialMamba': (dict(type='SpatialMamba', arch=STAGED), {}),
     **{f'TimmBackbone, {family}': (dict(type='TimmBackbone', arch=arch), {}) for family, arch in TIMM.items()},
     'TimmBackbone, DeiT': (dict(type='TimmBackbone', **DEIT), {}),
     'TransNeXt': (dict(type='TransNeXt', arch=FOVEAL, norm_cfg=None), {}),
@@ -78,7 +79,7 @@ ROWS = {
     'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
 }
 
-NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'VMamba'), 1e-5)
+NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'SpatialMamba', 'VMamba'), 1e-5)
 rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
 
 

@@ -33,6 +33,14 @@ def test_the_table_of_arms():
     gated = ARMS['GatedMixerNet']
     branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 's4nd')
     controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn', 'pointwise-s4nd')
+    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ss1d-state-fused')
+    controls = (
+        'pointwise-ssm',
+        'pointwise-bissm',
+        'pointwise-ss2d',
+        'pointwise-attn',
+        'pointwise-ss1d-state-fused',
+    )
     mixers = (*branches, *controls, 'hybrid', 'identity')
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
@@ -52,6 +60,8 @@ def test_the_table_of_arms():
         'pointwise-bissm': 'pointwise:bissm',
         's4nd': 's4nd',
         'pointwise-s4nd': 'pointwise:s4nd',
+        'ss1d-state-fused': 'ss1d-state-fused',
+        'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
     }
 
 
