@@ -14,6 +14,8 @@ _STAGED = {
     **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn')},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
+    **{name: name for name in ('linear-attn', 'ssd-noncausal')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('linear-attn', 'ssd-noncausal')},
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -36,6 +38,10 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'pointwise-attn',
             'pointwise-ssm',
             'pointwise-bissm',
+            'linear-attn',
+            'ssd-noncausal',
+            'pointwise-linear-attn',
+            'pointwise-ssd-noncausal',
         )
     },
 }

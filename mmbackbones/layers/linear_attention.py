@@ -82,3 +82,22 @@ class RotaryLinearAttention(nn.Module):
         """Map [B, H, W, C] -> map of the same shape, float32 under autocast."""
         q, k = self.qk(x).chunk(2, dim=-1)
         return linear_attention(q, k, x, self.num_heads, rotary=True) + on_map(self.lepe, x)
+
+
+class LinearAttention(nn.Module):
+    """Linear attention alone, the tokens as its values: no position code, no convolution.
+
+    Args:
+        dim (int): channels C of the tokens.
+        head_width (int): channels of a head, a divisor of C.
+    """
+
+    def __init__(self, dim: int, head_width: int):
+        super().__init__()
+        self.head_width = head_width
+        self.qk = nn.Linear(dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> map of the same shape."""
+        q, k = self.qk(x).chunk(2, dim=-1)
+        return linear_attention(q, k, x, x.shape[-1] // self.head_width, rotary=False)

@@ -62,3 +62,24 @@ class NonCausalSSD(nn.Module):
             self.D,
         )
         return y.flatten(2).unflatten(1, x.shape[1:3])
+
+
+class TokenSSD(NonCausalSSD):
+    """The duality alone, with B, C and dt projected from the tokens: no convolution, gate or norm.
+
+    Args:
+        dim (int): channels C of the tokens.
+        d_state (int): state size N, the width of B and C.
+        head_width (int): channels of a head, a divisor of C.
+    """
+
+    def __init__(self, dim: int, d_state: int, head_width: int):
+        super().__init__()
+        num_heads = dim // head_width
+        self.d_state, self.parts = d_state, (d_state, d_state, num_heads)
+        self.proj = nn.Linear(dim, sum(self.parts), bias=False)
+        self.add_heads(num_heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> map of the same shape."""
+        return self.mix(x, *self.proj(x).split(self.parts, dim=-1))
