@@ -64,7 +64,7 @@ def _one_head_of_ssd(counts: Complexity, row: PublishedRow) -> list[CountDiffere
     return [
         CountDifference(
             -missing,
-            "mmengine's counter multiplies the size of a product's first operand by the last side of the second: with B "
+            "mmengine's counter multiplies the size of a product's first operand by the second's last side: with B "
             'and C, which all heads share, it counts one head (by arithmetic; their script calls this counter)',
         )
     ]
