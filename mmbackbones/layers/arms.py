@@ -16,6 +16,8 @@ _STAGED = {
     'hybrid': ('ss2d', 'attn'),
     'ss1d-state-fused': 'ss1d-state-fused',
     'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
+    **{name: name for name in ('linear-attn', 'ssd-noncausal')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('linear-attn', 'ssd-noncausal')},
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -42,6 +44,10 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'pointwise-s4nd',
             'ss1d-state-fused',
             'pointwise-ss1d-state-fused',
+            'linear-attn',
+            'ssd-noncausal',
+            'pointwise-linear-attn',
+            'pointwise-ssd-noncausal',
         )
     },
 }

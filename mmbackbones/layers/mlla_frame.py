@@ -71,13 +71,14 @@ class MLLABlock(nn.Module):
         dim (int): channels of the map.
         mixer (nn.Module): map [B, H, W, C] -> map of the same shape.
         drop_path (float): rate of this block.
+        mlp_ratio (float): hidden width of the MLP over ``dim``.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, drop_path: float):
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float, mlp_ratio: float = 4.0):
         super().__init__()
         self.cpe1, self.cpe2 = (nn.Conv2d(dim, dim, 3, padding=1, groups=dim) for _ in range(2))
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.mixer, self.mlp = mixer, Mlp(dim, 4 * dim)
+        self.mixer, self.mlp = mixer, Mlp(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Token mixers that can stand in for one another: state-space scans, attention, and the control that mixes nothing.
+"""Token mixers that can stand in for one another: scans, sums over tokens, attention, and controls that mix nothing.
 
 Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
 and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
@@ -11,6 +11,8 @@ No branch has a position code or a bias over tokens, and none but ``ss1d-state-f
 
 (https://arxiv.org/abs/2401.10166, figure 3); the fusion of the states over the map is Spatial-Mamba's
 (https://arxiv.org/abs/2410.15091).
+(https://arxiv.org/abs/2401.10166, figure 3). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality,
+both without what these give them besides: rotary positions, convolutions, gates.
 """
 
 import math
@@ -23,6 +25,8 @@ from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
 from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
+from mmbackbones.layers.linear_attention import LinearAttention
+from mmbackbones.layers.noncausal_ssd import TokenSSD
 from mmbackbones.layers.ss2d import DirectionalScans
 from mmbackbones.layers.state_fusion import StateFusion
 
@@ -31,6 +35,8 @@ SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
 ATTENTIONS = ('attn', 'causal-attn')
 CONVOLUTIONS = ('s4nd',)
 MIXING = SCANS + ATTENTIONS + CONVOLUTIONS
+SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
+MIXING = SCANS + ATTENTIONS + SUMS
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
@@ -58,8 +64,13 @@ def build_branch(
             the right of it; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it
             in raster order;
         d_state (int): state size N of the scans, except ``'ss1d-state-fused'``.
+            attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
+            ``'linear-attn'``, attention with ELU + 1 in place of the softmax; ``'ssd-noncausal'``, one state for all
+            tokens;
+        d_state (int): state size N of the scans and of ``'ssd-noncausal'``.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
-        head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
+        head_width (int | None): channels of a head of attention or ``'ssd-noncausal'``; None: the largest divisor of C
+            up to 32.
 
     Raises:
         InputError: unknown name, a size below 1, or heads that do not divide the channels.
@@ -78,6 +89,9 @@ def build_branch(
         return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
     if name in CONVOLUTIONS:
         return Branch(S4NDMixer(dim, d_state))
+    if name in SUMS:
+        width = check_head(dim, head_width or largest_head(dim))
+        return Branch(LinearAttention(dim, width) if name == 'linear-attn' else TokenSSD(dim, d_state, width))
     rank = dt_rank or math.ceil(dim / 16)
     return Branch(ScanMixer(name, dim, d_state, rank))
 
@@ -128,12 +142,27 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
         macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
     elif name in CONVOLUTIONS:
         macs += round(s4nd_macs(dim, height, width))
+    elif name == 'linear-attn':  # the sum over keys and values, what queries read of it, the normalizer
+        macs += tokens * dim * (2 * branch.mixer.head_width + 1)
+    elif name == 'ssd-noncausal':
+        macs += 2 * tokens * dim * branch.mixer.d_state
     return macs
 
 
 def largest_head(dim: int) -> int:
     """The largest divisor of the channels up to ``WIDEST_HEAD``."""
     return max(width for width in range(1, WIDEST_HEAD + 1) if dim % width == 0)
+
+
+def check_head(dim: int, head_width: int) -> int:
+    """The width of a head.
+
+    Raises:
+        InputError: it does not divide the channels.
+    """
+    if dim % head_width:
+        raise InputError(f'attention: head_width={head_width}, expected a divisor of the {dim} channels')
+    return head_width
 
 
 class Branch(nn.Module):
@@ -180,9 +209,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, head_width: int, causal: bool):
         super().__init__()
-        if dim % head_width:
-            raise InputError(f'attention: head_width={head_width}, expected a divisor of the {dim} channels')
-        self.head_width = head_width
+        self.head_width = check_head(dim, head_width)
         self.causal = causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim, bias=False)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from typing import NamedTuple
 
 import torch
@@ -49,17 +50,21 @@ def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
     assert all(key.startswith(model.allowed_unexpected) for key in report.unexpected_keys), report.unexpected_keys
 
 
-def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str) -> None:
-    """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for."""
+def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str, tables: tuple = ()) -> None:
+    """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for.
+
+    ``tables``: endings of keys whose constants we compute.
+    """
     published = load_keys(golden_keys)
     with shapes_alone():
         model = family(arch=arch, norm_cfg=None)
         weights = {key: torch.empty(shape) for key, shape in published['keys']}
     shapes = {key: value.shape for key, value in model.convert_state_dict(weights).items()}
-    assert len(shapes) == len(weights)
+    assert len(shapes) == len(weights) - sum(key.endswith(tables) for key in weights)
     own = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
     head = sum(shape.numel() for key, shape in shapes.items() if key.startswith('classifier.'))
+    head = sum(math.prod(shape) for key, shape in shapes.items() if key.startswith('classifier.'))
     assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
 
 
@@ -82,6 +87,7 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
         hook.remove()
     actual |= {f'out.{i}': out for i, out in enumerate(outs)}
     w = model.convert_state_dict(case.weights)
+    w = model.convert_state_dict(dict(case.weights))
     last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)
     actual['logits'] = F.linear(last.mean((1, 2)), w['classifier.head.weight'], w['classifier.head.bias'])

@@ -21,6 +21,8 @@ REACH = {
     'attn': set(range(12)),
     'causal-attn': set(range(CHANGED, 12)),
     's4nd': set(range(12)),
+    'linear-attn': set(range(12)),
+    'ssd-noncausal': set(range(12)),
     'none': {CHANGED},
     **{name: {CHANGED} for name in POINTWISE},
 }

@@ -60,6 +60,7 @@ ROWS = {
     'LocalVim': (dict(type='LocalVim', **LOCAL), dict(img_size=(112, 144))),
     'LocalVim, class token': (dict(type='LocalVim', **LOCAL_TOKEN), dict(img_size=(112, 144))),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
+    'MILA': (dict(type='MILA', arch=dict(STAGED, num_heads=(2, 3, 4, 4))), {}),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),
     'PlainMamba': (dict(type='PlainMamba', **CONVS), dict(img_size=(112, 144))),
@@ -76,10 +77,12 @@ ROWS = {
     'Vim, ssm': (dict(type='Vim', bidirection='ssm', **PLAIN), {}),
     'Vim, stride 8': (dict(type='Vim', arch=dict(PLAIN['arch'], stride=8), out_indices=(2,)), dict(img_size=80)),
     'VMamba': (dict(type='VMamba', arch=STAGED), {}),
+    'VSSD': (dict(type='VSSD', arch=dict(STAGED, num_heads=(2, 3, 4, 4), d_state=4)), {}),
     'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
 }
 
 NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'SpatialMamba', 'VMamba'), 1e-5)
+NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MILA', 'MambaVision', 'VMamba', 'VSSD'), 1e-5)
 rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
 
 

@@ -42,11 +42,17 @@ def test_the_table_of_arms():
         'pointwise-ss1d-state-fused',
     )
     mixers = (*branches, *controls, 'hybrid', 'identity')
+    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
+    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn')
+    sums = ('linear-attn', 'ssd-noncausal', 'pointwise-linear-attn', 'pointwise-ssd-noncausal')
+    mixers = (*branches, *controls, 'hybrid', 'identity', *sums)
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
     assert gated['ss2d-last2'] == ('none', 'none', 'ss2d', 'ss2d')
     assert gated['pointwise-attn-last2'] == ('none', 'none', 'pointwise:attn', 'pointwise:attn')
     assert gated['causal-attn-all'] == 'causal-attn' and gated['pointwise-ssm-all'] == 'pointwise:ssm'
+    assert gated['ssd-noncausal-last2'] == ('none', 'none', 'ssd-noncausal', 'ssd-noncausal')
+    assert gated['pointwise-linear-attn-all'] == 'pointwise:linear-attn'
     assert gated['hybrid-last2'] == ('none', 'none', ('ss2d', 'attn'), ('ss2d', 'attn'))
     assert gated['hybrid-all'] == (('ss2d', 'attn'),) * 4
     assert ARMS['IsotropicMixerNet'] == {
@@ -62,6 +68,10 @@ def test_the_table_of_arms():
         'pointwise-s4nd': 'pointwise:s4nd',
         'ss1d-state-fused': 'ss1d-state-fused',
         'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
+        'linear-attn': 'linear-attn',
+        'ssd-noncausal': 'ssd-noncausal',
+        'pointwise-linear-attn': 'pointwise:linear-attn',
+        'pointwise-ssd-noncausal': 'pointwise:ssd-noncausal',
     }
 
 

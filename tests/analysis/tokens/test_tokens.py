@@ -159,6 +159,8 @@ def test_choices_and_crops():
         'efficientvmamba',
         'mamba',
         'spatialmamba',
+        'vssd',
+        'mila',
     ],
 )
 def test_counts_equal_the_maps_of_the_backbone(name):
