@@ -2,6 +2,7 @@
 
 from mmbackbones.backbones.efficientvmamba import EfficientVMamba
 from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
+from mmbackbones.backbones.hvittt import HViTTT
 from mmbackbones.backbones.isotropic_mixer_net import IsotropicMixerNet
 from mmbackbones.backbones.local_vmamba import LocalVMamba
 from mmbackbones.backbones.localvim import LocalVim
@@ -10,13 +11,16 @@ from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.backbones.mambavision import MambaVision
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
+from mmbackbones.backbones.ravlt import RAVLT
 from mmbackbones.backbones.timm_backbone import TimmBackbone
 from mmbackbones.backbones.vim import Vim
 from mmbackbones.backbones.vmamba import VMamba
 
 __all__ = [
+    'RAVLT',
     'EfficientVMamba',
     'GatedMixerNet',
+    'HViTTT',
     'IsotropicMixerNet',
     'LocalVMamba',
     'LocalVim',
