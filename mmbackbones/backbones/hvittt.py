@@ -1,6 +1,6 @@
 """H-ViT3: a hierarchical backbone with test-time training layers, linear in the number of tokens.
 
-Paper: "ViT^3: Unlocking Test-Time Training in Vision", CVPR 2026
+Paper: "ViT^3: Unlocking Test-Time Training in Vision", CVPR 2026, https://arxiv.org/abs/2512.01643
 Authors' code and weights: https://github.com/LeapLabTHU/ViTTT (MIT, as its root says; nothing is said of the weights).
 Written anew from facts about the network and from recorded activations; parameters have its names.
 

@@ -4,8 +4,8 @@ Paper: "Breaking the Low-Rank Dilemma of Linear Attention", CVPR 2025, https://a
 Authors' code and weights: https://github.com/qhfan/RALA, without a licence. That code is not used here: this file is
 written from the paper, from facts about the network and from recorded activations.
 
-In all variants the blocks of stages 0 and 1 attend linearly and those of stages 2 and 3 by softmax. Most of the depth is
-therefore quadratic in the number of tokens.
+In all variants the blocks of stages 0 and 1 attend linearly and those of stages 2 and 3 by softmax. Most of the depth
+is therefore quadratic in the number of tokens.
 """
 
 from types import SimpleNamespace
@@ -124,9 +124,7 @@ class RAVLT(StagedBackbone):
         'base': dict(
             dims=(96, 192, 384, 512), depths=(4, 6, 12, 6), num_heads=(1, 2, 6, 8), layer_scale=(1, 1, 1e-6, 1e-6)
         ),
-        'large': dict(
-            dims=(96, 192, 448, 640), depths=(4, 7, 19, 8), num_heads=(1, 2, 7, 10), layer_scale=(1e-6,) * 4
-        ),
+        'large': dict(dims=(96, 192, 448, 640), depths=(4, 7, 19, 8), num_heads=(1, 2, 7, 10), layer_scale=(1e-6,) * 4),
     }
     arch_required = ('dims', 'depths', 'num_heads')
     arch_defaults = dict(ffn_ratio=3.5, layer_scale=(1, 1, 1, 1))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 Mixers = str | Sequence[str | Sequence[str]]
 
 _STAGED = {
-    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')},
+    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt')},
     # Causal attention has the parameters of full attention, whose control is its own too.
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 'ttt')},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
 }
@@ -36,6 +36,8 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'pointwise-attn',
             'pointwise-ssm',
             'pointwise-bissm',
+            'ttt',
+            'pointwise-ttt',
         )
     },
 }

@@ -7,9 +7,7 @@ from torch import Tensor
 Rotation = tuple[Tensor, Tensor]  # sines and cosines, each [h*w, C]
 
 
-def rotation_of(
-    grid: tuple[int, int], dim: int, device: torch.device, *, include_slowest: bool = False
-) -> Rotation:
+def rotation_of(grid: tuple[int, int], dim: int, device: torch.device, *, include_slowest: bool = False) -> Rotation:
     """Sines and cosines of the code for one map, float32.
 
     Args:

@@ -1,9 +1,10 @@
 """Test-time training layers: a small model learns each image's keys and values, then reads the queries.
 
-Source: ViT^3 (H-ViT3), "Vision Test-Time Training". The layer holds a model f with weights W. For each image it takes
-one gradient step from W on ``-scale * mean over tokens of <f(k), v>``, with learning rate 1, and returns f(q) with the
-new weights. The gradients are written out below, so that a step works without autograd, and with autograd the outer
-gradient runs through it. All tokens enter the sums, whatever their order; the cost grows linearly with their number.
+Source: "ViT^3: Unlocking Test-Time Training in Vision", CVPR 2026, https://arxiv.org/abs/2512.01643. The layer holds a
+model f with weights W. For each image it takes one gradient step from W on ``-scale * mean over tokens of <f(k), v>``,
+with learning rate 1, and returns f(q) with the new weights. The gradients are written out below, so that a step works
+without autograd, and with autograd the outer gradient runs through it. All tokens enter the sums, whatever their order;
+the cost grows linearly with their number.
 
 Both steps are computed in float32 (float64 stays), whatever autocast says: their sums run over all tokens of a map.
 """

@@ -289,7 +289,7 @@ def test_equal_parameters_and_macs(mambaout_sizes, arch, mixers, everywhere):
         assert abs((count_macs(build_empty(arch, spec, 'macs')) - macs) / (macs + rest)) < 0.01
 
 
-@pytest.mark.parametrize('name', ARMS[:6])
+@pytest.mark.parametrize('name', ARMS[:-2])
 def test_the_control_costs_the_same(name):
     with torch.device('meta'):
         counts = [

@@ -19,6 +19,7 @@ REACH = {
     'ss2d': set(range(12)),
     'attn': set(range(12)),
     'causal-attn': set(range(CHANGED, 12)),
+    'ttt': set(range(12)),
     'none': {CHANGED},
     **{name: {CHANGED} for name in POINTWISE},
 }

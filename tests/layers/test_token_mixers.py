@@ -25,6 +25,7 @@ REACH = {
     'ss2d': set(range(20)),
     'attn': set(range(20)),
     'causal-attn': set(range(7, 20)),
+    'ttt': set(range(20)),
     'none': {7},
     **{name: {7} for name in POINTWISE},
 }
@@ -114,8 +115,9 @@ def test_columns_are_scanned_too():
     torch.testing.assert_close(branch(x), y)
 
 
-def test_attention_knows_no_places():
-    branch, x = build('attn'), tokens()
+@pytest.mark.parametrize('name', ['attn', 'ttt'])
+def test_attention_and_test_time_training_know_no_places(name):
+    branch, x = build(name), tokens()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
     shuffled = x.flatten(1, 2)[:, order].unflatten(1, GRID)
     torch.testing.assert_close(branch(shuffled).flatten(1, 2), branch(x).flatten(1, 2)[:, order])
@@ -130,7 +132,7 @@ def test_scale_of_the_input_does_not_matter(name):
     assert 0.8 < y.std() < 1.2
 
 
-@pytest.mark.parametrize('name', ['ss2d', 'attn', 'pointwise:attn'])
+@pytest.mark.parametrize('name', ['ss2d', 'attn', 'ttt', 'pointwise:attn'])
 def test_autocast(name):
     branch, x = build(name), tokens()
     with torch.autocast('cpu', torch.bfloat16):
@@ -149,8 +151,11 @@ def test_the_control_has_as_many_parameters(name, d_state, dim):
 
 
 def test_parameters_by_hand():
-    """C = 96: rank 6, 16 states: (6 + 32) + 6 + 1 + 16 + 1 per channel and direction; attention has 4 C**2."""
-    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 0]
+    """C = 96: rank 6, 16 states: (6 + 32) + 6 + 1 + 16 + 1 per channel and direction; attention has 4 C**2.
+
+    Test-time training has two matrices of each head's width, 32, besides.
+    """
+    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 448, 0]
     assert branch_parameters('ssm', 96, d_state=8, dt_rank=2) == 96 * (2 + 16 + 2 + 1 + 8 + 1)
 
 
@@ -173,6 +178,7 @@ def test_heads(dim, width):
         ('mamba', {}, "token mixer 'mamba' unknown; known: ssm, .*pointwise:ss2d.*none"),
         ('pointwise', {}, "'pointwise' unknown; known: .*pointwise:ssm"),
         ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
+        ('ttt', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
         ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),
     ],

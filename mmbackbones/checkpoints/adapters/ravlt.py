@@ -18,8 +18,8 @@ FLAT = ('.qkvo.weight', '.attn.proj.weight', '.fc1.weight', '.fc2.weight', '.ls1
 def convert_ravlt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' keys to ours, flatten 1x1 kernels and layer scales, leave out the constant frequencies.
 
-    Our own keys stay as they are. The ``proj.*``, ``norm.*`` and ``head.*`` keys of the classifier stay in: the backbone
-    allows them as unexpected.
+    Our own keys stay as they are. The ``proj.*``, ``norm.*`` and ``head.*`` keys of the classifier stay in: the
+    backbone allows them as unexpected.
     """
     weights = rename({key: x for key, x in state_dict.items() if not key.endswith('.RoPE.angle')}, RENAMES)
     for key, value in weights.items():
