@@ -2,6 +2,7 @@
 
 from mmbackbones.backbones.efficientvmamba import EfficientVMamba
 from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
+from mmbackbones.backbones.hvittt import HViTTT
 from mmbackbones.backbones.isotropic_mixer_net import IsotropicMixerNet
 from mmbackbones.backbones.local_vmamba import LocalVMamba
 from mmbackbones.backbones.localvim import LocalVim
@@ -12,6 +13,7 @@ from mmbackbones.backbones.mila import MILA
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
 from mmbackbones.backbones.spatialmamba import SpatialMamba
+from mmbackbones.backbones.ravlt import RAVLT
 from mmbackbones.backbones.timm_backbone import TimmBackbone
 from mmbackbones.backbones.transnext import TransNeXt
 from mmbackbones.backbones.vim import Vim
@@ -21,8 +23,10 @@ from mmbackbones.backbones.vssd import VSSD
 __all__ = [
     'MILA',
     'VSSD',
+    'RAVLT',
     'EfficientVMamba',
     'GatedMixerNet',
+    'HViTTT',
     'IsotropicMixerNet',
     'LocalVMamba',
     'LocalVim',

@@ -12,6 +12,8 @@ _STAGED = {
     **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 's4nd')},
     # Causal attention has the parameters of full attention, whose control is its own too.
     **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 's4nd')},
+    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 'ttt')},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
     'ss1d-state-fused': 'ss1d-state-fused',
@@ -48,6 +50,8 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'ssd-noncausal',
             'pointwise-linear-attn',
             'pointwise-ssd-noncausal',
+            'ttt',
+            'pointwise-ttt',
         )
     },
 }

@@ -1,4 +1,5 @@
 """Token mixers that can stand in for one another: scans, sums over tokens, attention, and controls that mix nothing.
+"""Token mixers that can stand in for one another: scans, attention, test-time training, and a control without mixing.
 
 Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
 and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
@@ -13,6 +14,8 @@ No branch has a position code or a bias over tokens, and none but ``ss1d-state-f
 (https://arxiv.org/abs/2410.15091).
 (https://arxiv.org/abs/2401.10166, figure 3). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality,
 both without what these give them besides: rotary positions, convolutions, gates.
+(https://arxiv.org/abs/2401.10166, figure 3); test-time training is the gated branch of H-ViT3
+(https://arxiv.org/abs/2512.01643), without its rotation and its convolution.
 """
 
 import math
@@ -29,6 +32,7 @@ from mmbackbones.layers.linear_attention import LinearAttention
 from mmbackbones.layers.noncausal_ssd import TokenSSD
 from mmbackbones.layers.ss2d import DirectionalScans
 from mmbackbones.layers.state_fusion import StateFusion
+from mmbackbones.layers.ttt import learn_gated
 
 STATE_FUSED = 'ss1d-state-fused'
 SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
@@ -37,6 +41,8 @@ CONVOLUTIONS = ('s4nd',)
 MIXING = SCANS + ATTENTIONS + CONVOLUTIONS
 SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
 MIXING = SCANS + ATTENTIONS + SUMS
+TRAINED = ('ttt',)
+MIXING = SCANS + ATTENTIONS + TRAINED
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
@@ -54,6 +60,8 @@ def build_branch(
             both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'attn'``, full
             attention; ``'causal-attn'``, each token sees itself and those before it in raster order; ``'s4nd'``, one
             convolution over the whole map, in both directions of both axes;
+            attention; ``'causal-attn'``, each token sees itself and those before it in raster order; ``'ttt'``, a
+            model of a head's width learns keys and values of all tokens by a gradient step, then reads the queries;
             ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
             ``'none'``, the map as it is.
         dim (int): channels C.
@@ -71,6 +79,8 @@ def build_branch(
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
         head_width (int | None): channels of a head of attention or ``'ssd-noncausal'``; None: the largest divisor of C
             up to 32.
+        head_width (int | None): channels of a head of attention or test-time training; None: the largest divisor of
+            C up to 32.
 
     Raises:
         InputError: unknown name, a size below 1, or heads that do not divide the channels.
@@ -92,6 +102,8 @@ def build_branch(
     if name in SUMS:
         width = check_head(dim, head_width or largest_head(dim))
         return Branch(LinearAttention(dim, width) if name == 'linear-attn' else TokenSSD(dim, d_state, width))
+    if name in TRAINED:
+        return Branch(TestTimeTraining(dim, head_width or largest_head(dim)))
     rank = dt_rank or math.ceil(dim / 16)
     return Branch(ScanMixer(name, dim, d_state, rank))
 
@@ -128,6 +140,7 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
     All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as
     many multiply-accumulates; published tables add them uncut. Attention counts both of its products whole, the causal
     one too. A Fourier transform of n real points has 2.5 n log2 n operations, half as many multiply-accumulates.
+    one too. Test-time training has two inner matrices, applied to keys and queries, and their two gradients.
     """
     with torch.device('meta'):
         branch = build_branch(name, dim, **options)
@@ -146,6 +159,8 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
         macs += tokens * dim * (2 * branch.mixer.head_width + 1)
     elif name == 'ssd-noncausal':
         macs += 2 * tokens * dim * branch.mixer.d_state
+    elif name in TRAINED:
+        macs += 3 * 2 * tokens * dim * branch.mixer.head_width
     return macs
 
 
@@ -219,6 +234,33 @@ class Attention(nn.Module):
         qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, -1, self.head_width))  # -> [B, L, 3, heads, width]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x [B, heads, L, width]
         y = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, grid))  # -> [B, H, W, C]
+
+
+class TestTimeTraining(nn.Module):
+    """A gated model per head that learns an image's keys and values in one step, see :func:`learn_gated`.
+
+    The inner weights have :class:`torch.nn.Linear`'s initialization. H-ViT3's smaller one would leave the output of an
+    untrained branch to the rounding of the norm behind it.
+    """
+
+    __test__ = False  # not a collection of tests
+
+    def __init__(self, dim: int, head_width: int):
+        super().__init__()
+        if dim % head_width:
+            raise InputError(f'test-time training: head_width={head_width}, expected a divisor of the {dim} channels')
+        self.head_width = head_width
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        shape = (1, dim // head_width, head_width, head_width)
+        self.w1, self.w2 = (nn.Parameter(torch.empty(shape).uniform_(-1, 1) / head_width**0.5) for _ in range(2))
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[1:3]
+        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, -1, self.head_width))  # -> [B, L, 3, heads, width]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x [B, heads, L, width]
+        y = learn_gated(query, key, value, self.w1, self.w2)
         return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, grid))  # -> [B, H, W, C]
 
 

@@ -23,6 +23,7 @@ REACH = {
     's4nd': set(range(12)),
     'linear-attn': set(range(12)),
     'ssd-noncausal': set(range(12)),
+    'ttt': set(range(12)),
     'none': {CHANGED},
     **{name: {CHANGED} for name in POINTWISE},
 }

@@ -29,6 +29,7 @@ REACH = {
     's4nd': set(range(20)),
     'linear-attn': set(range(20)),
     'ssd-noncausal': set(range(20)),
+    'ttt': set(range(20)),
     'none': {7},
     **{name: {7} for name in POINTWISE},
 }
@@ -145,6 +146,8 @@ def test_columns_are_scanned_too():
 
 @pytest.mark.parametrize('name', ['attn', 'linear-attn', 'ssd-noncausal'])
 def test_attention_knows_no_places(name):
+@pytest.mark.parametrize('name', ['attn', 'ttt'])
+def test_attention_and_test_time_training_know_no_places(name):
     branch, x = build(name), tokens()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
     shuffled = x.flatten(1, 2)[:, order].unflatten(1, GRID)
@@ -163,6 +166,7 @@ def test_scale_of_the_input_does_not_matter(name):
 @pytest.mark.parametrize('name', ['ss2d', 'attn', 's4nd', 'pointwise:attn'])
 @pytest.mark.parametrize('name', ['ss2d', 'ss1d-state-fused', 'attn', 'pointwise:attn'])
 @pytest.mark.parametrize('name', ['ss2d', 'attn', 'pointwise:attn', 'linear-attn', 'ssd-noncausal'])
+@pytest.mark.parametrize('name', ['ss2d', 'attn', 'ttt', 'pointwise:attn'])
 def test_autocast(name):
     branch, x = build(name), tokens()
     with torch.autocast('cpu', torch.bfloat16):
@@ -196,6 +200,8 @@ def test_parameters_by_hand():
     dt's bias each.
     assert [branch_parameters(name, 96) / 96 for name in (*MIXING[:7], 'none')] == [62, 62, 124, 248, 384, 384, 192, 0]
     assert branch_parameters('ssd-noncausal', 96) == 96 * (32 + 3) + 3 * 3
+    Test-time training has two matrices of each head's width, 32, besides.
+    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 448, 0]
     assert branch_parameters('ssm', 96, d_state=8, dt_rank=2) == 96 * (2 + 16 + 2 + 1 + 8 + 1)
 
 
@@ -226,6 +232,7 @@ def test_heads(dim, width):
         ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ssd-noncausal', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('linear-attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
+        ('ttt', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
         ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),
     ],

@@ -61,6 +61,12 @@ def _product(op: object) -> Callable[..., float]:
     return lambda out, *args, **kwargs: flop_registry[op](*args, **kwargs, out_val=out) / 2
 
 
+def _convolution_gradient(out: tuple, error: Tensor, x: Tensor, weight: Tensor, *args: object) -> float:
+    """A step on a convolution's weights within a forward pass: each product of the convolution once per gradient."""
+    wanted = sum(gradient is not None for gradient in out[:2])
+    return wanted * error.numel() * weight[0].numel()
+
+
 def _norm(weight: int) -> Callable[..., float]:
     """Five per element with an affine map, whose scale is argument ``weight``, four without."""
     return lambda out, x, *args, **kwargs: x.numel() * (4 if args[weight - 1] is None else 5)
@@ -94,6 +100,7 @@ def _fourier(real: bool) -> Callable[..., float]:
 
 RULES: dict[object, Callable[..., float]] = {
     **{op: _product(op) for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution)},
+    aten.convolution_backward: _convolution_gradient,
     aten.native_layer_norm: _norm(2),
     aten.native_group_norm: _norm(1),
     aten.native_batch_norm: _batch_norm,

@@ -16,6 +16,7 @@ class TestReach:
         assert reach.sum() == (2 * tokens + 1) ** 2
 
     @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal'])
+    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'ttt'])
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -56,6 +57,8 @@ class TestReach:
             'causal-attn',
             'ss1d-state-fused',
         } <= set(MIXERS)
+        named = {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt'}
+        assert named <= set(MIXERS)
 
 
 def test_position_code_tells_places_apart():
