@@ -1,8 +1,8 @@
 """Stem, downsampling and block of MLLA, which later families keep while they replace its token mixer.
 
-Source: "Demystify Mamba in Vision: A Linear Attention Perspective", NeurIPS 2024, https://arxiv.org/abs/2405.16605,
-figure 3 and section 5. Maps are channels-last, [B, H, W, C]. Sides are rounded up. Convolutions and batch norms have
-the names of the authors' checkpoints and keep PyTorch's initialization.
+Source: "Demystify Mamba in Vision: A Linear Attention Perspective", NeurIPS 2024, https://arxiv.org/abs/2405.16605.
+Maps are channels-last, [B, H, W, C]. Sides are rounded up. Convolutions and batch norms have the names of the authors'
+checkpoints and keep PyTorch's initialization.
 """
 
 from collections import OrderedDict

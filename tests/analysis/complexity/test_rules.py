@@ -77,6 +77,38 @@ def test_lines():
     assert len(remark) == 1 and '349 G' in remark[0]
 
 
+def left_out_of_twins(counts):
+    return counts.operators['aten.bmm']
+
+
+def left_out_of_transnext(counts):
+    """768 of 1,024 pooled tokens in two products of each block of three stages, and all resizing but UperNet's own.
+
+    UperNet resizes 4 pooled maps, 3 top-down ones and 3 results, of 512 channels, by four products per value.
+    """
+    stages = ((2, 72), (2, 144), (15, 288))
+    products = sum(2 * 768 * depth * (65536 // 4**i) * dim for i, (depth, dim) in enumerate(stages))
+    heads = 4 * 512 * (4 * 1024 + (4096 + 16384 + 65536) + 3 * 65536)
+    return products + counts.operators['aten.upsample_bilinear2d'] - heads
+
+
+@pytest.mark.parametrize(
+    ('path', 'left_out'),
+    [
+        ('twins/twins-svt-small_upernet_8xb2-amp-160k_ade20k-512x512.py', left_out_of_twins),
+        ('transnext/transnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', left_out_of_transnext),
+    ],
+    ids=['Twins', 'TransNeXt'],
+)
+def test_what_remarks_say_of_attention(path, left_out):
+    """The figure in the remark is our count without what the published one leaves out, and comes near the latter."""
+    counts, row = counts_of(path), match(ROOT / 'configs' / path).row
+    counted = (counts.macs['total'] - left_out(counts)) / 1e9
+    assert f' {counted:.0f} G' in REMARKS['segmentation', row.family, row.variant]
+    assert counted == pytest.approx(row.macs, rel=0.005)
+    assert abs(counts.macs['total'] / 1e9 / row.macs - 1) > 0.03
+
+
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
     assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'VSSD'}

@@ -158,6 +158,7 @@ def test_choices_and_crops():
         'mambavision',
         'efficientvmamba',
         'mamba',
+        'spatialmamba',
         'vssd',
         'mila',
     ],
