@@ -52,9 +52,27 @@ def _unseen_attention(counts: Complexity) -> list[CountDifference]:
     ]
 
 
+def _all_products(counts: Complexity) -> list[CountDifference]:
+    """MACs of RAVLT's attention, linear and softmax, apart from its projections and its convolution."""
+    modules = counts.submodules
+    products = sum(
+        macs - sum(modules[f'{name}.{part}'] for part in ('qkvo', 'lepe', 'proj'))
+        for name, macs in modules.items()
+        if f'{name}.qkvo' in modules
+    )
+    return [
+        CountDifference(
+            -products,
+            'their count has no products of queries, keys and values, neither of the linear attention nor of the '
+            'softmax attention (by arithmetic)',
+        )
+    ]
+
+
 EXPLANATIONS: dict[str, Callable[[Complexity], list[CountDifference]]] = {
     'LocalVim': _localmamba,
     'MambaVision': _unseen_attention,
+    'RAVLT': _all_products,
 }
 PADDED = (
     'their count has all four scans of a block, with what they read, as long as the longest, window padding included; '
@@ -63,6 +81,10 @@ PADDED = (
 # What no step from our count explains, by task, family and variant of the published row.
 REMARKS = {
     **{(task, 'LocalVMamba', variant): PADDED for task in ('detection', 'segmentation') for variant in 'TS'},
+    **{
+        ('segmentation', 'H-ViT3', variant): 'the published parameters leave out the auxiliary head (by arithmetic)'
+        for variant in 'TSB'
+    },
     (
         'detection',
         'VMamba',

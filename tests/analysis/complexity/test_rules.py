@@ -16,7 +16,7 @@ def counts_of(path):
 def reached(path):
     """Family, our count with all steps added, and the published row."""
     family, row, counts = path.split('/')[0], match(ROOT / 'configs' / path).row, counts_of(path)
-    steps = explain({'localvim': 'LocalVim', 'mambavision': 'MambaVision'}[family], counts, row)
+    steps = explain({'localvim': 'LocalVim', 'mambavision': 'MambaVision', 'ravlt': 'RAVLT'}[family], counts, row)
     return counts.macs['total'] + sum(step.macs for step in steps), row.macs * 1e9
 
 
@@ -26,6 +26,7 @@ def reached(path):
         'localvim/native/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py',
         'localvim/native/localvim-small-searched_upernet_8xb2-160k_ade20k-512x512.py',
         'mambavision/native/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
+        'ravlt/ravlt-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
     ],
 )
 def test_the_rule_leads_to_the_published_figure(path):
@@ -59,6 +60,9 @@ def test_steps_by_hand():
     attention = {'backbone.a': 100, 'backbone.a.qkv': 30, 'backbone.a.proj': 10, 'backbone.b': 7, 'backbone.b.proj': 7}
     products, scans = explain('MambaVision', made_up(submodules=attention, scans={8: 2}), row)
     assert (products.macs, scans.macs) == (-60, -2 * 73)
+    attention = {'backbone.a': 100, 'backbone.a.qkvo': 30, 'backbone.a.lepe': 9, 'backbone.a.proj': 10, 'backbone.b': 7}
+    (products,) = explain('RAVLT', made_up(submodules=attention), row)
+    assert products.macs == -51
 
 
 def test_lines():
@@ -73,4 +77,4 @@ def test_lines():
 
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
-    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision'}
+    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'RAVLT'}
