@@ -44,9 +44,10 @@ def test_published_heads_give_the_authors_logits(name, case, build, monkeypatch,
     options = {key: getattr(reference, key) for key in ('window_size', 'scan_inverse') if hasattr(reference, key)}
     if name.startswith('plainmamba'):
         options['img_size'] = case.options['img_size']
-    model = timm.create_model(
-        f'{name}.mmb', pretrained=True, num_classes=classes, arch=vars(reference.arch), **options
-    ).eval()
+    arch = vars(reference.arch)
+    if 'directions' in arch:
+        arch['directions'] = [' '.join(names) for names in case.options['directions']]
+    model = timm.create_model(f'{name}.mmb', pretrained=True, num_classes=classes, arch=arch, **options).eval()
     with torch.no_grad():
         logits = model(case.tensors['x'])
     torch.testing.assert_close(logits, case.tensors['logits'], **TOLERANCE)
