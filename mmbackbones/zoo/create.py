@@ -5,10 +5,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.errors import InputError
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.registry import MODELS
 from mmbackbones.zoo.models import TASKS, arch_and_options, drop_path, miniature_names
 from mmbackbones.zoo.weights import SCHEME, address_of
@@ -62,7 +61,7 @@ def shape_only(name: str, task: str | None = None, **options: Any) -> Backbone:
     Raises:
         InputError: unknown name, task, option or out index.
     """
-    with torch.device('meta'):
+    with shapes_alone():
         return _build(name, task, options)
 
 

@@ -24,6 +24,29 @@ def test_every_row_has_numbers_and_a_source(task):
         assert all(20 < value < 92 for value in row.metrics.values()), row
 
 
+@pytest.mark.parametrize('task', published.TABLES)
+def test_no_row_stands_twice_and_every_word_is_in_the_vocabulary(task):
+    rows = published_rows(task)
+    assert len({(row.family, row.variant, row.head, row.recipe) for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row.token_mixer.split('+')) <= set(published.TOKEN_MIXERS), row
+        assert row.pretraining_extras in ('', *published.PRETRAINING_EXTRAS), row
+        assert row.augmentation_1x in ('', *published.AUGMENTATIONS_1X), row
+        assert not row.augmentation_1x or row.recipe == '1x (12 epochs)', row
+
+
+def test_what_a_row_has_beyond_the_plain_recipe():
+    assert published_row('detection', 'MILA', 'T').beyond_plain == 'pretraining: MESA, 1x: multi-scale crop'
+    assert published_row('detection', 'Spatial-Mamba', 'T').beyond_plain == 'pretraining: MESA'
+    assert published_row('segmentation', 'H-ViT3', 'B').beyond_plain == 'pretraining: MESA'
+    assert published_row('classification', 'MambaVision', 'L, 21k').beyond_plain == 'pretraining: ImageNet-21K'
+    for family, variant in (('RAVLT', 'L'), ('VSSD', 'Micro'), ('TransNeXt', 'Tiny'), ('DAMamba', 'T'), ('Swin', 'T')):
+        assert published_row('detection', family, variant).beyond_plain == ''
+    assert published_row('detection', 'RAVLT', 'L').metrics == {'AP_box': 52.3, 'AP_mask': 46.4}
+    extrapolated = published_row('segmentation', 'TransNeXt', 'Base (multi-scale, extrapolated bias)')
+    assert extrapolated.metrics == {'mIoU_ms': 53.7}
+
+
 def test_known_numbers():
     row = published_row('detection', 'MambaOut', 'Tiny')
     assert (row.params, row.macs, row.shape) == (43, 262, '800x1280')

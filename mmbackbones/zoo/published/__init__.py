@@ -4,6 +4,10 @@ The tables beside this file have the figures of papers and authors' repositories
 ``models.csv`` name the rows of a model. ``configs.csv`` has what these do not tell: how the published network differs
 from ours, why there is no row, and rows with another name. In it, ``*`` matches anything, the first matching line
 counts, and the family ``-`` says that nothing is compared. Networks are named as in our configs: ``mambaout-tiny``.
+
+A published "1x" is not one recipe. :data:`PRETRAINING_EXTRAS` and :data:`AUGMENTATIONS_1X` are the words for what a row
+has beyond the plain one. An empty cell means nothing beyond, as far as the source says. The column ``verified`` is
+``no`` where the figure is quoted from somebody else's table, ``yes`` where it was looked up again, else empty.
 """
 
 import functools
@@ -27,6 +31,18 @@ RECIPES = {
     'classification': ('resolution', '224'),
 }
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
+TOKEN_MIXERS = ('conv', 'ssm', 'linear-attn', 'ttt', 'wkv', 'attn')
+# Words of the column pretraining_extras, beyond supervised training on ImageNet-1K.
+PRETRAINING_EXTRAS = {
+    'MESA': "a moving average of the network's own weights teaches it",
+    'distillation': 'another network teaches it',
+    'ImageNet-21K': 'more labelled images, those of ImageNet-21K',
+    'ImageNet-22K': 'more labelled images, those of ImageNet-22K',
+}
+# Words of the column augmentation_1x, beyond resizing to 1333x800 and flipping (Swin's Mask R-CNN 1x).
+AUGMENTATIONS_1X = {
+    'multi-scale crop': "short sides of 480 to 800 and random crops, as in Swin's 3x",
+}
 RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
 CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*')
@@ -39,13 +55,15 @@ class PublishedRow:
     Attributes:
         task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
         family, variant (str): as the source names the network.
-        token_mixer (str): ``'conv'``, ``'attn'``, ``'ssm'`` or several, joined by ``+``.
+        token_mixer (str): one of :data:`TOKEN_MIXERS`, or several, joined by ``+``.
         head (str): detector or segmentor; empty for classifiers.
         recipe (str): schedule, iterations or resolution.
         params (float | None): million parameters of the whole model.
         macs (float | None): G multiply-accumulates, by the source's rules.
         shape (str): image size of ``macs`` as the source states it.
         metrics (dict[str, float]): those of :data:`METRICS` that are published, in percent.
+        pretraining_extras (str): one of :data:`PRETRAINING_EXTRAS`, or empty.
+        augmentation_1x (str): one of :data:`AUGMENTATIONS_1X`, or empty; only detectors trained for 12 epochs have it.
         source, note (str): source of the row, and remarks on it.
     """
 
@@ -59,12 +77,21 @@ class PublishedRow:
     macs: float | None
     shape: str
     metrics: dict[str, float]
+    pretraining_extras: str
+    augmentation_1x: str
     source: str
     note: str
 
     @property
     def name(self) -> str:
         return f'{self.family} {self.variant}'
+
+    @property
+    def beyond_plain(self) -> str:
+        """What the row has beyond plain pretraining and Swin's 1x; empty if nothing is known."""
+        parts = [f'pretraining: {self.pretraining_extras}'] if self.pretraining_extras else []
+        parts += [f'1x: {self.augmentation_1x}'] if self.augmentation_1x else []
+        return ', '.join(parts)
 
 
 @dataclass(frozen=True)
@@ -196,6 +223,8 @@ def _row(task: str, line: dict[str, str]) -> PublishedRow:
         macs=_number(line['macs_G']),
         shape=line['macs_input'],
         metrics={name: float(line[name]) for name in METRICS if line.get(name)},
+        pretraining_extras=line['pretraining_extras'],
+        augmentation_1x=line.get('augmentation_1x', ''),
         source=line['source'],
         note=line['note'],
     )
