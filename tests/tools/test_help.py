@@ -35,7 +35,7 @@ def test_of_every_script(script):
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_of_every_command(command):
-    assert told('-m', 'mmbackbones', command).startswith('usage: mmbackbones ')
+    assert told('-m', 'mmbackbones', command).startswith('usage: ')
 
 
 def test_exceptions_exist():
