@@ -7,10 +7,13 @@ from mmbackbones import needs
 
 # Each by the function that does it and what it is for.
 COMMANDS = {
-    'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
-    'test': ('mmbackbones.engine.cli:test', 'test a checkpoint'),
-    'suite': ('mmbackbones.launch.run_suite:main', 'train and test every config and seed of a suite file'),
-    'quickstart': ('mmbackbones.launch.quickstart:main', 'train and test both tasks on generated shapes, on the CPU'),
+    'train': ('mmbackbones.engine.command_line:train', 'train a detector or segmentor and test its last checkpoint'),
+    'test': ('mmbackbones.engine.command_line:test', 'test a checkpoint'),
+    'suite': ('mmbackbones.launch.command_line:suite', 'train and test every config and seed of a suite file'),
+    'quickstart': (
+        'mmbackbones.launch.command_line:quickstart',
+        'train and test both tasks on generated shapes, on the CPU',
+    ),
     'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
     'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
 }
