@@ -31,7 +31,8 @@ def export_backbone(
 ) -> bytes:
     """Export a backbone, load the result and compare it with PyTorch.
 
-    The input is ``image``, float32 [1, 3, H, W], already normalized; the outputs are ``map0``, ``map1``, … [1, C, h, w].
+    The input is ``image``, float32 [1, 3, H, W], already normalized. The outputs are ``map0``, ``map1``, …, each
+    [1, C, h, w].
     Selective scans become plain operations, see :mod:`mmbackbones.release.scan`.
 
     Args:

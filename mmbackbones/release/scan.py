@@ -43,7 +43,7 @@ DECOMPOSITIONS = {scan_op: decomposed_scan}
 
 def _recurrence(step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     """See :func:`mmbackbones.ops.selective_scan.frame.frame_forward`."""
-    (batch, dim, length), (groups, state) = step.shape, B.shape[1:3]
+    length, groups = step.shape[2], B.shape[1]
     chunks = (length + STEPS - 1) // STEPS
     padding = chunks * STEPS - length
 
