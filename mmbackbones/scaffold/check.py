@@ -79,7 +79,7 @@ def _lacks(name: str, cls: str, root: Path) -> Iterator[Lack]:
     if TODO in (root / module).read_text():
         yield Lack(module, 'fill in the TODOs of the docstring: paper, repository, licences')
     if 'THE MIXER: replace' in (root / module).read_text():
-        yield Lack(module, f'replace the example in {cls}Mixer')
+        yield Lack(module, 'replace the example in TokenMixer')
     if f'backbones.{name} import {cls}' not in (root / package).read_text():
         yield Lack(package, f'import {cls} and add it to __all__')
     if f"'{cls}" not in (root / templates.REGISTRY_TEST).read_text():

@@ -7,7 +7,6 @@ import keyword
 import re
 from pathlib import Path
 
-from mmbackbones.checkpoints.atomic import write_whole
 from mmbackbones.errors import InputError
 from mmbackbones.scaffold import templates
 
@@ -64,6 +63,8 @@ def write(new: dict[Path, str], changed: dict[Path, str]) -> None:
     Raises:
         InputError: a file cannot be written; those written before it are taken back.
     """
+    from mmbackbones.checkpoints.atomic import write_whole  # imports mmengine: not for --help
+
     before = {path: path.read_bytes() for path in changed}
     folders: list[Path] = []
     try:
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog='tools/new_backbone.py',
         description='Write the skeleton of a family of backbones: model, weight adapter, rows of the zoo, two configs, '
-        'a page and a golden test. It trains as it is; the class …Mixer is to be replaced.',
+        'a page and a golden test. It trains as it is; its class TokenMixer is to be replaced.',
     )
     parser.add_argument('name', metavar='NAME', help='lower case, such as my_mixer')
     parser.add_argument('--class', dest='cls', metavar='ClassName', help='(default: NAME in camel case)')
@@ -140,4 +141,4 @@ def main(argv: list[str] | None = None) -> None:
         print(f'written  {path.relative_to(root)}')
     for path in changed:
         print(f'one more line in  {path.relative_to(root)}')
-    print(f'Replace the class {cls}Mixer, then: tools/check_backbone.py {args.name}')
+    print(f'Replace the class TokenMixer in it, then: tools/check_backbone.py {args.name}')

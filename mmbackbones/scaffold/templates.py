@@ -15,7 +15,7 @@ from mmbackbones.layers.stems import conv_downsample, conv_stem
 from mmbackbones.registry import MODELS
 
 
-class @Class@Mixer(nn.Module):
+class TokenMixer(nn.Module):
     """THE MIXER: replace what is in this class. Tokens of a map [B, H, W, C] in, the same shape out, any H and W.
 
     The example is a depthwise 7x7 convolution between two linear layers.
@@ -40,7 +40,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, drop_path: float, mlp_ratio: float):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.mixer, self.mlp = @Class@Mixer(dim), Mlp(dim, int(mlp_ratio * dim))
+        self.mixer, self.mlp = TokenMixer(dim), Mlp(dim, int(mlp_ratio * dim))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
