@@ -16,7 +16,7 @@ from mmbackbones.release.scan import STEPS, decomposed_scan
 from tests.backbones.test_registry import ROWS, build
 from tests.conftest import ROOT
 
-# A trace takes seconds for each scan, so where one stage or block shows all that a family does, the others are left out.
+# A trace takes seconds for each scan: where one stage or block shows all that a family does, it is alone.
 FIRST_STAGE = ('EfficientVMamba', 'LocalVMamba', 'VMamba')
 PLAIN = ('IsotropicMixerNet', 'LocalVim', 'Mamba', 'PlainMamba', 'Vim')
 ALWAYS = ('MambaOut', 'VMamba')  # the other families under `full`: minutes
