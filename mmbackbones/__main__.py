@@ -15,6 +15,10 @@ COMMANDS = {
         'train and test both tasks on generated shapes, on the CPU',
     ),
     'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
+    'export': ('mmbackbones.release.export:main', 'a backbone as ONNX, TorchScript or pt2'),
+    'publish': ('mmbackbones.release.publish:main', 'a checkpoint as safetensors with a model card'),
+    'new-backbone': ('mmbackbones.scaffold.new:main', 'the skeleton of a family of backbones, in a checkout'),
+    'check-backbone': ('mmbackbones.scaffold.check:main', 'what a family still lacks, and its tests, in a checkout'),
     'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
 }
 USAGE = 'usage: python -m mmbackbones COMMAND …\n\ncommands, each with its own --help:\n' + '\n'.join(
