@@ -58,7 +58,7 @@ def remembered(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Ma
         def look_up(*args: Any, **kwargs: Any) -> Made:
             return (make if torch.compiler.is_exporting() else cached)(*args, **kwargs)
 
-        look_up.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+        look_up.cache_clear = cached.cache_clear  # type: ignore[union-attr]
         return look_up
 
     return decorate
@@ -111,7 +111,7 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
 def forget_orders() -> None:
     """Empty the cache, which must not keep index maps that were made as fake tensors: they hold no numbers."""
     for cached in (_cached_order, _cached_moves, _cached_displacement, _cached_quarters):
-        cached.cache_clear()  # type: ignore[attr-defined]
+        cached.cache_clear()  # type: ignore[union-attr]
 
 
 def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:

@@ -223,7 +223,7 @@ def test_the_log_says_what_was_loaded(tmp_path):
 
 @pytest.mark.parametrize('layout', ['authors', 'timm', 'mm checkpoint'])
 def test_every_mambaout_parameter_equals_the_files(tmp_path, layout):
-    _, weights, arch = read_case('mambaout_small_nonsquare')
+    _, weights, arch = read_case('mambaout_eps')
     timm_names = MambaOut.convert_state_dict(weights)
     path = tmp_path / 'weights.pth'
     if layout == 'timm':
