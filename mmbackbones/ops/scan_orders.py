@@ -58,7 +58,7 @@ def remembered(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Ma
         def look_up(*args: Any, **kwargs: Any) -> Made:
             return (make if torch.compiler.is_exporting() else cached)(*args, **kwargs)
 
-        look_up.cache_clear = cached.cache_clear  # type: ignore[union-attr]
+        look_up.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
         return look_up
 
     return decorate
