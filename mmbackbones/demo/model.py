@@ -34,7 +34,10 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 
 LABELLED = 300  # px; a map of at least this size is painted with the names of its classes
-VISUALIZERS = {'detection': 'mmdet.DetLocalVisualizer', 'segmentation': 'mmseg.SegLocalVisualizer'}
+VISUALIZERS = {
+    'detection': dict(type='mmdet.DetLocalVisualizer'),
+    'segmentation': dict(type='mmseg.SegLocalVisualizer', alpha=0.5),
+}
 
 
 class Prepared(NamedTuple):
@@ -92,7 +95,7 @@ class Model:
         drop_pretrained(cfg)
         weights = load_checkpoint(checkpoint)
         self.notes = adapt_to_device(cfg, 'none') if self.device.startswith('cuda') else []
-        cfg.visualizer = dict(type=VISUALIZERS[self.task], name=f'demo {id(self)}')
+        cfg.visualizer = dict(VISUALIZERS[self.task], name=f'demo {id(self)}')
         self.reader = ImageReader.of(cfg.test_dataloader.dataset.pipeline)
         self.scope = 'mmdet' if self.task == 'detection' else 'mmseg'
         init_default_scope(self.scope)

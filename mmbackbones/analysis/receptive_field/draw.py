@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmbackbones.analysis.figures import new_figure
@@ -38,6 +39,13 @@ def draw(fields: Mapping[str, Sequence[Field]], at: tuple[float, float], image: 
             place.set_title(f'stage {field.stage}, map {width}x{height}', fontsize=8)
         axes[0].set_ylabel(name, fontsize=9)
     return figure
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as an image, [H, W, 3] uint8 RGB."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def strength(values: np.ndarray) -> np.ndarray:
