@@ -27,7 +27,7 @@ from mmbackbones.checkpoints.strict import load_weights
 from mmbackbones.datasets.check.image_reader import ImageReader
 from mmbackbones.engine.checks import require_class_count, require_classes, require_trained_classes
 from mmbackbones.engine.config import load_config, run_name
-from mmbackbones.engine.device import adapt_to_device
+from mmbackbones.engine.device import adapt_to_device, require_device
 from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.engine.preflight.images import naming
 from mmbackbones.errors import InputError
@@ -60,7 +60,7 @@ class Model:
     Args:
         config: see :func:`mmbackbones.engine.config.load_config`, also for ``overrides`` and ``backbone``.
         checkpoint: address of the weights, see :func:`mmbackbones.checkpoints.load.load_checkpoint`.
-        device: see :func:`choose_device`.
+        device: see :func:`mmbackbones.engine.device.require_device`.
         score_threshold: lowest score of a detection, 0 to 1. None: 0.3. Segmentors have none.
 
     Raises:
@@ -86,7 +86,7 @@ class Model:
         cfg = load_config(config, overrides, backbone)
         self.name, self.config, self.checkpoint = run_name(config, backbone), str(config), checkpoint
         self.task = task_of(cfg)
-        self.device = choose_device(device)
+        self.device = require_device(device)
         if self.task == 'segmentation' and score_threshold is not None:
             raise InputError(f'--score-threshold: for detectors only, and {config} is a segmentor')
         self.score_threshold = 0.3 if score_threshold is None else require_threshold(score_threshold)
@@ -168,25 +168,6 @@ class Model:
         size = tuple(data['inputs'][0].shape[-2:])
         batch = self.inferencer.model.data_preprocessor(data, False)['inputs']
         return Prepared(batch, size, (size[1] / image.shape[1], size[0] / image.shape[0]))
-
-
-def choose_device(device: str | None) -> str:
-    """``cpu``, ``cuda`` or ``cuda:N``; None: ``cuda`` where there is a GPU.
-
-    Raises:
-        InputError: another name, or a GPU that is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device is None:
-        return 'cuda' if count else 'cpu'
-    kind, _, number = device.partition(':')
-    if device == 'cpu' or (device == 'cuda' and count):
-        return device
-    if kind != 'cuda' or (number and not number.isdecimal()):
-        raise InputError(f'--device {device}: expected cpu, cuda or cuda:N')
-    if not number or int(number) >= count:
-        raise InputError(f'--device {device}: not there; {count} CUDA devices are visible')
-    return device
 
 
 def require_threshold(value: float) -> float:

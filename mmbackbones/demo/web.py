@@ -62,7 +62,7 @@ def page(models: Sequence[Model]) -> Any:
         with gr.Row():
             for number, model in enumerate(models):
                 with gr.Column(min_width=280):
-                    gr.Markdown(f'## {_code(model.name)}\n\nweights: {_code(Path(model.checkpoint).name)}')
+                    gr.Markdown(f'{_code(model.name)}, weights {_code(Path(model.checkpoint).name)}')
                     painted.append(
                         gr.Image(
                             label='Result; click a point',
@@ -80,9 +80,10 @@ def page(models: Sequence[Model]) -> Any:
             look = gr.Button('Show where the token looks', elem_id='look')
         gr.Markdown(FIELD)
         for number, model in enumerate(models):
+            gr.Markdown(f'Where the token of {_code(model.name)} looks:')
             fields.append(
                 gr.Image(
-                    label=f'Where the token looks: {model.name}',
+                    show_label=False,
                     format='png',
                     interactive=False,
                     buttons=['download'],
@@ -208,7 +209,7 @@ def field_figure(model: Model, image: np.ndarray, at: tuple[float, float]) -> np
         field._replace(values=field.values[:height, :width]) for field in measure(model.backbone, ready.image, inside)
     ]
     scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return pixels(draw({model.name: found}, inside, scaled[..., ::-1]))
+    return pixels(draw({type(model.backbone).__name__: found}, inside, scaled[..., ::-1]))
 
 
 def _list(model: Model, found: dict[str, Any]) -> str:

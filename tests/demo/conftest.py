@@ -31,9 +31,10 @@ def checkpoints(tmp_path_factory) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope='session')
 def models(checkpoints) -> dict[str, Model]:
-    """A detector that keeps every detection, and a segmentor."""
+    """A detector that keeps its ten best detections, and a segmentor."""
+    few = {'model.test_cfg.rcnn.max_per_img': 10}
     return {
-        'detection': Model(*checkpoints['detection'], device='cpu', score_threshold=0),
+        'detection': Model(*checkpoints['detection'], device='cpu', score_threshold=0, overrides=few),
         'segmentation': Model(*checkpoints['segmentation'], device='cpu'),
     }
 

@@ -1,5 +1,6 @@
 """Effective receptive fields as figures, as arrays and as numbers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmbackbones.analysis.receptive_field.measure import Field
 DECADES = 4  # of the logarithmic scale: what is weaker than 1e-4 of the strongest pixel is drawn as nothing
 PANEL = 2.2  # inches
 SHARES = (0.5, 0.99)
-COLUMNS = ('network', 'stage', 'map', 'pixels seen', *(f'area of {share:.0%}' for share in SHARES))
+COLUMNS = ('network', 'stage', 'map', 'pixels seen', *(f'area with {share:.0%}' for share in SHARES))
 
 
 def draw(fields: Mapping[str, Sequence[Field]], at: tuple[float, float], image: np.ndarray | None = None) -> Figure:
@@ -37,7 +38,7 @@ def draw(fields: Mapping[str, Sequence[Field]], at: tuple[float, float], image: 
             _panel(place, field, at, image)
             height, width = field.map_size
             place.set_title(f'stage {field.stage}, map {width}x{height}', fontsize=8)
-        axes[0].set_ylabel(name, fontsize=9)
+        axes[0].set_ylabel('\n'.join(textwrap.wrap(name.replace('_', '_ '), 28)).replace('_ ', '_'), fontsize=7)
     return figure
 
 

@@ -147,9 +147,7 @@ def _require_stages(stages: Sequence[int] | None, count: int) -> list[int]:
     wanted = list(range(count) if stages is None else stages)
     for stage in wanted:
         if not 0 <= stage < count:
-            raise InputError(
-                f'stage {stage}: the backbone returns {count} maps; expected a number from 0 to {count - 1}'
-            )
+            raise InputError(f'stage {stage}: the backbone returns {count} maps; expected 0 to {count - 1}')
     if not wanted:
         raise InputError('no stage is asked for')
     return wanted
