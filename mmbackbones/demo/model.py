@@ -4,6 +4,7 @@ mmdet's ``DetInferencer`` and mmseg's ``MMSegInferencer`` prepare an image, run 
 the loading of weights is replaced, because theirs goes on with weights that do not fit.
 """
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -92,16 +93,19 @@ class Model:
         self.score_threshold = 0.3 if score_threshold is None else require_threshold(score_threshold)
         if not (cfg.get('test_dataloader') or {}).get('dataset'):
             raise InputError(f'{config}: it has no test_dataloader.dataset, whose pipeline prepares the images')
+        cfg.test_dataloader.dataset = dataset = _inner(cfg.test_dataloader.dataset)
+        steps = [step['type'] for step in dataset.get('pipeline') or []]
+        if not any(str(step).rpartition('.')[2] == 'LoadImageFromFile' for step in steps):
+            raise InputError(f'{config}: test_dataloader.dataset.pipeline has no LoadImageFromFile')
         drop_pretrained(cfg)
         weights = load_checkpoint(checkpoint)
         self.notes = adapt_to_device(cfg, 'none') if self.device.startswith('cuda') else []
         cfg.visualizer = dict(VISUALIZERS[self.task], name=f'demo {id(self)}')
-        self.reader = ImageReader.of(cfg.test_dataloader.dataset.pipeline)
+        self.reader = ImageReader.of(dataset.pipeline)
         self.scope = 'mmdet' if self.task == 'detection' else 'mmseg'
         init_default_scope(self.scope)
-        dataset = _data_set(cfg, self.task)
         kind = _Detector if self.task == 'detection' else _Segmentor
-        self.inferencer = kind(cfg, self.device, weights, checkpoint, dataset)
+        self.inferencer = kind(cfg, self.device, weights, checkpoint, _classes_of(dataset))
         self.notes.append(self.inferencer.loaded)
         meta = self.inferencer.model.dataset_meta
         self.classes = tuple(meta['classes'])
@@ -215,13 +219,19 @@ class _Segmentor(_StrictLoading, MMSegInferencer):
     pass
 
 
-def _data_set(cfg: Config, task: str) -> Any:
-    """The data set of the test with its names and colours; its files are not read."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # of wrappers
-        dataset = dataset['dataset']
-    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
-    return SimpleNamespace(metainfo=built.metainfo)
+def _inner(dataset: ConfigDict) -> ConfigDict:
+    """The data set within wrappers; of several the first, since all have the same classes."""
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    return dataset
+
+
+def _classes_of(dataset: ConfigDict) -> Any:
+    """Names and colours of the classes, where a data set has them. No file of the data is needed."""
+    kind = dataset['type'] if isinstance(dataset['type'], type) else DATASETS.get(dataset['type'])
+    if kind is None:
+        raise InputError(f'test_dataloader.dataset.type={dataset["type"]}: no such data set')
+    return SimpleNamespace(metainfo=kind._load_metainfo(copy.deepcopy(dataset.get('metainfo'))))
 
 
 def _trained_classes(meta: object, classes: Sequence[str]) -> tuple[str, ...]:

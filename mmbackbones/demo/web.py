@@ -12,13 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from mmbackbones.analysis.receptive_field import measure, require_inside
-from mmbackbones.analysis.receptive_field.draw import draw, pixels
+from mmbackbones.analysis.receptive_field.draw import pixels
 from mmbackbones.demo.files import describe
 from mmbackbones.demo.inputs import read
+from mmbackbones.demo.look import draw_look
 from mmbackbones.demo.model import Model
 from mmbackbones.engine.command import say
 from mmbackbones.errors import InputError
@@ -182,34 +181,10 @@ def _look(
     try:
         for model in models:
             image = read(path, model.reader)
-            require_inside((x, y), image.shape[:2])
-            figures.append(field_figure(model, image, (x, y)))
+            figures.append(pixels(draw_look(model, image, (x, y))))
     except InputError as error:
         return _to_user(error, path), nothing
     return f'The token at x={x:g}, y={y:g}: {time.monotonic() - started:.1f} s on {models[0].device}.', figures
-
-
-def field_figure(model: Model, image: np.ndarray, at: tuple[float, float]) -> np.ndarray:
-    """The effective receptive fields of a model's backbone at a point of an image, per stage, as an image.
-
-    Args:
-        model: detector or segmentor.
-        image: [H, W, 3] uint8 BGR.
-        at: x and y in pixels of it.
-
-    Returns:
-        np.ndarray: [h, w, 3] uint8 RGB.
-    """
-    ready = model.prepare(image)
-    height, width = ready.size
-    # The middle of the pixel, scaled like the image.
-    point = ((at[0] + 0.5) * ready.scale[0] - 0.5, (at[1] + 0.5) * ready.scale[1] - 0.5)
-    inside = (min(max(point[0], 0), width - 1), min(max(point[1], 0), height - 1))
-    found = [
-        field._replace(values=field.values[:height, :width]) for field in measure(model.backbone, ready.image, inside)
-    ]
-    scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return pixels(draw({type(model.backbone).__name__: found}, inside, scaled[..., ::-1]))
 
 
 def _list(model: Model, found: dict[str, Any]) -> str:

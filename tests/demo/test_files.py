@@ -18,6 +18,7 @@ from mmbackbones.demo.cli import main
 from mmbackbones.demo.files import write
 from mmbackbones.demo.inputs import find
 from mmbackbones.demo.model import Model
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import OutputFolder
 from tests.conftest import ROOT
@@ -188,6 +189,16 @@ def test_classes_in_another_order_are_refused(checkpoints, tmp_path):
     content['meta']['dataset_meta']['classes'] = ('disc', 'square', 'wedge')
     torch.save(content, tmp_path / 'other.pth')
     assert Model(config, str(tmp_path / 'other.pth'), device='cpu').classes == ('disc', 'square', 'wedge')
+
+
+def test_wrapped_data_sets_and_pipelines_without_a_loader(checkpoints):
+    config, checkpoint = checkpoints['segmentation']
+    plain = load_config(config).test_dataloader.dataset
+    key = 'test_dataloader.dataset'
+    wrapped = dict(_delete_=True, type='ConcatDataset', datasets=[plain])
+    assert Model(config, checkpoint, device='cpu', overrides={key: wrapped}).classes == plain.metainfo['classes']
+    with pytest.raises(InputError, match=r'test_dataloader\.dataset\.pipeline has no LoadImageFromFile'):
+        Model(config, checkpoint, device='cpu', overrides={f'{key}.pipeline': [dict(type='PackSegInputs')]})
 
 
 @pytest.mark.slow

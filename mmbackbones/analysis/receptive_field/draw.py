@@ -49,13 +49,12 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def strength(values: np.ndarray) -> np.ndarray:
-    """The logarithm of a field, from 0 (weaker than ``10 ** -DECADES`` of the strongest pixel) to 1 (the strongest)."""
+def strength(values: np.ndarray, decades: float = DECADES) -> np.ndarray:
+    """The logarithm of a field, from 0 (weaker than ``10 ** -decades`` of the strongest pixel) to 1 (the strongest)."""
     strongest = values.max()
     if strongest == 0:
         return np.zeros_like(values)
-    floor = 10.0**-DECADES
-    return 1 + np.log10(np.maximum(values / strongest, floor)) / DECADES
+    return 1 + np.log10(np.maximum(values / strongest, 10.0**-decades)) / decades
 
 
 def facts(name: str, field: Field) -> tuple[object, ...]:
