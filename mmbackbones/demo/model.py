@@ -105,7 +105,7 @@ class Model:
         self.scope = 'mmdet' if self.task == 'detection' else 'mmseg'
         init_default_scope(self.scope)
         kind = _Detector if self.task == 'detection' else _Segmentor
-        self.inferencer = kind(cfg, self.device, weights, checkpoint, _classes_of(dataset))
+        self.inferencer = kind(cfg, self.device, weights, checkpoint, _classes_of(dataset, self.scope))
         self.notes.append(self.inferencer.loaded)
         meta = self.inferencer.model.dataset_meta
         self.classes = tuple(meta['classes'])
@@ -226,9 +226,12 @@ def _inner(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
-def _classes_of(dataset: ConfigDict) -> Any:
+def _classes_of(dataset: ConfigDict, scope: str) -> Any:
     """Names and colours of the classes, where a data set has them. No file of the data is needed."""
-    kind = dataset['type'] if isinstance(dataset['type'], type) else DATASETS.get(dataset['type'])
+    kind = dataset['type']
+    if not isinstance(kind, type):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
     if kind is None:
         raise InputError(f'test_dataloader.dataset.type={dataset["type"]}: no such data set')
     return SimpleNamespace(metainfo=kind._load_metainfo(copy.deepcopy(dataset.get('metainfo'))))
