@@ -134,7 +134,7 @@ def _write_video(model: Model, video: Video, folder: Path) -> tuple[int, int | N
 @contextmanager
 def _predictions(model: Model, folder: Path) -> Iterator[Any]:
     """A function that adds one image to the JSON file. They are not collected: a video may have a hundred thousand."""
-    head = dict(
+    head: dict[str, Any] = dict(
         format=FORMAT,
         task=model.task,
         config=model.config,

@@ -35,7 +35,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 
 LABELLED = 300  # px; a map of at least this size is painted with the names of its classes
-VISUALIZERS = {
+VISUALIZERS: dict[str, dict[str, Any]] = {
     'detection': dict(type='mmdet.DetLocalVisualizer'),
     'segmentation': dict(type='mmseg.SegLocalVisualizer', alpha=0.5),
 }

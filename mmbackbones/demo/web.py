@@ -154,9 +154,10 @@ def serve(models: Sequence[Model], host: str, port: int, wait: bool = True) -> A
 def _show(models: Sequence[Model], path: str | None) -> tuple[str, list[tuple[np.ndarray | None, str]]]:
     """A sentence, and the painted image and the list of every model."""
     nothing: list[tuple[np.ndarray | None, str]] = [(None, '')] * len(models)
+    results: list[tuple[np.ndarray | None, str]] = []
     if path is None:
         return '', nothing
-    started, results = time.monotonic(), []
+    started = time.monotonic()
     try:
         for model in models:
             image = read(path, model.reader)
@@ -173,11 +174,12 @@ def _look(
 ) -> tuple[str, list[np.ndarray | None]]:
     """A sentence, and the figure of the receptive fields of every model."""
     nothing: list[np.ndarray | None] = [None] * len(models)
+    figures: list[np.ndarray | None] = []
     if path is None:
         return 'Drop an image first.', nothing
     if x is None or y is None:
         return 'Set x and y, or click a point of a result.', nothing
-    started, figures = time.monotonic(), []
+    started = time.monotonic()
     try:
         for model in models:
             image = read(path, model.reader)
