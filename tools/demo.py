@@ -3,10 +3,7 @@
 import runpy
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / 'mmbackbones'
-runpy.run_path(str(PACKAGE / 'needs.py'))['end_without']()
-if __name__ == '__main__':  # --help and wrong usage are answered before torch is imported, which takes seconds
-    runpy.run_path(str(PACKAGE / 'demo' / 'options.py'))['parser']().parse_intermixed_args()
+runpy.run_path(str(Path(__file__).resolve().parents[1] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.demo.cli import main
 from mmbackbones.engine.command import run_command

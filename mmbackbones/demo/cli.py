@@ -1,4 +1,7 @@
-"""``tools/demo.py``: from the command line to files or to a page."""
+"""``tools/demo.py``: from the command line to files or to a page.
+
+What takes seconds to import is imported after the options are read.
+"""
 
 import argparse
 import time
@@ -8,7 +11,6 @@ from mmbackbones.demo.options import parser
 from mmbackbones.engine.command import say
 from mmbackbones.engine.options import parse_options
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import OutputFolder
 from mmbackbones.output_paths import require_folder
 
 
@@ -33,6 +35,7 @@ def _files(args: argparse.Namespace) -> None:
 
     from mmbackbones.demo.files import PREDICTIONS, write
     from mmbackbones.demo.inputs import Video, find
+    from mmbackbones.evaluation.outputs import OutputFolder
 
     _require_path(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

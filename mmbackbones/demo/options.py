@@ -1,4 +1,4 @@
-"""The command line of the demo. It is read before anything slow is imported, so it needs the standard library alone."""
+"""The options of the demo."""
 
 import argparse
 

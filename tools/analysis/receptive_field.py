@@ -5,12 +5,18 @@ import io
 import runpy
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[2] / 'mmbackbones'
-runpy.run_path(str(PACKAGE / 'needs.py'))['end_without']()
+runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
+
+from mmbackbones.engine.command import run_command
+from mmbackbones.engine.options import parse_options
+from mmbackbones.errors import InputError
+from mmbackbones.output_paths import require_file
+
+FORMATS = ('.png', '.svg', '.pdf')
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options. They are read before torch is imported, which takes seconds."""
+    """The options."""
     found = argparse.ArgumentParser(
         description='Effective receptive fields of backbones side by side (Luo et al. 2016): the gradient of the '
         'output of the token at a point with respect to the image, as a figure, as arrays and as numbers.'
@@ -41,26 +47,16 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-if __name__ == '__main__':
-    parser().parse_intermixed_args()
-
-import numpy as np
-
-from mmbackbones.analysis.receptive_field import measure, require_inside
-from mmbackbones.analysis.receptive_field.draw import COLUMNS, arrays, draw, facts
-from mmbackbones.analysis.receptive_field.networks import build, normalize, pairs, random_images, read_images
-from mmbackbones.analysis.tables import rich_table, show, write_file
-from mmbackbones.engine.command import run_command
-from mmbackbones.engine.device import require_device
-from mmbackbones.engine.options import parse_options
-from mmbackbones.errors import InputError
-from mmbackbones.output_paths import require_file
-
-FORMATS = ('.png', '.svg', '.pdf')
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_intermixed_args(argv)
+    import numpy as np
+
+    from mmbackbones.analysis.receptive_field import measure, require_inside
+    from mmbackbones.analysis.receptive_field.draw import COLUMNS, arrays, draw, facts
+    from mmbackbones.analysis.receptive_field.networks import build, normalize, pairs, random_images, read_images
+    from mmbackbones.analysis.tables import rich_table, show, write_file
+    from mmbackbones.engine.device import require_device
+
     out, size = Path(args.out), tuple(args.size)
     if out.suffix.lower() not in FORMATS:
         raise InputError(f'--out {out}: expected a name that ends in {", ".join(FORMATS)}')
