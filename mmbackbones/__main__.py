@@ -9,6 +9,7 @@ from mmbackbones import needs
 COMMANDS = {
     'train': ('mmbackbones.engine.command_line:train', 'train a detector or segmentor and test its last checkpoint'),
     'test': ('mmbackbones.engine.command_line:test', 'test a checkpoint'),
+    'demo': ('mmbackbones.demo.cli:main', 'paint what a checkpoint finds in images, or show it in the browser'),
     'suite': ('mmbackbones.launch.command_line:suite', 'train and test every config and seed of a suite file'),
     'quickstart': (
         'mmbackbones.launch.command_line:quickstart',

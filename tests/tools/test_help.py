@@ -15,7 +15,7 @@ QUICK = sorted(
     for path in [*ROOT.glob('tools/*.py'), *ROOT.glob('tools/analysis/*.py')]
     if path.name not in SLOW
 )
-COMMANDS = ['train', 'test', 'suite', 'quickstart', 'make-shapes', 'trust-checkpoint']
+COMMANDS = ['train', 'test', 'demo', 'suite', 'quickstart', 'make-shapes', 'trust-checkpoint']
 
 
 def told(*arguments: str) -> str:
