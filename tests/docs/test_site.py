@@ -1,0 +1,89 @@
+"""The site of docs/ and of the pages of configs/: it builds without a warning, and asks no other host for anything."""
+
+import html.parser
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+
+from mmbackbones import __version__
+from tests.conftest import ROOT
+
+
+class Requests(html.parser.HTMLParser):
+    """Addresses that a browser fetches when it opens the page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag in ('script', 'img', 'iframe'):
+            self.found.append(attributes.get('src') or '')
+        elif tag == 'link' and attributes.get('rel') in ('stylesheet', 'preconnect', 'icon', 'preload'):
+            self.found.append(attributes.get('href') or '')
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The built site; a warning is an error, as in ``mkdocs build``."""
+    folder = tmp_path_factory.mktemp('site')
+    config = load_config(str(ROOT / 'mkdocs.yml'), site_dir=str(folder))
+    assert config.strict
+    counter = logging.getLogger('mkdocs')
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    counter.addHandler(handler)
+    config.plugins.on_startup(command='build', dirty=False)
+    try:
+        build(config)
+    finally:
+        counter.removeHandler(handler)
+        config.plugins.on_shutdown()
+    assert not warnings
+    return folder
+
+
+def test_every_page_is_there(site):
+    pages = {path.stem for path in (ROOT / 'docs').glob('*.md')}
+    assert pages == {path.stem for path in site.glob('*.html')} - {'404'}
+    families = {path.parent.name for path in (ROOT / 'configs').glob('*/README.md')}
+    assert families == {path.stem for path in (site / 'configs').glob('*.html')}
+
+
+def test_opening_a_page_asks_no_other_host(site):
+    for path in site.rglob('*.html'):
+        requests = Requests()
+        requests.feed(path.read_text())
+        assert requests.found
+        assert not [address for address in requests.found if '//' in address], path
+
+
+def test_pages_of_configs_link_within_the_site(site):
+    page = (site / 'configs' / 'vmamba.html').read_text()
+    assert 'VMamba' in page and '.md"' not in page and '../../docs' not in page
+    assert 'href="configs/controlled.html"' in (site / 'controlled.html').read_text()
+    assert 'doc-heading' in (site / 'reference.html').read_text()
+
+
+def test_forms_and_citation_are_what_their_readers_accept():
+    kinds = {'markdown', 'input', 'textarea', 'dropdown', 'checkboxes'}
+    for path in Path(ROOT, '.github', 'ISSUE_TEMPLATE').glob('*.yml'):
+        form = yaml.safe_load(path.read_text())
+        if path.name == 'config.yml':
+            assert set(form) <= {'blank_issues_enabled', 'contact_links'}
+            continue
+        assert form['name'] and form['description']
+        ids = [element['id'] for element in form['body'] if element['type'] != 'markdown']
+        assert len(ids) == len(set(ids)) and {element['type'] for element in form['body']} <= kinds
+        for element in form['body']:
+            assert element['attributes'].get('label') or element['type'] == 'markdown'
+            assert element['type'] != 'dropdown' or len(set(element['attributes']['options'])) > 1
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert {'cff-version', 'message', 'title', 'authors'} <= set(citation)
+    assert citation['version'] == __version__ and citation['license'] == 'Apache-2.0'
