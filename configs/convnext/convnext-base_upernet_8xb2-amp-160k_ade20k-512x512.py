@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/convnext_base.fb_in1k/model.safetensors')),
+            checkpoint='zoo://convnext_base')),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512))

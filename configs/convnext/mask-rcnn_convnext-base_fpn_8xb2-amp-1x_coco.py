@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.7,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/convnext_base.fb_in1k/model.safetensors')),
+            checkpoint='zoo://convnext_base')),
     neck=dict(in_channels=[128, 256, 512, 1024]))

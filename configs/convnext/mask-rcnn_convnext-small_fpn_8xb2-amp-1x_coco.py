@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.6,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/convnext_small.fb_in1k/model.safetensors')),
+            checkpoint='zoo://convnext_small')),
     neck=dict(in_channels=[96, 192, 384, 768]))

@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/convnext_tiny.fb_in1k/model.safetensors')),
+            checkpoint='zoo://convnext_tiny')),
     neck=dict(in_channels=[96, 192, 384, 768]))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/focalnet_base_lrf.ms_in1k/model.safetensors')),
+            checkpoint='zoo://focalnet_base_lrf')),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512))

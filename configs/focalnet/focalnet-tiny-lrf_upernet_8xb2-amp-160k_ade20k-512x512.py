@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/focalnet_tiny_lrf.ms_in1k/model.safetensors')),
+            checkpoint='zoo://focalnet_tiny_lrf')),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384))

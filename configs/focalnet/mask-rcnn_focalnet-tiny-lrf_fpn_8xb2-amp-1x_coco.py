@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/focalnet_tiny_lrf.ms_in1k/model.safetensors')),
+            checkpoint='zoo://focalnet_tiny_lrf')),
     neck=dict(in_channels=[96, 192, 384, 768]))

@@ -12,5 +12,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/hunto/LocalMamba/releases/download/v1.0.0/local_vssm_small.ckpt')),
+            checkpoint='zoo://localvmamba_small')),
     neck=dict(in_channels=[96, 192, 384, 768]))

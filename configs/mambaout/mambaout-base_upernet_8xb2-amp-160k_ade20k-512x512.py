@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.6,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_base.pth')),
+            checkpoint='zoo://mambaout_base')),
     decode_head=dict(in_channels=[128, 256, 512, 768]),
     auxiliary_head=dict(in_channels=512))

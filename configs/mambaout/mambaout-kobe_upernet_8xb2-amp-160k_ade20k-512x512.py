@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.025,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_kobe.pth')),
+            checkpoint='zoo://mambaout_kobe')),
     decode_head=dict(in_channels=[48, 96, 192, 288]),
     auxiliary_head=dict(in_channels=192))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_small.pth')),
+            checkpoint='zoo://mambaout_small')),
     decode_head=dict(in_channels=[96, 192, 384, 576]),
     auxiliary_head=dict(in_channels=384))

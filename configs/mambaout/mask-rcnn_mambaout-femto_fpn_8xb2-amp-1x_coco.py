@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.025,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_femto.pth')),
+            checkpoint='zoo://mambaout_femto')),
     neck=dict(in_channels=[48, 96, 192, 288]))

@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/yuweihao/MambaOut/releases/download/model/mambaout_tiny.pth')),
+            checkpoint='zoo://mambaout_tiny')),
     neck=dict(in_channels=[96, 192, 384, 576]))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.15,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/caformer_s18.sail_in1k/model.safetensors')),
+            checkpoint='zoo://caformer_s18')),
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/convformer_m36.sail_in1k/model.safetensors')),
+            checkpoint='zoo://convformer_m36')),
     decode_head=dict(in_channels=[96, 192, 384, 576]),
     auxiliary_head=dict(in_channels=384))

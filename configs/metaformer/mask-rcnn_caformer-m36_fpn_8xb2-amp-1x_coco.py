@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/caformer_m36.sail_in1k/model.safetensors')),
+            checkpoint='zoo://caformer_m36')),
     neck=dict(in_channels=[96, 192, 384, 576]))

@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/caformer_s36.sail_in1k/model.safetensors')),
+            checkpoint='zoo://caformer_s36')),
     neck=dict(in_channels=[64, 128, 320, 512]))

@@ -12,5 +12,5 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/pvt_v2_b5.in1k/model.safetensors')),
+            checkpoint='zoo://pvtv2_b5')),
     neck=dict(in_channels=[64, 128, 320, 512]))

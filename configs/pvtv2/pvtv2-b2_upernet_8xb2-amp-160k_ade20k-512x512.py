@@ -12,6 +12,6 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/pvt_v2_b2.in1k/model.safetensors')),
+            checkpoint='zoo://pvtv2_b2')),
     decode_head=dict(in_channels=[64, 128, 320, 512]),
     auxiliary_head=dict(in_channels=320))

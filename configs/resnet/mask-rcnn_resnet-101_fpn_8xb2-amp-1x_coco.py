@@ -14,5 +14,5 @@ model = dict(
         drop_path_rate=0.0,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/resnet101.tv_in1k/model.safetensors')),
+            checkpoint='zoo://resnet_101')),
     neck=dict(in_channels=[256, 512, 1024, 2048]))

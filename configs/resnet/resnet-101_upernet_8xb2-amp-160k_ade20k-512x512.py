@@ -13,6 +13,6 @@ model = dict(
         drop_path_rate=0.0,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/resnet101.tv_in1k/model.safetensors')),
+            checkpoint='zoo://resnet_101')),
     decode_head=dict(in_channels=[256, 512, 1024, 2048]),
     auxiliary_head=dict(in_channels=1024))

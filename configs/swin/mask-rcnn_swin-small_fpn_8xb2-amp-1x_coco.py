@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://timm/swin_small_patch4_window7_224.ms_in1k/model.safetensors')),
+            checkpoint='zoo://swin_small')),
     neck=dict(in_channels=[96, 192, 384, 768]))

@@ -12,7 +12,7 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://hustvl/Vim-small-midclstok/vim_s_midclstok_80p5acc.pth')),
+            checkpoint='zoo://vim_small')),
     neck=dict(
         type='Feature2Pyramid', embed_dim=384, rescales=[4, 2, 1, 0.5], norm_cfg=dict(type='SyncBN', requires_grad=True)),
     decode_head=dict(in_channels=[384, 384, 384, 384]),

@@ -12,7 +12,7 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://hustvl/Vim-tiny-midclstok/vim_t_midclstok_ft_78p3acc.pth')),
+            checkpoint='zoo://vim_tiny_stride8')),
     neck=dict(
         type='Feature2Pyramid', embed_dim=192, rescales=[2, 1, 0.5, 0.25], norm_cfg=dict(type='SyncBN', requires_grad=True)),
     decode_head=dict(in_channels=[192, 192, 192, 192]),

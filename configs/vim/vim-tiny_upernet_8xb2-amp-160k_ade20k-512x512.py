@@ -12,7 +12,7 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='hf://hustvl/Vim-tiny-midclstok/vim_t_midclstok_76p1acc.pth')),
+            checkpoint='zoo://vim_tiny')),
     neck=dict(
         type='Feature2Pyramid', embed_dim=192, rescales=[4, 2, 1, 0.5], norm_cfg=dict(type='SyncBN', requires_grad=True)),
     decode_head=dict(in_channels=[192, 192, 192, 192]),

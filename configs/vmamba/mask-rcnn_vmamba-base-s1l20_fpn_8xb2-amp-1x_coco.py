@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.6,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_base_0229s_ckpt_epoch_225.pth')),
+            checkpoint='zoo://vmamba_base_s1l20')),
     neck=dict(in_channels=[128, 256, 512, 1024]))

@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.6,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm_base_0229_ckpt_epoch_237.pth')),
+            checkpoint='zoo://vmamba_base_s2l15')),
     neck=dict(in_channels=[128, 256, 512, 1024]))

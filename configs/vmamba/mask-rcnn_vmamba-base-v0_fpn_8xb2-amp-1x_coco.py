@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth')),
+            checkpoint='zoo://vmamba_base_v0')),
     neck=dict(in_channels=[128, 256, 512, 1024]))

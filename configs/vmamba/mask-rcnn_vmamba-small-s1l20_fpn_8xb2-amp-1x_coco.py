@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth')),
+            checkpoint='zoo://vmamba_small_s1l20')),
     neck=dict(in_channels=[96, 192, 384, 768]))

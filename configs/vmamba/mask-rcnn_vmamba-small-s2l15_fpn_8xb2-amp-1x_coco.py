@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm_small_0229_ckpt_epoch_222.pth')),
+            checkpoint='zoo://vmamba_small_s2l15')),
     neck=dict(in_channels=[96, 192, 384, 768]))

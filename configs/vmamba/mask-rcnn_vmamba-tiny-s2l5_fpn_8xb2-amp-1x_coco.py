@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm_tiny_0230_ckpt_epoch_262.pth')),
+            checkpoint='zoo://vmamba_tiny_s2l5')),
     neck=dict(in_channels=[96, 192, 384, 768]))

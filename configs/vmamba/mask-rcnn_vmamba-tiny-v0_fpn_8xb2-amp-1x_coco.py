@@ -11,5 +11,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssmtiny_dp01_ckpt_epoch_292.pth')),
+            checkpoint='zoo://vmamba_tiny_v0')),
     neck=dict(in_channels=[96, 192, 384, 768]))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.6,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm_base_0229_ckpt_epoch_237.pth')),
+            checkpoint='zoo://vmamba_base_s2l15')),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512))

@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.3,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_small_0229s_ckpt_epoch_240.pth')),
+            checkpoint='zoo://vmamba_small_s1l20')),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384))

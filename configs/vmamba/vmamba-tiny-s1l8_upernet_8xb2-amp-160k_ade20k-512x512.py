@@ -11,6 +11,6 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(
             type='mmbackbones.Pretrained',
-            checkpoint='https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth')),
+            checkpoint='zoo://vmamba_tiny_s1l8')),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384))

@@ -20,6 +20,7 @@ from mmbackbones.backbones.base import STRIDES, RunOptions
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.errors import InputError
 from mmbackbones.layers.arms import ARMS, spell_out
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
@@ -149,7 +150,7 @@ def _matched_arch(arch: str | dict, mixers: str | Sequence, equal: str, options:
         raise InputError(f'GatedMixerNet: equal={equal!r}, expected one of {", ".join(MixerCost._fields)}, or None')
     if isinstance(arch, str) and arch not in MATCHED:
         raise InputError(f'GatedMixerNet: equal={equal!r} is for arch {", ".join(MATCHED)}, or a dict, not {arch!r}')
-    with torch.device('meta'):
+    with shapes_alone():
         stages = MambaOut(arch=arch, norm_cfg=None).stages
     stages = [stage.blocks for stage in stages]
     cost, cost_per_ratio = 0, 0

@@ -16,9 +16,9 @@ def load_checkpoint(address: str, map_location: MapLocation = 'cpu') -> Checkpoi
     """Find a checkpoint, download it if necessary, and read it.
 
     Args:
-        address (str): a path, ``https://…``, ``hf://owner/name/file`` or ``hf://owner/name@revision/file``, or one of
-            OpenMMLab's aliases (``torchvision://``, ``open-mmlab://``, ``mmcls://``). Each may end in ``#sha256=`` and
-            64 hex digits, which the file must then have.
+        address (str): a path, ``https://…``, ``hf://owner/name/file`` or ``hf://owner/name@revision/file``,
+            ``zoo://model``, or one of OpenMMLab's aliases (``torchvision://``, ``open-mmlab://``, ``mmcls://``). Each
+            may end in ``#sha256=`` and 64 hex digits, which the file must then have.
         map_location: device of the tensors, as in ``torch.load``; None: the device that they were saved from.
 
     Returns:
@@ -47,4 +47,4 @@ def load_from_address(filename: str, map_location: MapLocation = None) -> dict:
     return load_checkpoint(filename, map_location).content
 
 
-CheckpointLoader.register_scheme((*CheckpointLoader._schemes, 'hf://'), load_from_address, force=True)
+CheckpointLoader.register_scheme((*CheckpointLoader._schemes, 'hf://', 'zoo://'), load_from_address, force=True)

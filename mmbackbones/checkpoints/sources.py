@@ -5,6 +5,7 @@ import http.client
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -21,9 +22,10 @@ from mmengine.runner.checkpoint import (
 
 from mmbackbones.errors import InputError
 
-EXPECTED = 'a path, https://…, hf://owner/name/file'
+EXPECTED = 'a path, https://…, hf://owner/name/file, zoo://model'
 CHECKSUM = '#sha256='
 REFUSED = ('pavi', 's3', 'petrel')  # storages of mmengine's that are not public
+RESOLVERS: dict[str, Callable[[str], str]] = {}  # scheme: from the rest of the address to another one; mmbackbones.zoo
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; a firewall that drops packets would hang the run
 
 
@@ -61,11 +63,13 @@ def find_file(address: str) -> LocalFile:
         return LocalFile(Path(name), name, sha256)
     if scheme in REFUSED:
         raise InputError(f'checkpoint {address}: this storage is not supported; expected {EXPECTED}')
+    if place in RESOLVERS:
+        return find_file(_checked(RESOLVERS[place](rest), sha256))
     if place in ALIASES:
         urls = ALIASES[place]()
         if rest not in urls:
             raise InputError(f'checkpoint {address}: {place}:// knows no {rest!r}')
-        file = find_file(urls[rest] + (f'{CHECKSUM}{sha256}' if sha256 else ''))
+        file = find_file(_checked(urls[rest], sha256))
         return file._replace(prefix='backbone.') if place == 'mmcls' else file
     if place in ('http', 'https'):
         path = _download(name)
@@ -74,6 +78,11 @@ def find_file(address: str) -> LocalFile:
     else:
         raise InputError(f'checkpoint {address}: unknown scheme; expected {EXPECTED}')
     return LocalFile(path, f'{name} (cached as {path})', sha256, downloaded=place != 'hf')
+
+
+def _checked(address: str, sha256: str | None) -> str:
+    """The address with the checksum that the user asks for, which goes before one of its own."""
+    return split_checksum(address)[0] + f'{CHECKSUM}{sha256}' if sha256 else address
 
 
 def split_checksum(address: str) -> tuple[str, str | None]:
@@ -105,9 +114,7 @@ ALIASES = {
 
 
 def _download(url: str) -> Path:
-    # Files of one name lie at many addresses (model.safetensors), so the address is part of the cached name.
-    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / f'{digest}-{Path(urlparse(url).path).name}'
+    path = cache_path(url)
     before = socket.getdefaulttimeout()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +123,7 @@ def _download(url: str) -> Path:
                 socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
                 torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _unreachable(url, error) from error
+        raise _unreachable(url, url, error) from error
     finally:
         socket.setdefaulttimeout(before)
     return path
@@ -127,16 +134,28 @@ def _download_from_hub(address: str) -> Path:
     if match is None:
         raise InputError(f'checkpoint {address}: expected hf://owner/name/file or hf://owner/name@revision/file')
     repo, revision, file = match.groups()
+    if (by_hand := cache_path(address)).is_file():
+        return by_hand
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     # The hub's client has many exceptions without a common base; each means that there is no file.
     except Exception as error:
-        raise _unreachable(address, error) from error
+        raise _unreachable(address, huggingface_hub.hf_hub_url(repo, file, revision=revision), error) from error
 
 
-def _unreachable(url: str, error: Exception) -> InputError:
+def cache_path(address: str) -> Path:
+    """Where the file of an ``https://`` or ``hf://`` address is looked for before it is downloaded.
+
+    Files of one name lie at many addresses (``model.safetensors``), so a digest of the address is part of the name.
+    """
+    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return Path(torch.hub.get_dir()) / 'checkpoints' / f'{digest}-{Path(urlparse(address).path).name}'
+
+
+def _unreachable(address: str, url: str, error: Exception) -> InputError:
     reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    what = 'it' if url == address else url
     return InputError(
-        f'cannot download {url}: {reason}; download it where there is a network and give the path of '
-        'the local file instead'
+        f'cannot download {address}: {reason}; download {what} where there is a network and save it as '
+        f'{cache_path(address)}, or give the path of the local file instead'
     )

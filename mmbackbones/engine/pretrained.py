@@ -11,6 +11,7 @@ from mmbackbones.checkpoints.read import MapLocation
 from mmbackbones.checkpoints.strict import load_weights
 from mmbackbones.errors import InputError
 from mmbackbones.registry import WEIGHT_INITIALIZERS
+from mmbackbones.zoo import weights as _zoo_scheme  # noqa: F401  (zoo:// becomes known)
 from mmbackbones.zoo.identify import both_names
 
 

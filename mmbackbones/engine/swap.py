@@ -7,11 +7,11 @@ SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet.
 
 import functools
 
-import torch
 from mmengine.config import Config, ConfigDict
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.registry import MODELS
 from mmbackbones.zoo.models import backbone_config
 
@@ -49,7 +49,7 @@ def swap_backbone(cfg: Config, name: str) -> None:
 @functools.cache
 def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Channels and strides of a backbone's maps. Built on the meta device: no memory, no random numbers."""
-    with torch.device('meta'):
+    with shapes_alone():
         backbone = MODELS.build({**backbone_config(name, task), 'init_cfg': None})
     return backbone.out_channels, backbone.out_strides
 

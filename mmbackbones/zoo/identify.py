@@ -9,6 +9,7 @@ from torch import Tensor
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.checkpoints.layout import of_backbone
 from mmbackbones.errors import InputError
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.registry import MODELS
 
 # Differ with the image size and the class token, not with the variant.
@@ -46,7 +47,7 @@ def identify(weights: dict[str, Tensor]) -> str | None:
 @functools.cache
 def _fingerprint(backbone: type[Backbone], arch: str) -> tuple[tuple[str, ...], dict[str, torch.Size]]:
     """Key prefixes that all variants share, and the shapes of the keys that differ."""
-    with torch.device('meta'):
+    with shapes_alone():
         model = _whole(backbone, arch)
     skipped = (*model.allowed_missing, *model.allowed_unexpected, *RESIZED)
     return skipped, _shapes(model.state_dict(), skipped)

@@ -1,49 +1,78 @@
-"""The models of ``--backbone NAME``, and their settings under the common recipe.
+"""The models of the zoo, by name, and their settings under the common recipe.
 
-``models.csv`` has the published models: class, arch, address of the weights (empty if no file is known), and the drop
-path rate of each task with its source. ``options.csv`` has the other settings of a family under the common recipe, with
-reasons; ``*`` matches anything. ``miniatures.csv`` has networks that a CPU core trains in minutes from random weights.
-A dict in a cell is a Python literal. The option ``arch.img_size`` sets the key ``img_size`` of ``arch``.
+``models.csv`` has one row for each published model:
+
+=====================  ================================================================================================
+``name``               as in ``--backbone NAME`` and ``zoo://NAME``; in the names of configs with hyphens
+``class``, ``arch``    the registered backbone and its architecture
+``family, variant``    the rows of the model in ``published/*.csv``; empty if there are none
+``token_mixer``        what mixes the tokens, only where no published row says it
+``weights``            address of the ImageNet weights; empty if no file is verified
+``sha256``             64 hex digits that the file must have; empty if unknown
+``weights_source``     who states the address, and what the file holds; or why there is none
+``code_license``       licence of the authors' code
+``weights_license``    licence stated for the weights; ``repository`` if they lie in the repository of the code, which
+                       says nothing apart about them; ``none stated``; empty if unknown because there are none
+``*_drop_path``        drop path rate of a task, and its source in ``*_source``
+=====================  ================================================================================================
+
+``options.csv`` has the other settings of a family under the common recipe, with reasons; ``*`` matches anything.
+``miniatures.csv`` has networks that a CPU core trains in minutes from random weights. A dict in a cell is a Python
+literal. The option ``arch.img_size`` sets the key ``img_size`` of ``arch``.
 """
 
 import ast
-import csv
 import difflib
-import functools
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from mmbackbones.errors import InputError
+from mmbackbones.zoo.rows import named_rows, read_rows
 
-FOLDER = Path(__file__).parent
 TASKS = ('detection', 'segmentation')
 
 
 def model_names() -> list[str]:
     """Names of the published models, in the order of the table."""
-    return list(_table('models.csv'))
+    return list(named_rows('models.csv'))
 
 
 def miniature_names() -> list[str]:
     """Names of the miniatures."""
-    return list(_table('miniatures.csv'))
+    return list(named_rows('miniatures.csv'))
+
+
+def model_row(name: str) -> dict[str, str]:
+    """The row of a published model.
+
+    Raises:
+        InputError: no such model; the message names the nearest ones.
+    """
+    return _row(name, named_rows('models.csv'))
+
+
+def license_of_weights(name: str) -> str:
+    """Licence of a model's weights; of the repository where nothing apart is said; empty if unknown."""
+    row = model_row(name)
+    if row['weights_license'] == 'repository':
+        return f'{row["code_license"]} (of the repository)'
+    return row['weights_license']
 
 
 def drop_path(name: str, task: str) -> tuple[float, str]:
     """Drop path rate of a published model in a task, and its source."""
-    row = _row(name)
+    row = model_row(name)
     return float(row[f'{task}_drop_path']), row[f'{task}_source']
 
 
 def options_of(name: str, task: str) -> dict[str, object]:
     """Arguments of a model in a task under the common recipe, except ``arch``, drop path and weights."""
-    if name in _table('miniatures.csv'):
+    if name in named_rows('miniatures.csv'):
         row = _row(name)
         return {**_literal(row['options'] or '{}'), **_literal(row[f'{task}_options'] or '{}')}
     return {
         row['option']: _literal(row['value'])
-        for row in _read('options.csv')
+        for row in read_rows('options.csv')
         if fnmatchcase(name, row['models']) and fnmatchcase(task, row['task'])
     }
 
@@ -63,15 +92,15 @@ def backbone_config(name: str, task: str) -> dict[str, object]:
     within = {key.removeprefix('arch.'): options.pop(key) for key in list(options) if key.startswith('arch.')}
     arch = _literal(row['arch']) | within if row['arch'].startswith('{') else row['arch']
     backbone = dict(type=f'mmbackbones.{row["class"]}', arch=arch, **options)
-    if name in _table('miniatures.csv'):
+    if name in named_rows('miniatures.csv'):
         return dict(backbone, init_cfg=None)
     rate, _ = drop_path(name, task)
-    weights = dict(type='mmbackbones.Pretrained', checkpoint=row['weights'] or None)
+    weights = dict(type='mmbackbones.Pretrained', checkpoint=f'zoo://{name}' if row['weights'] else None)
     return dict(backbone, drop_path_rate=rate, init_cfg=weights)
 
 
-def _row(name: str) -> dict[str, str]:
-    rows = _table('models.csv') | _table('miniatures.csv')
+def _row(name: str, rows: dict[str, dict[str, str]] | None = None) -> dict[str, str]:
+    rows = named_rows('models.csv') | named_rows('miniatures.csv') if rows is None else rows
     if name not in rows:
         near = difflib.get_close_matches(name.lower().replace('-', '_'), rows, n=3, cutoff=0.5)
         hint = f'nearest: {", ".join(near)}' if near else 'mmbackbones/zoo/models.csv lists them'
@@ -81,14 +110,3 @@ def _row(name: str) -> dict[str, str]:
 
 def _literal(text: str) -> Any:
     return ast.literal_eval(text)
-
-
-@functools.cache
-def _table(file: str) -> dict[str, dict[str, str]]:
-    return {row['name']: row for row in _read(file)}
-
-
-@functools.cache
-def _read(file: str) -> list[dict[str, str]]:
-    with (FOLDER / file).open(newline='', encoding='utf-8') as lines:
-        return list(csv.DictReader(lines))

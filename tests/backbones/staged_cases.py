@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones.base import Backbone, StagedBackbone
 from mmbackbones.checkpoints.layout import of_backbone
+from mmbackbones.layers.meta_device import shapes_alone
 from tests.conftest import ROOT, golden
 
 TOLERANCE = dict(atol=5e-5, rtol=1e-4)
@@ -51,7 +52,7 @@ def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
 def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str) -> None:
     """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for."""
     published = load_keys(golden_keys)
-    with torch.device('meta'):
+    with shapes_alone():
         model = family(arch=arch, norm_cfg=None)
         weights = {key: torch.empty(shape) for key, shape in published['keys']}
     shapes = {key: value.shape for key, value in model.convert_state_dict(weights).items()}
@@ -108,7 +109,7 @@ HEADS_MACS = {  # GMACs around the backbone by its first width: FPN and heads at
 def whole_config(task: str, family: type[Backbone], arch: str | dict, **options) -> Config:
     """Our common detector (``det``) or segmentor (``seg``) around a backbone."""
     cfg = Config.fromfile(ROOT / f'configs/_base_/models/{BASES[task]}.py')
-    with torch.device('meta'):
+    with shapes_alone():
         channels = list(family(arch=arch, **options).out_channels)
     cfg.model.backbone = dict(type=f'mmbackbones.{family.__name__}', arch=arch, **options)
     if task == 'det':
@@ -122,7 +123,7 @@ def build_whole(task: str, family: type[Backbone], arch: str | dict, **options) 
     """The same, as a model of shapes without values."""
     cfg = whole_config(task, family, arch, **options)
     scope = cfg.default_scope
-    with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(scope), shapes_alone():
         importlib.import_module(f'{scope}.models')
         return MODELS.build(cfg.model)
 

@@ -114,7 +114,7 @@ def test_equal_texts_have_equal_hashes(task):
 def test_weights_are_named_or_demanded(path):
     init_cfg = Config.fromfile(path).model.backbone.init_cfg
     assert init_cfg.type == 'mmbackbones.Pretrained'
-    assert init_cfg.checkpoint is None or init_cfg.checkpoint.startswith(('https://', 'hf://'))
+    assert init_cfg.checkpoint is None or init_cfg.checkpoint.startswith('zoo://')
 
 
 @pytest.mark.parametrize('path', COMMON, ids=lambda path: path.stem)

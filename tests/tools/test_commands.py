@@ -290,6 +290,8 @@ def test_full_size_configs_on_real_data(realdata, tmp_path):
         *workers,
         *(root.format(ade) for root in roots),
         'train_cfg.max_iters=2',
+        'val_dataloader.dataset.indices=2',
+        'test_dataloader.dataset.indices=2',
     )
     assert 0 <= metrics_of(tmp_path / 'seg' / 'final')['mIoU'] <= 100
 

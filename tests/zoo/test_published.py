@@ -1,10 +1,13 @@
 """The published tables: every number with its source, and every config of ours with its row or the reason why not."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 
 from mmbackbones.errors import InputError
 from mmbackbones.zoo import published
-from mmbackbones.zoo.published import match, published_checkpoints, published_row, published_rows
+from mmbackbones.zoo.published import match, match_network, published_checkpoints, published_row, published_rows
+from mmbackbones.zoo.rows import read_rows
 from tests.conftest import ROOT
 
 CONFIGS = sorted(
@@ -19,6 +22,29 @@ def test_every_row_has_numbers_and_a_source(task):
     for row in rows:
         assert row.source and row.metrics, row
         assert all(20 < value < 92 for value in row.metrics.values()), row
+
+
+@pytest.mark.parametrize('task', published.TABLES)
+def test_no_row_stands_twice_and_every_word_is_in_the_vocabulary(task):
+    rows = published_rows(task)
+    assert len({(row.family, row.variant, row.head, row.recipe) for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row.token_mixer.split('+')) <= set(published.TOKEN_MIXERS), row
+        assert row.pretraining_extras in ('', *published.PRETRAINING_EXTRAS), row
+        assert row.augmentation_1x in ('', *published.AUGMENTATIONS_1X), row
+        assert not row.augmentation_1x or row.recipe == '1x (12 epochs)', row
+
+
+def test_what_a_row_has_beyond_the_plain_recipe():
+    assert published_row('detection', 'MILA', 'T').beyond_plain == 'pretraining: MESA, 1x: multi-scale crop'
+    assert published_row('detection', 'Spatial-Mamba', 'T').beyond_plain == 'pretraining: MESA'
+    assert published_row('segmentation', 'H-ViT3', 'B').beyond_plain == 'pretraining: MESA'
+    assert published_row('classification', 'MambaVision', 'L, 21k').beyond_plain == 'pretraining: ImageNet-21K'
+    for family, variant in (('RAVLT', 'L'), ('VSSD', 'Micro'), ('TransNeXt', 'Tiny'), ('DAMamba', 'T'), ('Swin', 'T')):
+        assert published_row('detection', family, variant).beyond_plain == ''
+    assert published_row('detection', 'RAVLT', 'L').metrics == {'AP_box': 52.3, 'AP_mask': 46.4}
+    extrapolated = published_row('segmentation', 'TransNeXt', 'Base (multi-scale, extrapolated bias)')
+    assert extrapolated.metrics == {'mIoU_ms': 53.7}
 
 
 def test_known_numbers():
@@ -46,7 +72,7 @@ def test_checkpoints_have_addresses():
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.relative_to(ROOT / 'configs').as_posix())
 def test_every_config_has_a_row_or_a_reason(path):
     found = match(path)
-    assert 'configs.csv' not in found.remark and 'the name of the config' not in found.remark, found.remark
+    assert 'models.csv' not in found.remark and 'the name of the config' not in found.remark, found.remark
     assert found.row is not None or found.remark
     if found.row is not None:
         task = published.network_and_task(path)[1]
@@ -74,6 +100,24 @@ def test_a_task_with_a_backbone_has_the_row_of_the_backbones_file():
         assert match(ROOT / 'configs/tasks' / names[task], backbone=network.replace('-', '_')) == match(path)
 
 
+def test_no_line_says_what_the_zoo_says():
+    """``configs.csv`` is for what family and variant of ``models.csv`` do not tell."""
+    for line in read_rows('published/configs.csv'):
+        assert line['family'] or line['remark'], line
+        for row in read_rows('models.csv'):
+            if fnmatchcase(row['name'].replace('_', '-'), line['network']) and line['family']:
+                assert (line['family'], line['variant']) != (row['family'], row['variant'])
+        if line['family'] not in ('', '-'):
+            assert published.row_of(line['task'], line['family'], line['variant']), line
+
+
+def test_reasons_that_follow_from_the_tables():
+    assert match_network('mambaout-kobe', 'detection').remark == 'published for ImageNet only'
+    assert match_network('vim-small', 'detection').remark == 'not in the published tables'
+    assert match_network('resnet-50', 'classification').row.metrics == {'top1': 76.156}
+    assert match_network('pvtv2-b2', 'detection').row.variant == 'B2'
+
+
 def test_miniatures_have_none():
     for path in ('quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py', 'mask-rcnn_1xb4-300_shapes-coco.py'):
         assert match(path, 'quickstart', 'vim_mini') == match(path, 'quickstart')
@@ -90,7 +134,7 @@ def test_native_networks_may_have_another_remark():
 def test_what_is_not_there():
     assert match('my_model.py').row is None
     assert match('mask-rcnn_1x_coco.py').remark == 'the name of the config tells no network'
-    assert match('mask-rcnn_mine-tiny_fpn_8xb2_coco.py').remark == 'mine-tiny is not in configs.csv'
+    assert match('mask-rcnn_mine-tiny_fpn_8xb2_coco.py').remark == 'mine-tiny is not in mmbackbones/zoo/models.csv'
     assert match('mask-rcnn_plainmamba-l1_sfp_8xb2-amp-1x_coco.py').remark == 'published with a ViT-Adapter only'
     with pytest.raises(InputError, match='0 published rows of Mamba Giant'):
         published_row('detection', 'Mamba', 'Giant')

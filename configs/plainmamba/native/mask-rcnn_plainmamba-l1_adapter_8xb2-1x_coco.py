@@ -11,7 +11,7 @@ model = dict(
         arch='L1',
         drop_path_rate=0.1,
         norm_cfg=dict(type='SyncBN', requires_grad=True),
-        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint='hf://ChenhongyiYang/PlainMamba/l1.pth')),
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint='zoo://plainmamba_l1')),
     neck=dict(
         _delete_=True,
         type='FPN',

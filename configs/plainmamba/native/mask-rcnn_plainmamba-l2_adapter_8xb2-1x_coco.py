@@ -5,5 +5,5 @@ model = dict(
     backbone=dict(
         arch='L2',
         drop_path_rate=0.2,
-        init_cfg=dict(checkpoint='hf://ChenhongyiYang/PlainMamba/l2.pth')),
+        init_cfg=dict(checkpoint='zoo://plainmamba_l2')),
     neck=dict(in_channels=[384] * 4))

@@ -6,5 +6,5 @@ model = dict(
         arch='L3',
         num_heads=8,
         drop_path_rate=0.3,
-        init_cfg=dict(checkpoint='hf://ChenhongyiYang/PlainMamba/l3.pth')),
+        init_cfg=dict(checkpoint='zoo://plainmamba_l3')),
     neck=dict(in_channels=[448] * 4))

@@ -12,6 +12,7 @@ from mmbackbones.backbones.gated_mixer_net import GatedMixerNet
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.layers.arms import ARMS
+from mmbackbones.layers.meta_device import shapes_alone
 
 COLUMNS = ('mixer', 'where', 'params', 'macs', 'macs_published')
 PLACES = {'last2': 'last two stages', 'all': 'everywhere'}
@@ -62,7 +63,7 @@ def count_arms(
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected 4 px or more')
     for name, place, arm in arms(names):
         try:
-            with torch.device('meta'):
+            with shapes_alone():
                 model = GatedMixerNet(arch=arch, mixers=arm, equal=equal, norm_cfg=None).eval()
         except InputError as error:
             if name == 'none':  # not the mixers' fault

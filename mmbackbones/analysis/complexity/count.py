@@ -28,6 +28,7 @@ from torch.utils.module_tracker import ModuleTracker
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.layers.local_scan import local_orders
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.ops.scan_orders import forget_orders
 from mmbackbones.ops.selective_scan import ScanArguments  # registers the operator, too
 
@@ -263,7 +264,7 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
 def build_without_values(cfg: dict) -> nn.Module:
     """Build a model or a part of one in eval mode, without memory for parameters if its constructor allows that."""
     try:
-        with torch.device('meta'):
+        with shapes_alone():
             return MODELS.build(cfg).eval()
     except (RuntimeError, NotImplementedError):  # a constructor that reads a number out of a tensor
         return MODELS.build(cfg).eval()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
 from mmbackbones.analysis.long_range.show import markdown
+from mmbackbones.analysis.pages import published
 from mmbackbones.analysis.pages.answer import answer
 from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
+from mmbackbones.analysis.pages.published import SCORES, SHOWN
 from mmbackbones.analysis.tables import markdown_table, read_csv
 from mmbackbones.zoo.published import Match, match, network_and_task
 
 Counts = dict[tuple[str, str], dict[str, str]]  # rows of complexity.csv by network and task
-SCORES = {'detection': ('AP_box', 'AP_mask'), 'segmentation': ('mIoU_ss', 'mIoU_ms')}
-SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scale'}
 
 
 def results(root: Path, *networks: str) -> str:
@@ -69,8 +69,11 @@ def family(root: Path, task: str, folder: str) -> str:
     lines = []
     for name, row in sorted(counts.items(), key=lambda item: (item[0].split('-')[0], float(item[1]['params_M']))):
         found = match(row['config'])
-        lines.append([name, _cost(row), found.remark or _published(found), _scores(found, task), ''])
-    head = ['network', 'params / MACs, counted', 'published', SHOWN[task], 'ours']
+        beyond = found.row.beyond_plain if found.row and not found.remark else ''
+        lines.append([name, _cost(row), found.remark or _published(found), _scores(found, task), beyond, ''])
+    head = ['network', 'params / MACs, counted', 'published', SHOWN[task], 'beyond the plain recipe', 'ours']
+    if not any(line[4] for line in lines):
+        head, lines = [*head[:4], head[5]], [[*line[:4], line[5]] for line in lines]
     sources = dict.fromkeys(row['source'] for row in counts.values() if row['source'] and not row['remark'])
     about = f'Published: {"; ".join(sources)}. ' if sources else ''
     notes = ''.join(f'* `{name}`: {row["why_apart"]}\n' for name, row in counts.items() if row['why_apart'])
@@ -91,8 +94,7 @@ def _scores(found: Match, task: str) -> str:
     """Published scores, if the published network is the network of our config."""
     if found.row is None or found.remark or not found.row.metrics:
         return ''
-    known = found.row.metrics
-    return ' / '.join(f'{known[name]:.1f}' if name in known else '-' for name in SCORES[task])
+    return published.scores(found.row.metrics, task)
 
 
 def _counted(rows: Rows) -> str:
@@ -268,4 +270,6 @@ PARTS: dict[str, Callable[..., str]] = {
     'miniatures': miniatures,
     'long-range': long_range,
     'far-ends': far_ends,
+    'published': published.rows,
+    'published-words': published.words,
 }

@@ -1,11 +1,15 @@
 """Published results with their sources, and the published row of each of our configs.
 
-The tables beside this file have the figures of papers and authors' repositories. ``configs.csv`` names the row to which
-a config of ours is compared, or the reason why there is none. In it, ``*`` matches anything, and the first matching
-line counts. Networks are named as in our configs: ``mambaout-tiny``.
+The tables beside this file have the figures of papers and authors' repositories. ``family`` and ``variant`` of
+``models.csv`` name the rows of a model. ``configs.csv`` has what these do not tell: how the published network differs
+from ours, why there is no row, and rows with another name. In it, ``*`` matches anything, the first matching line
+counts, and the family ``-`` says that nothing is compared. Networks are named as in our configs: ``mambaout-tiny``.
+
+A published "1x" is not one recipe. :data:`PRETRAINING_EXTRAS` and :data:`AUGMENTATIONS_1X` are the words for what a row
+has beyond the plain one. An empty cell means nothing beyond, as far as the source says. The column ``verified`` is
+``no`` where the figure is quoted from somebody else's table, ``yes`` where it was looked up again, else empty.
 """
 
-import csv
 import functools
 import re
 from dataclasses import dataclass
@@ -13,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mmbackbones.errors import InputError
+from mmbackbones.zoo.rows import named_rows, read_rows
 
-FOLDER = Path(__file__).parent
 TABLES = {
     'detection': 'coco_mask_rcnn_1x.csv',
     'segmentation': 'ade20k_upernet_160k.csv',
@@ -27,6 +31,18 @@ RECIPES = {
     'classification': ('resolution', '224'),
 }
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
+TOKEN_MIXERS = ('conv', 'ssm', 'linear-attn', 'ttt', 'wkv', 'attn')
+# Words of the column pretraining_extras, beyond supervised training on ImageNet-1K.
+PRETRAINING_EXTRAS = {
+    'MESA': "a moving average of the network's own weights teaches it",
+    'distillation': 'another network teaches it',
+    'ImageNet-21K': 'more labelled images, those of ImageNet-21K',
+    'ImageNet-22K': 'more labelled images, those of ImageNet-22K',
+}
+# Words of the column augmentation_1x, beyond resizing to 1333x800 and flipping (Swin's Mask R-CNN 1x).
+AUGMENTATIONS_1X = {
+    'multi-scale crop': "short sides of 480 to 800 and random crops, as in Swin's 3x",
+}
 RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
 CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*')
@@ -39,13 +55,15 @@ class PublishedRow:
     Attributes:
         task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
         family, variant (str): as the source names the network.
-        token_mixer (str): ``'conv'``, ``'attn'``, ``'ssm'`` or several, joined by ``+``.
+        token_mixer (str): one of :data:`TOKEN_MIXERS`, or several, joined by ``+``.
         head (str): detector or segmentor; empty for classifiers.
         recipe (str): schedule, iterations or resolution.
         params (float | None): million parameters of the whole model.
         macs (float | None): G multiply-accumulates, by the source's rules.
         shape (str): image size of ``macs`` as the source states it.
         metrics (dict[str, float]): those of :data:`METRICS` that are published, in percent.
+        pretraining_extras (str): one of :data:`PRETRAINING_EXTRAS`, or empty.
+        augmentation_1x (str): one of :data:`AUGMENTATIONS_1X`, or empty; only detectors trained for 12 epochs have it.
         source, note (str): source of the row, and remarks on it.
     """
 
@@ -59,12 +77,21 @@ class PublishedRow:
     macs: float | None
     shape: str
     metrics: dict[str, float]
+    pretraining_extras: str
+    augmentation_1x: str
     source: str
     note: str
 
     @property
     def name(self) -> str:
         return f'{self.family} {self.variant}'
+
+    @property
+    def beyond_plain(self) -> str:
+        """What the row has beyond plain pretraining and Swin's 1x; empty if nothing is known."""
+        parts = [f'pretraining: {self.pretraining_extras}'] if self.pretraining_extras else []
+        parts += [f'1x: {self.augmentation_1x}'] if self.augmentation_1x else []
+        return ', '.join(parts)
 
 
 @dataclass(frozen=True)
@@ -92,8 +119,23 @@ def published_rows(task: str) -> tuple[PublishedRow, ...]:
     return tuple(_row(task, line) for line in _read(TABLES[task]))
 
 
+def row_of(task: str, family: str, variant: str) -> PublishedRow | None:
+    """The row with the recipe to which ours is compared; None if there is none."""
+    rows = (row for row in published_rows(task) if (row.family, row.variant) == (family, variant))
+    return next((row for row in rows if row.recipe == RECIPES[task][1]), None)
+
+
+def token_mixer(family: str, variant: str) -> str:
+    """What mixes the tokens of a published network, such as ``'conv+ssm'``; empty if it is in no table."""
+    rows = (row for task in TABLES for row in published_rows(task))
+    return next((row.token_mixer for row in rows if (row.family, row.variant) == (family, variant)), '')
+
+
 def published_checkpoints() -> list[dict[str, str]]:
-    """Addresses of released weights: family, variant, task, url, layout, pickled_beside_tensors, source."""
+    """Released detectors and segmentors: family, variant, task, url, layout, pickled_beside_tensors, source.
+
+    ``models.csv`` has the addresses of the ImageNet weights.
+    """
     return _read('checkpoints.csv')
 
 
@@ -126,11 +168,33 @@ def match(config: str | Path, recipe: str | None = None, backbone: str | None = 
         if recipe != 'quickstart':
             return Match(None, 'the name of the config tells no network')
         network, task = '', ''
-    for line in _read('configs.csv'):
-        if all(fnmatchcase(name, line[key]) for key, name in dict(network=network, task=task, recipe=recipe).items()):
-            row = published_row(task, line['family'], line['variant']) if line['family'] else None
-            return Match(row, line['remark'])
-    return Match(None, f'{network} is not in configs.csv')
+    return match_network(network, task, recipe)
+
+
+def match_network(network: str, task: str, recipe: str = 'common') -> Match:
+    """The published row of a network in a task.
+
+    Args:
+        network: as in our configs, such as ``'mambaout-tiny'``.
+        task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        recipe: ``'common'``, ``'native'`` or ``'quickstart'``.
+    """
+    names = dict(network=network, task=task, recipe=recipe)
+    said = [line for line in _read('configs.csv') if all(fnmatchcase(name, line[key]) for key, name in names.items())]
+    model = named_rows('models.csv').get(network.replace('-', '_'))
+    if not said and model is None:
+        return Match(None, f'{network} is not in mmbackbones/zoo/models.csv')
+    remark = said[0]['remark'] if said else ''
+    if said and said[0]['family'] == '-':
+        return Match(None, remark)
+    named = said[0] if said and said[0]['family'] else model or {}
+    family, variant = named.get('family', ''), named.get('variant', '')
+    row = row_of(task, family, variant)
+    if row is None and not remark:
+        dense = any(row_of(other, family, variant) for other in ('detection', 'segmentation'))
+        only_imagenet = not dense and row_of('classification', family, variant)
+        remark = 'published for ImageNet only' if only_imagenet else 'not in the published tables'
+    return Match(row, remark)
 
 
 def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[str, str]:
@@ -159,6 +223,8 @@ def _row(task: str, line: dict[str, str]) -> PublishedRow:
         macs=_number(line['macs_G']),
         shape=line['macs_input'],
         metrics={name: float(line[name]) for name in METRICS if line.get(name)},
+        pretraining_extras=line['pretraining_extras'],
+        augmentation_1x=line.get('augmentation_1x', ''),
         source=line['source'],
         note=line['note'],
     )
@@ -168,7 +234,5 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-@functools.cache
 def _read(name: str) -> list[dict[str, str]]:
-    with (FOLDER / name).open(newline='', encoding='utf-8') as file:
-        return list(csv.DictReader(file))
+    return read_rows(f'published/{name}')
