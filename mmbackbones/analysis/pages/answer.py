@@ -1,4 +1,4 @@
-"""The answer so far, in a few sentences from committed tables: the README's list."""
+"""The answer so far, in sentences and one table from committed tables."""
 
 import math
 from pathlib import Path
@@ -7,31 +7,64 @@ from scipy.stats import linregress
 
 from mmbackbones.analysis.long_range.curves import Curve
 from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
+from mmbackbones.analysis.tables import markdown_table
 
 SPEED, ROW = 'speed_vim-deit.csv', 'long_range_row.csv'
 STRIDE, WIDTH = 16, 384  # of the threshold's example: patches of 16 px, and the channels of DeiT-S and Vim-S
 
 
-def answer(root: Path) -> str:
-    """How cost grows, what it is at both ends, how far a scan sees, how long the sequences are, and what is missing."""
+def answer(root: Path, *names: str) -> str:
+    """How cost grows, what it is at both ends, how far a scan sees, how long the sequences are, and what is missing.
+
+    Args:
+        names: only these sentences, without their heads, in one paragraph.
+    """
     speed, row = read(root, SPEED), read(root, ROW)
-    tokens = (800 // STRIDE) * (1280 // STRIDE)
-    lines = [
-        f'**Growth.** {_growth(speed)}',
-        f'**Cost.** {_cost(speed)}',
-        f'**Reach.** {_reach(long_range_curves(row))}',
-        f'**Length.** Attention is dominated by its quadratic part beyond 6 D tokens. COCO at 800x1280 has {tokens:,} '
-        f'tokens of {STRIDE} px, {tokens / (6 * WIDTH):.2f} times that at D = {WIDTH}; ImageNet at 224x224 has '
-        f'{(224 // STRIDE) ** 2}, {(224 // STRIDE) ** 2 / (6 * WIDTH):.2f} times.',
-        '**Accuracy.** No full-size training of this project is finished, and nothing has run on a GPU. The scores in '
-        'the table below are published ones.',
-    ]
-    about = (
-        f'Growth and Cost: backbones alone, batch 1, float32, {distinct(speed, "device")}, '
-        f'{distinct(speed, "versions").split(",")[0]}, {distinct(speed, "date")}, `{SPEED}`. '
-        f'Reach: {distinct(row, "device")}, torch {distinct(row, "torch")}, {distinct(row, "date")}, `{ROW}`.'
+    sentences = dict(
+        growth=_growth(speed),
+        cost=_cost(speed),
+        reach=_reach(long_range_curves(row)),
+        length=_length(),
+        accuracy='No full-size training of this project is finished, and nothing has run on a GPU. The scores in the '
+        'table below are published ones.',
     )
-    return '\n'.join(f'* {line}' for line in lines) + f'\n\n{about}'
+    if names:
+        return ' '.join(sentences[name] for name in names)
+    lines = [f'* **{name.capitalize()}.** {text}' for name, text in sentences.items()]
+    reach = f'Reach: {distinct(row, "device")}, torch {distinct(row, "torch")}, {distinct(row, "date")}, `{ROW}`.'
+    return '\n'.join(lines) + f'\n\nGrowth and cost: {_conditions(speed)} {reach}'
+
+
+def cost(root: Path) -> str:
+    """Time and memory of Vim-tiny against image size, and of DeiT-tiny in multiples of them."""
+    rows = read(root, SPEED)
+    lines = []
+    for vim, *others in zip(_arm(rows, 'vim', ''), _arm(rows, 'deit', 'fused'), _arm(rows, 'deit', 'materialised')):
+        cells = [vim['size'], vim['tokens'], f'{float(vim["median_ms"]):.0f} ms, {float(vim["peak_mb"]):.0f} MB']
+        cells += [f'x{_times(other, vim, "median_ms")}, x{_times(other, vim, "peak_mb")}' for other in others]
+        lines.append(cells)
+    head = ['px', 'tokens', 'Vim-tiny: time, memory', 'DeiT-tiny, sdpa', 'DeiT-tiny, eager']
+    return f'{markdown_table(head, lines)}\nOf {_conditions(rows)}'
+
+
+def _conditions(rows: Rows) -> str:
+    return (
+        f'backbones alone, batch 1, float32, {distinct(rows, "device")}, {distinct(rows, "versions").split(",")[0]}, '
+        f'{distinct(rows, "date")}, `{SPEED}`.'
+    )
+
+
+def _length() -> str:
+    tokens, small = (800 // STRIDE) * (1280 // STRIDE), (224 // STRIDE) ** 2
+    return (
+        f'Attention is dominated by its quadratic part beyond 6 D tokens. COCO at 800x1280 has {tokens:,} tokens of '
+        f'{STRIDE} px, {tokens / (6 * WIDTH):.2f} times that at D = {WIDTH}; ImageNet at 224x224 has {small}, '
+        f'{small / (6 * WIDTH):.2f} times.'
+    )
+
+
+def _times(row: dict[str, str], of: dict[str, str], column: str) -> str:
+    return f'{float(row[column]) / float(of[column]):.1f}'
 
 
 def _arm(rows: Rows, network: str, attention: str) -> Rows:
@@ -56,14 +89,11 @@ def _growth(rows: Rows) -> str:
 def _cost(rows: Rows) -> str:
     vim, deit = _arm(rows, 'vim', ''), _arm(rows, 'deit', 'fused')
 
-    def times(place: int, column: str) -> str:
-        return f'{float(deit[place][column]) / float(vim[place][column]):.1f}'
-
     first, last = vim[0], vim[-1]
     return (
-        f"DeiT-tiny (sdpa) takes {times(0, 'median_ms')} times Vim-tiny's time at {first['size']} px "
-        f'({int(first["tokens"]):,} tokens), and {times(-1, "median_ms")} times its time and {times(-1, "peak_mb")} '
-        f'times its memory at {last["size"]} px ({int(last["tokens"]):,}).'
+        f"DeiT-tiny (sdpa) takes {_times(deit[0], first, 'median_ms')} times Vim-tiny's time at {first['size']} px "
+        f'({int(first["tokens"]):,} tokens), and {_times(deit[-1], last, "median_ms")} times its time and '
+        f'{_times(deit[-1], last, "peak_mb")} times its memory at {last["size"]} px ({int(last["tokens"]):,}).'
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
 from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.pages import published
-from mmbackbones.analysis.pages.answer import answer
+from mmbackbones.analysis.pages.answer import answer, cost
 from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
 from mmbackbones.analysis.pages.published import SCORES, SHOWN
 from mmbackbones.analysis.tables import markdown_table, read_csv
@@ -259,6 +259,7 @@ def _runs(rows: Rows, name: str) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     'answer': answer,
+    'cost': cost,
     'results': results,
     'family': family,
     'complexity': complexity,
