@@ -3,6 +3,7 @@
 import html.parser
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from mmbackbones import __version__
+from mmbackbones.analysis.pages import site as site_hooks
 from tests.conftest import ROOT
 
 
@@ -87,3 +89,38 @@ def test_forms_and_citation_are_what_their_readers_accept():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert {'cff-version', 'message', 'title', 'authors'} <= set(citation)
     assert citation['version'] == __version__ and citation['license'] == 'Apache-2.0'
+
+
+def test_a_page_without_a_place_gets_one(tmp_path):
+    (tmp_path / 'docs').mkdir()
+    for name, text in (('index', '# Home'), ('new', '# A new page')):
+        (tmp_path / 'docs' / f'{name}.md').write_text(f'{text}\n')
+    (tmp_path / 'configs' / 'vim').mkdir(parents=True)
+    (tmp_path / 'configs' / 'vim' / 'README.md').write_text('# Vim\n')
+    config = SimpleNamespace(
+        docs_dir=str(tmp_path / 'docs'),
+        config_file_path=str(tmp_path / 'mkdocs.yml'),
+        nav=[{'Home': 'index.md'}, {site_hooks.SECTION: []}],
+    )
+    assert site_hooks.on_config(config).nav[1:] == [
+        {site_hooks.SECTION: [{'Vim': 'configs/vim.md'}]},
+        {site_hooks.OTHERS: [{'A new page': 'new.md'}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ('link', 'shown'),
+    [
+        ('[a](scan.md#measured)', '[a](scan.md#measured)'),
+        ('[a](../configs/vim/README.md)', '[a](configs/vim.md)'),
+        ('[`a`](../mmbackbones/errors.py)', '`a`'),
+        ('[a](https://arxiv.org/abs/2405.07992)', '[a](https://arxiv.org/abs/2405.07992)'),
+        ('[a](no_such_page.md)', '[a](no_such_page.md)'),  # the strict build names it
+        ('![a](figures/cost_vim-deit.svg)', '![a](figures/cost_vim-deit.svg)'),
+        ('```\n[a](../mmbackbones/errors.py)\n```', '```\n[a](../mmbackbones/errors.py)\n```'),
+    ],
+)
+def test_links_hold_in_the_site(link, shown):
+    file = SimpleNamespace(abs_src_path=str(ROOT / 'docs' / 'compare.md'), src_uri='compare.md')
+    config = SimpleNamespace(docs_dir=str(ROOT / 'docs'), config_file_path=str(ROOT / 'mkdocs.yml'))
+    assert site_hooks.on_page_markdown(link, SimpleNamespace(file=file), config, None) == shown

@@ -9,20 +9,34 @@ build fails on it.
 import os.path
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-SECTION = 'Families and experiments'
+SECTION, OTHERS = 'Families and experiments', 'Other pages'
 LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
 FENCE = re.compile(r'^(```.*?^```)', re.DOTALL | re.MULTILINE)
 
 
 def on_config(config):
-    """List the pages of ``configs/`` in their section of the navigation."""
+    """List the pages of ``configs/`` in their section of the navigation, and every page without a place in another."""
     pages = [{_title(path): target} for path, target in _pages_of_configs(_root(config)).items()]
+    docs = Path(config.docs_dir)
+    placed = set(_leaves(config.nav))
+    rest = [path for path in sorted(docs.rglob('*.md')) if path.relative_to(docs).as_posix() not in placed]
     for entry in config.nav:
         if isinstance(entry, dict) and SECTION in entry:
             entry[SECTION] = sorted(pages, key=lambda page: next(iter(page)).lower())
+    if rest:
+        config.nav.append({OTHERS: [{_title(path): path.relative_to(docs).as_posix()} for path in rest]})
     return config
+
+
+def _leaves(nav) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav.values() if isinstance(nav, dict) else nav:
+            yield from _leaves(entry)
 
 
 def on_files(files, config):
