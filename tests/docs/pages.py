@@ -10,6 +10,7 @@ A block of Python is run, or is a config: below ``<!-- file: NAME -->`` it is a 
 
 import re
 import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,13 +103,23 @@ def _command(place: str, line: str, whole: bool) -> list[Command]:
         return []
     while words and re.fullmatch(r'[A-Z_]+=\S*', words[0]):
         words.pop(0)
-    words = [word for word in words if word not in ('…', '...')]
+    words = list(_without_optional(word for word in words if word not in ('…', '...')))
     if words[:1] in (['python'], ['bash'], ['sh']) and words[1:2] != ['-m'] and words[1:2] != ['-c']:
         words = words[1:]
     elif words[:2] == ['python', '-m']:
         words = words[2:]
     is_ours = words and (words[0].startswith('tools/') or (words[0] in ('mmbackbones', 'pytest') and len(words) > 1))
     return [Command(place, words, whole)] if is_ours else []
+
+
+def _without_optional(words: Iterable[str]) -> Iterator[str]:
+    """``CONFIG [CHECKPOINT] [--port 7860]`` without what stands in brackets."""
+    inside = False
+    for word in words:
+        inside = inside or word.startswith('[')
+        if not inside:
+            yield word
+        inside = inside and not word.endswith(']')
 
 
 def scratch(folder: Path) -> Path:

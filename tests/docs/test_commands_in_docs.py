@@ -35,15 +35,18 @@ class Parsed(BaseException):
 @pytest.fixture
 def parsers(monkeypatch):
     """Parsers that stop their tool, and refuse by an error with their message."""
-    parse = argparse.ArgumentParser.parse_args
 
-    def parse_and_stop(self, args=None, namespace=None):
-        raise Parsed(parse(self, args, namespace))
+    def stopping(parse):
+        def parse_and_stop(self, args=None, namespace=None):
+            raise Parsed(parse(self, args, namespace))
+
+        return parse_and_stop
 
     def error(self, message):
         raise ValueError(message)
 
-    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_stop)
+    for name in ('parse_args', 'parse_intermixed_args'):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
     monkeypatch.setattr(argparse.ArgumentParser, 'error', error)
     return monkeypatch
 
@@ -81,7 +84,6 @@ def _exists(path: str) -> bool:
 
 
 def _fault_of_arguments(tool: str, arguments: list[str], whole: bool, parsers) -> str | None:
-    arguments = [word for word in arguments if word not in ('[options]', '…')]
     parsers.setattr(sys, 'argv', [tool, *arguments])
     try:
         if tool.endswith('.py'):
