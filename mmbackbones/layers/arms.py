@@ -9,11 +9,17 @@ from collections.abc import Sequence
 Mixers = str | Sequence[str | Sequence[str]]
 
 _STAGED = {
-    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')},
+    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 's4nd')},
     # Causal attention has the parameters of full attention, whose control is its own too.
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 's4nd')},
+    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 'ttt')},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
+    'ss1d-state-fused': 'ss1d-state-fused',
+    'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
+    **{name: name for name in ('linear-attn', 'ssd-noncausal')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('linear-attn', 'ssd-noncausal')},
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -36,6 +42,16 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'pointwise-attn',
             'pointwise-ssm',
             'pointwise-bissm',
+            's4nd',
+            'pointwise-s4nd',
+            'ss1d-state-fused',
+            'pointwise-ss1d-state-fused',
+            'linear-attn',
+            'ssd-noncausal',
+            'pointwise-linear-attn',
+            'pointwise-ssd-noncausal',
+            'ttt',
+            'pointwise-ttt',
         )
     },
 }
