@@ -12,8 +12,8 @@ from mmbackbones.backbones.mambavision import MambaVision
 from mmbackbones.backbones.mila import MILA
 from mmbackbones.backbones.plainmamba import PlainMamba
 from mmbackbones.backbones.plainmamba_adapter import PlainMambaAdapter
-from mmbackbones.backbones.spatialmamba import SpatialMamba
 from mmbackbones.backbones.ravlt import RAVLT
+from mmbackbones.backbones.spatialmamba import SpatialMamba
 from mmbackbones.backbones.timm_backbone import TimmBackbone
 from mmbackbones.backbones.transnext import TransNeXt
 from mmbackbones.backbones.vim import Vim
@@ -22,8 +22,8 @@ from mmbackbones.backbones.vssd import VSSD
 
 __all__ = [
     'MILA',
-    'VSSD',
     'RAVLT',
+    'VSSD',
     'EfficientVMamba',
     'GatedMixerNet',
     'HViTTT',

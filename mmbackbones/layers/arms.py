@@ -8,18 +8,13 @@ from collections.abc import Sequence
 
 Mixers = str | Sequence[str | Sequence[str]]
 
+# Branches with a control of their own. Causal attention has the parameters, and so the control, of full attention.
+_WITH_CONTROL = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
 _STAGED = {
-    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 's4nd')},
-    # Causal attention has the parameters of full attention, whose control is its own too.
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 's4nd')},
-    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt')},
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn', 'ttt')},
+    **{name: name for name in (*_WITH_CONTROL, 'causal-attn')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in _WITH_CONTROL},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
-    'ss1d-state-fused': 'ss1d-state-fused',
-    'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
-    **{name: name for name in ('linear-attn', 'ssd-noncausal')},
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('linear-attn', 'ssd-noncausal')},
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -39,19 +34,19 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'ssm',
             'ssm-reversed',
             'bissm',
+            'ss1d-state-fused',
+            'linear-attn',
+            'ssd-noncausal',
+            'ttt',
+            's4nd',
             'pointwise-attn',
             'pointwise-ssm',
             'pointwise-bissm',
-            's4nd',
-            'pointwise-s4nd',
-            'ss1d-state-fused',
             'pointwise-ss1d-state-fused',
-            'linear-attn',
-            'ssd-noncausal',
             'pointwise-linear-attn',
             'pointwise-ssd-noncausal',
-            'ttt',
             'pointwise-ttt',
+            'pointwise-s4nd',
         )
     },
 }

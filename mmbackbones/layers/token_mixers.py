@@ -1,21 +1,16 @@
-"""Token mixers that can stand in for one another: scans, sums over tokens, attention, and controls that mix nothing.
-"""Token mixers that can stand in for one another: scans, attention, test-time training, and a control without mixing.
+"""Token mixers that can stand in for one another: scans, attention, sums, a convolution, and controls without mixing.
 
 Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
 and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
-No branch has a position code, a bias over tokens or a convolution of fixed size.
+No branch has a position code or a bias over tokens, and none but ``ss1d-state-fused`` a convolution of fixed size.
 
 Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2) with its step,
 B and C projected from the tokens and its skip weight D; the four directions are VMamba's
-(https://arxiv.org/abs/2401.10166, figure 3). The long convolution is S4ND's (:mod:`mmbackbones.layers.s4nd`).
-No branch has a position code or a bias over tokens, and none but ``ss1d-state-fused`` a convolution.
-
 (https://arxiv.org/abs/2401.10166, figure 3); the fusion of the states over the map is Spatial-Mamba's
-(https://arxiv.org/abs/2410.15091).
-(https://arxiv.org/abs/2401.10166, figure 3). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality,
-both without what these give them besides: rotary positions, convolutions, gates.
-(https://arxiv.org/abs/2401.10166, figure 3); test-time training is the gated branch of H-ViT3
-(https://arxiv.org/abs/2512.01643), without its rotation and its convolution.
+(https://arxiv.org/abs/2410.15091). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality, both
+without what these give them besides: rotary positions, convolutions, gates. Test-time training is the gated branch of H-ViT3
+(https://arxiv.org/abs/2512.01643), without its rotation and its convolution. The long convolution is S4ND's
+(:mod:`mmbackbones.layers.s4nd`).
 """
 
 import math
@@ -27,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
-from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.linear_attention import LinearAttention
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.layers.noncausal_ssd import TokenSSD
+from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
 from mmbackbones.layers.state_fusion import StateFusion
 from mmbackbones.layers.ttt import learn_gated
@@ -37,12 +33,10 @@ from mmbackbones.layers.ttt import learn_gated
 STATE_FUSED = 'ss1d-state-fused'
 SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
 ATTENTIONS = ('attn', 'causal-attn')
-CONVOLUTIONS = ('s4nd',)
-MIXING = SCANS + ATTENTIONS + CONVOLUTIONS
 SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
-MIXING = SCANS + ATTENTIONS + SUMS
 TRAINED = ('ttt',)
-MIXING = SCANS + ATTENTIONS + TRAINED
+CONVOLUTIONS = ('s4nd',)
+MIXING = SCANS + ATTENTIONS + SUMS + TRAINED + CONVOLUTIONS
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
@@ -57,30 +51,21 @@ def build_branch(
 
     Args:
         name (str): ``'ssm'``, causal in raster order; ``'ssm-reversed'``, its mirror image; ``'bissm'``, the sum of
-            both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'attn'``, full
-            attention; ``'causal-attn'``, each token sees itself and those before it in raster order; ``'s4nd'``, one
-            convolution over the whole map, in both directions of both axes;
-            attention; ``'causal-attn'``, each token sees itself and those before it in raster order; ``'ttt'``, a
-            model of a head's width learns keys and values of all tokens by a gradient step, then reads the queries;
-            ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
-            ``'none'``, the map as it is.
-        dim (int): channels C.
-        d_state (int): state size N of the scans, and of each axis of the convolution.
             both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'ss1d-state-fused'``,
             one scan in raster order with one state per channel, whose states are summed over the map by dilated 3x3
             kernels before they are read, so that a token sees all up to the one five rows below and five columns to
             the right of it; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it
-            in raster order;
-        d_state (int): state size N of the scans, except ``'ss1d-state-fused'``.
-            attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
-            ``'linear-attn'``, attention with ELU + 1 in place of the softmax; ``'ssd-noncausal'``, one state for all
-            tokens;
-        d_state (int): state size N of the scans and of ``'ssd-noncausal'``.
+            in raster order; ``'linear-attn'``, attention with ELU + 1 in place of the softmax; ``'ssd-noncausal'``,
+            one state for all tokens; ``'ttt'``, a model of a head's width learns keys and values of all tokens by a
+            gradient step, then reads the queries; ``'s4nd'``, one convolution over the whole map, in both directions
+            of both axes; ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that
+            branch; ``'none'``, the map as it is.
+        dim (int): channels C.
+        d_state (int): state size N of the scans except ``'ss1d-state-fused'``, of ``'ssd-noncausal'``, and of each
+            axis of ``'s4nd'``.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
-        head_width (int | None): channels of a head of attention or ``'ssd-noncausal'``; None: the largest divisor of C
-            up to 32.
-        head_width (int | None): channels of a head of attention or test-time training; None: the largest divisor of
-            C up to 32.
+        head_width (int | None): channels of a head of attention, ``'linear-attn'``, ``'ssd-noncausal'`` or ``'ttt'``;
+            None: the largest divisor of C up to 32.
 
     Raises:
         InputError: unknown name, a size below 1, or heads that do not divide the channels.
@@ -130,7 +115,7 @@ def names_in_turn(option: str, given: str | Sequence[str], blocks: int, known: C
 
 def branch_parameters(name: str, dim: int, **options: Any) -> int:
     """Parameters of a branch; the arguments are those of :func:`build_branch`."""
-    with torch.device('meta'):
+    with shapes_alone():
         return sum(parameter.numel() for parameter in build_branch(name, dim, **options).parameters())
 
 
@@ -139,10 +124,10 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
 
     All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as
     many multiply-accumulates; published tables add them uncut. Attention counts both of its products whole, the causal
-    one too. A Fourier transform of n real points has 2.5 n log2 n operations, half as many multiply-accumulates.
-    one too. Test-time training has two inner matrices, applied to keys and queries, and their two gradients.
+    one too. Test-time training has two inner matrices, applied to keys and queries, and their two gradients. A Fourier
+    transform of n real points has 2.5 n log2 n operations, half as many multiply-accumulates.
     """
-    with torch.device('meta'):
+    with shapes_alone():
         branch = build_branch(name, dim, **options)
     weights = sum(
         parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight') or '.kernel_' in key

@@ -63,7 +63,6 @@ def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: s
     assert len(shapes) == len(weights) - sum(key.endswith(tables) for key in weights)
     own = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
-    head = sum(shape.numel() for key, shape in shapes.items() if key.startswith('classifier.'))
     head = sum(math.prod(shape) for key, shape in shapes.items() if key.startswith('classifier.'))
     assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
 
@@ -86,7 +85,6 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
     for hook in hooks:
         hook.remove()
     actual |= {f'out.{i}': out for i, out in enumerate(outs)}
-    w = model.convert_state_dict(case.weights)
     w = model.convert_state_dict(dict(case.weights))
     last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)

@@ -84,9 +84,10 @@ ROWS = {
     'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
 }
 
-NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'SpatialMamba', 'VMamba'), 1e-5)
-NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MILA', 'MambaVision', 'VMamba', 'VSSD'), 1e-5)
-NORM_EPS = dict.fromkeys(('EfficientVMamba', 'HViTTT', 'LocalVMamba', 'LocalVim', 'MambaVision', 'VMamba'), 1e-5)
+NORM_EPS = dict.fromkeys(
+    ('EfficientVMamba', 'HViTTT', 'LocalVMamba', 'LocalVim', 'MILA', 'MambaVision', 'SpatialMamba', 'VMamba', 'VSSD'),
+    1e-5,
+)
 rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
 
 

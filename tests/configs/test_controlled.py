@@ -31,23 +31,8 @@ def differences(cfg, other):
 def test_the_table_of_arms():
     """By hand, so that a slip in the table does not pass."""
     gated = ARMS['GatedMixerNet']
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 's4nd')
-    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn', 'pointwise-s4nd')
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ss1d-state-fused')
-    controls = (
-        'pointwise-ssm',
-        'pointwise-bissm',
-        'pointwise-ss2d',
-        'pointwise-attn',
-        'pointwise-ss1d-state-fused',
-    )
-    mixers = (*branches, *controls, 'hybrid', 'identity')
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
-    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn')
-    sums = ('linear-attn', 'ssd-noncausal', 'pointwise-linear-attn', 'pointwise-ssd-noncausal')
-    mixers = (*branches, *controls, 'hybrid', 'identity', *sums)
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt')
-    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn', 'pointwise-ttt')
+    branches = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
+    mixers = (*branches, *(f'pointwise-{name}' for name in branches), 'causal-attn', 'hybrid', 'identity')
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
     assert gated['ss2d-last2'] == ('none', 'none', 'ss2d', 'ss2d')

@@ -144,10 +144,8 @@ def test_columns_are_scanned_too():
     torch.testing.assert_close(branch(x), y)
 
 
-@pytest.mark.parametrize('name', ['attn', 'linear-attn', 'ssd-noncausal'])
-def test_attention_knows_no_places(name):
-@pytest.mark.parametrize('name', ['attn', 'ttt'])
-def test_attention_and_test_time_training_know_no_places(name):
+@pytest.mark.parametrize('name', ['attn', 'linear-attn', 'ssd-noncausal', 'ttt'])
+def test_what_sums_over_tokens_knows_no_places(name):
     branch, x = build(name), tokens()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
     shuffled = x.flatten(1, 2)[:, order].unflatten(1, GRID)
@@ -163,10 +161,7 @@ def test_scale_of_the_input_does_not_matter(name):
     assert 0.8 < y.std() < 1.2
 
 
-@pytest.mark.parametrize('name', ['ss2d', 'attn', 's4nd', 'pointwise:attn'])
-@pytest.mark.parametrize('name', ['ss2d', 'ss1d-state-fused', 'attn', 'pointwise:attn'])
-@pytest.mark.parametrize('name', ['ss2d', 'attn', 'pointwise:attn', 'linear-attn', 'ssd-noncausal'])
-@pytest.mark.parametrize('name', ['ss2d', 'attn', 'ttt', 'pointwise:attn'])
+@pytest.mark.parametrize('name', ['ss2d', *MIXING[4:], 'pointwise:attn'])
 def test_autocast(name):
     branch, x = build(name), tokens()
     with torch.autocast('cpu', torch.bfloat16):
@@ -189,19 +184,16 @@ def test_the_control_has_as_many_parameters(name, d_state, dim):
 def test_parameters_by_hand():
     """C = 96: rank 6, 16 states: (6 + 32) + 6 + 1 + 16 + 1 per channel and direction; attention has 4 C**2.
 
-    The long convolution has C**2 and, per channel, a skip weight and 1 + 8 + 8 + 32 for each axis.
+    Linear attention has 2 C**2. Test-time training has, besides attention's, two matrices of each head's width, 32. The
+    long convolution has C**2 and, per channel, a skip weight and 1 + 8 + 8 + 32 for each axis.
     """
-    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 195, 0]
-    With one state, fused: (6 + 2) + 6 + 1 + 1 + 1 and three kernels of 9 per channel, and three weights.
     by_hand = {'ssm': 62, 'ssm-reversed': 62, 'bissm': 124, 'ss2d': 248, 'attn': 384, 'causal-attn': 384, 'none': 0}
+    by_hand |= {'linear-attn': 192, 'ttt': 448, 's4nd': 195}
     assert {name: branch_parameters(name, 96) / 96 for name in by_hand} == by_hand
+    # With one state, fused: (6 + 2) + 6 + 1 + 1 + 1 and three kernels of 9 per channel, and three weights.
     assert branch_parameters('ss1d-state-fused', 96) == 96 * (17 + 27) + 3
-    Linear attention has 2 C**2. The non-causal duality has B, C and three heads: a column of dt's projection, A, D and
-    dt's bias each.
-    assert [branch_parameters(name, 96) / 96 for name in (*MIXING[:7], 'none')] == [62, 62, 124, 248, 384, 384, 192, 0]
+    # B, C and three heads: a column of dt's projection, A, D and dt's bias each.
     assert branch_parameters('ssd-noncausal', 96) == 96 * (32 + 3) + 3 * 3
-    Test-time training has two matrices of each head's width, 32, besides.
-    assert [branch_parameters(name, 96) / 96 for name in (*MIXING, 'none')] == [62, 62, 124, 248, 384, 384, 448, 0]
     assert branch_parameters('ssm', 96, d_state=8, dt_rank=2) == 96 * (2 + 16 + 2 + 1 + 8 + 1)
 
 

@@ -15,8 +15,7 @@ class TestReach:
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal'])
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'ttt'])
+    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'])
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -45,20 +44,9 @@ class TestReach:
         assert receptive_field(net, 16, (8, 8)).all()
 
     def test_every_mixer_is_covered(self):
-        assert {
-            'identity',
-            'dw3',
-            'dw7',
-            'ssm',
-            'ssm-reversed',
-            'bissm',
-            'ss2d',
-            'attn',
-            'causal-attn',
-            'ss1d-state-fused',
-        } <= set(MIXERS)
-        named = {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn', 'ttt'}
-        assert named <= set(MIXERS)
+        causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
+        assert {'identity', 'dw3', 'dw7', *causal, *whole} <= set(MIXERS)
 
 
 def test_position_code_tells_places_apart():
