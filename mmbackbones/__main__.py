@@ -9,6 +9,7 @@ from mmbackbones import needs
 COMMANDS = {
     'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
     'test': ('mmbackbones.engine.cli:test', 'test a checkpoint'),
+    'demo': ('mmbackbones.demo.cli:main', 'paint what a checkpoint finds in images, or show it in the browser'),
     'suite': ('mmbackbones.launch.run_suite:main', 'train and test every config and seed of a suite file'),
     'quickstart': ('mmbackbones.launch.quickstart:main', 'train and test both tasks on generated shapes, on the CPU'),
     'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
