@@ -26,6 +26,7 @@ from mmbackbones.registry import MODELS
 WINDOW = 3  # the neighbours of a token, itself included
 STAGE_EPS, EMBED_EPS = 1e-6, 1e-5  # the authors' embeddings and pooled tokens have PyTorch's default
 FIRST_TEMPERATURE = math.log(math.expm1(1 / 0.24))  # softplus of it is 1 / 0.24
+SHORTEST = 1e-12  # of a vector that is brought to unit length
 POSITION_BIASES = ('interpolated', 'extrapolated')
 UNDECAYED = ('query_embedding', 'relative_pos_bias_local', 'temperature')
 
@@ -86,8 +87,14 @@ class CosineAttention(nn.Module):
         return x.flatten(1, -2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def unit(self, x: Tensor) -> Tensor:
-        """The same with heads of unit length, float32: half precision has no room for the squares."""
-        return F.normalize(self.heads(x).float(), dim=-1)
+        """The same with heads of unit length, float32: half precision has no room for the squares.
+
+        A vector of zeros stays one and has no gradient. ``F.normalize`` would multiply its gradient by 1e12: before
+        training, every token of an image's padding is such a vector.
+        """
+        x = self.heads(x).float()
+        length = x.norm(dim=-1, keepdim=True)
+        return x.masked_fill(length < SHORTEST, 0) / length.clamp_min(SHORTEST)
 
     def scale(self, q: Tensor, lengths: Tensor) -> Tensor:
         """Queries of unit length -> queries whose products are logits; ``lengths`` are the keys of each token."""

@@ -8,8 +8,8 @@ Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/231
 B and C projected from the tokens and its skip weight D; the four directions are VMamba's
 (https://arxiv.org/abs/2401.10166, figure 3); the fusion of the states over the map is Spatial-Mamba's
 (https://arxiv.org/abs/2410.15091). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality, both
-without what these give them besides: rotary positions, convolutions, gates. Test-time training is the gated branch of H-ViT3
-(https://arxiv.org/abs/2512.01643), without its rotation and its convolution. The long convolution is S4ND's
+without what these give them besides: rotary positions, convolutions, gates. Test-time training is the gated branch of
+H-ViT3 (https://arxiv.org/abs/2512.01643), without its rotation and its convolution. The long convolution is S4ND's
 (:mod:`mmbackbones.layers.s4nd`).
 """
 

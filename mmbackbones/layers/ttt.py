@@ -59,11 +59,20 @@ def learn_depthwise(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
         def side_by_side(x: Tensor) -> Tensor:
             return x.reshape(1, groups, height, width)
 
-        shape = (groups, 1, KERNEL, KERNEL)
-        error = side_by_side(v * (-SCALE / (height * width)))
-        gradient = conv2d_weight(side_by_side(k), shape, error, padding=KERNEL // 2, groups=groups)
+        gradient = _kernel_gradient(side_by_side(k), side_by_side(v * (-SCALE / (height * width))))
         learned = start.repeat(batch, 1, 1, 1) - _clip(gradient, dim=(-2, -1))
         return F.conv2d(side_by_side(q), learned, padding=KERNEL // 2, groups=groups).view_as(q)
+
+
+def _kernel_gradient(x: Tensor, error: Tensor) -> Tensor:
+    """Of the kernels of a depthwise convolution of x, given that of its output, both [1, G, H, W]: [G, 1, 3, 3]."""
+    groups, height, width = x.shape[1:]
+    if not torch.compiler.is_exporting():
+        return conv2d_weight(x, (groups, 1, KERNEL, KERNEL), error, padding=KERNEL // 2, groups=groups)
+    # ONNX has no such operator. As sums it needs several times as long.
+    x, places = F.pad(x, 4 * [KERNEL // 2]), [(i, j) for i in range(KERNEL) for j in range(KERNEL)]
+    taps = [(x[..., i : i + height, j : j + width] * error).sum(dim=(-2, -1)) for i, j in places]
+    return torch.stack(taps, dim=-1).view(groups, 1, KERNEL, KERNEL)
 
 
 def _clip(gradient: Tensor, dim: int | tuple[int, int]) -> Tensor:

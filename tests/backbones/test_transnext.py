@@ -165,6 +165,18 @@ def test_maps_below_the_pooling_ratio(side):
     assert all(out.isfinite().all() for out in outs)
 
 
+def test_padding_has_no_exploding_gradient_before_training():
+    """Its tokens are zeros then, which no length makes unit vectors; ``F.normalize`` gives 1e12 and more.
+
+    What stays large comes from LayerNorms of tokens without variance, 1e3 each.
+    """
+    torch.manual_seed(0)
+    model, x = TransNeXt(arch=SMALL, img_size=64), torch.randn(1, 3, 64, 64)
+    x[..., 32:] = 0
+    sum((out * torch.randn_like(out)).mean() for out in model(x)).backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) < 1e8
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 def test_autocast_survives_large_activations(dtype):
     torch.manual_seed(0)

@@ -88,6 +88,15 @@ def test_half_precision_is_summed_in_float32(learn, tensors):
     torch.testing.assert_close(y, learn(*(x.float() for x in rounded), *weights))
 
 
+def test_an_exported_step_is_the_same():
+    """Formats without an operator for the gradient of a convolution get sums."""
+    tensors = depthwise_tensors()
+    expected = learn_depthwise(*tensors)
+    program = torch.export.export(Layer(learn_depthwise), tensors)
+    assert not [node for node in program.graph.nodes if 'convolution_backward' in str(node.target)]
+    torch.testing.assert_close(program.module()(*tensors), expected)
+
+
 def test_large_values_do_not_explode():
     """A step is shorter than 1 per column, or per kernel, however large keys and values are."""
     q, k, v, w1, w2 = gated_tensors()

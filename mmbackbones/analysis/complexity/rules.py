@@ -53,6 +53,23 @@ def _unseen_attention(counts: Complexity, row: PublishedRow) -> list[CountDiffer
     ]
 
 
+def _all_products(counts: Complexity, row: PublishedRow) -> list[CountDifference]:
+    """MACs of RAVLT's attention, linear and softmax, apart from its projections and its convolution."""
+    modules = counts.submodules
+    products = sum(
+        macs - sum(modules[f'{name}.{part}'] for part in ('qkvo', 'lepe', 'proj'))
+        for name, macs in modules.items()
+        if f'{name}.qkvo' in modules
+    )
+    return [
+        CountDifference(
+            -products,
+            'their count has no products of queries, keys and values, neither of the linear attention nor of the '
+            'softmax attention (by arithmetic)',
+        )
+    ]
+
+
 def _one_head_of_ssd(counts: Complexity, row: PublishedRow) -> list[CountDifference]:
     """MACs that a counter leaves out which counts a product by its first operand, where B and C are all heads'."""
     modules, heads = counts.submodules, VSSD.resolve_arch(row.variant.lower()).num_heads
@@ -74,6 +91,7 @@ EXPLANATIONS: dict[str, Callable[[Complexity, PublishedRow], list[CountDifferenc
     'LocalVim': _localmamba,
     'MambaVision': _unseen_attention,
     'VSSD': _one_head_of_ssd,
+    'RAVLT': _all_products,
 }
 PADDED = (
     'their count has all four scans of a block, with what they read, as long as the longest, window padding included; '
@@ -90,6 +108,10 @@ POOLED_AS_SQUARE = (
 # What no step from our count explains, by task, family and variant of the published row.
 REMARKS = {
     **{(task, 'LocalVMamba', variant): PADDED for task in ('detection', 'segmentation') for variant in 'TS'},
+    **{
+        ('segmentation', 'H-ViT3', variant): 'the published parameters leave out the auxiliary head (by arithmetic)'
+        for variant in 'TSB'
+    },
     **{
         ('segmentation', 'Twins', variant): WITHOUT_PRODUCTS.format(macs)
         for variant, macs in (('S', 904), ('B', 1024), ('L', 1165))

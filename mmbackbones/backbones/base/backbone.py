@@ -59,6 +59,11 @@ class _BackboneType(ABCMeta):
 
     def __call__(cls, *args, **kwargs):
         signature = cls.__signature__
+        if 'pretrained' in kwargs and 'pretrained' not in signature.parameters:  # mmseg hands down model.pretrained
+            raise InputError(
+                f'{cls.__name__} takes its weights from init_cfg; set model.pretrained=None, which is '
+                f'{kwargs["pretrained"]!r}'
+            )
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:

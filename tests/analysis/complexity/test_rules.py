@@ -16,7 +16,8 @@ def counts_of(path):
 def reached(path):
     """Family, our count with all steps added, and the published row."""
     family, row, counts = path.split('/')[0], match(ROOT / 'configs' / path).row, counts_of(path)
-    steps = explain({'localvim': 'LocalVim', 'mambavision': 'MambaVision', 'vssd': 'VSSD'}[family], counts, row)
+    names = {'localvim': 'LocalVim', 'mambavision': 'MambaVision', 'ravlt': 'RAVLT', 'vssd': 'VSSD'}
+    steps = explain(names[family], counts, row)
     return counts.macs['total'] + sum(step.macs for step in steps), row.macs * 1e9
 
 
@@ -26,6 +27,7 @@ def reached(path):
         'localvim/native/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py',
         'localvim/native/localvim-small-searched_upernet_8xb2-160k_ade20k-512x512.py',
         'mambavision/native/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
+        'ravlt/ravlt-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
         'vssd/native/mask-rcnn_vssd-tiny_fpn_8xb2-1x_coco.py',
     ],
 )
@@ -60,6 +62,9 @@ def test_steps_by_hand():
     attention = {'backbone.a': 100, 'backbone.a.qkv': 30, 'backbone.a.proj': 10, 'backbone.b': 7, 'backbone.b.proj': 7}
     products, scans = explain('MambaVision', made_up(submodules=attention, scans={8: 2}), row)
     assert (products.macs, scans.macs) == (-60, -2 * 73)
+    attention = {'backbone.a': 100, 'backbone.a.qkvo': 30, 'backbone.a.lepe': 9, 'backbone.a.proj': 10, 'backbone.b': 7}
+    (products,) = explain('RAVLT', made_up(submodules=attention), row)
+    assert products.macs == -51
     block = 'backbone.layers.1.blocks.0.mixer'
     ssd = {block: 100, **{f'{block}.{part}': 5 for part in ('in_proj', 'conv2d', 'norm', 'out_proj')}}
     ssd |= {f'{name}.3.mixer': 50 for name in ('backbone.layers', 'backbone.layers.3.blocks')}
@@ -111,4 +116,4 @@ def test_what_remarks_say_of_attention(path, left_out):
 
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
-    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'VSSD'}
+    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'RAVLT', 'VSSD'}

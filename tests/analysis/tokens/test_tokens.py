@@ -161,6 +161,8 @@ def test_choices_and_crops():
         'spatialmamba',
         'vssd',
         'mila',
+        'hvittt',
+        'ravlt',
     ],
 )
 def test_counts_equal_the_maps_of_the_backbone(name):
