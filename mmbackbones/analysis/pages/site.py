@@ -11,6 +11,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SECTION, OTHERS = 'Families and experiments', 'Other pages'
 LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
@@ -31,7 +32,7 @@ def on_config(config):
     return config
 
 
-def _leaves(nav) -> Iterator[str]:
+def _leaves(nav: Any) -> Iterator[str]:
     if isinstance(nav, str):
         yield nav
     else:
@@ -76,7 +77,7 @@ def on_page_markdown(markdown, page, config, files):
     return ''.join(piece if FENCE.match(piece) else LINK.sub(link, piece) for piece in pieces)
 
 
-def _root(config) -> Path:
+def _root(config: Any) -> Path:
     return Path(os.path.realpath(config.config_file_path)).parent
 
 
