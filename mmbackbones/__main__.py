@@ -7,11 +7,19 @@ from mmbackbones import needs
 
 # Each by the function that does it and what it is for.
 COMMANDS = {
-    'train': ('mmbackbones.engine.cli:train', 'train a detector or segmentor and test its last checkpoint'),
-    'test': ('mmbackbones.engine.cli:test', 'test a checkpoint'),
-    'suite': ('mmbackbones.launch.run_suite:main', 'train and test every config and seed of a suite file'),
-    'quickstart': ('mmbackbones.launch.quickstart:main', 'train and test both tasks on generated shapes, on the CPU'),
+    'train': ('mmbackbones.engine.command_line:train', 'train a detector or segmentor and test its last checkpoint'),
+    'test': ('mmbackbones.engine.command_line:test', 'test a checkpoint'),
+    'demo': ('mmbackbones.demo.cli:main', 'paint what a checkpoint finds in images, or show it in the browser'),
+    'suite': ('mmbackbones.launch.command_line:suite', 'train and test every config and seed of a suite file'),
+    'quickstart': (
+        'mmbackbones.launch.command_line:quickstart',
+        'train and test both tasks on generated shapes, on the CPU',
+    ),
     'make-shapes': ('mmbackbones.datasets.shapes:main', 'write the generated miniature data sets'),
+    'export': ('mmbackbones.release.export:main', 'a backbone as ONNX, TorchScript or pt2'),
+    'publish': ('mmbackbones.release.publish:main', 'a checkpoint as safetensors with a model card'),
+    'new-backbone': ('mmbackbones.scaffold.new:main', 'the skeleton of a family of backbones, in a checkout'),
+    'check-backbone': ('mmbackbones.scaffold.check:main', 'what a family still lacks, and its tests, in a checkout'),
     'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
 }
 USAGE = 'usage: python -m mmbackbones COMMAND …\n\ncommands, each with its own --help:\n' + '\n'.join(

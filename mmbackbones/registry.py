@@ -22,8 +22,8 @@ def _child(root: Registry, *locations: str) -> Registry:
 
 MODELS = _child(ROOT_MODELS, 'backbones', 'necks')
 DATASETS = _child(ROOT_DATASETS, 'datasets')
-METRICS = _child(ROOT_METRICS, 'evaluation')
-HOOKS = _child(ROOT_HOOKS, 'engine')
-RUNNERS = _child(ROOT_RUNNERS, 'engine')
-WEIGHT_INITIALIZERS = _child(ROOT_WEIGHT_INITIALIZERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(ROOT_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+METRICS = _child(ROOT_METRICS, 'evaluation.metrics')
+HOOKS = _child(ROOT_HOOKS, 'engine.registered')
+RUNNERS = _child(ROOT_RUNNERS, 'engine.registered')
+WEIGHT_INITIALIZERS = _child(ROOT_WEIGHT_INITIALIZERS, 'engine.registered')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(ROOT_OPTIM_WRAPPER_CONSTRUCTORS, 'engine.registered')

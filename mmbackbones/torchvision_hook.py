@@ -1,9 +1,9 @@
 """Lets timm and mmseg be imported before mmbackbones where torchvision's compiled part does not match torch.
 
 ``tools/setup_env.sh`` copies this file into the environment that it makes, and only if torchvision fails to import
-there; a ``.pth`` file beside the copy imports it when Python starts. Nothing happens before torchvision is imported:
-then mmbackbones is imported first, which declares the missing operators (:mod:`mmbackbones.torchvision_ops`). So the
-file needs the standard library alone.
+there; a ``.pth`` file beside the copy imports it when Python starts. ``import mmbackbones`` imports this file where
+torch is not there yet. Nothing happens before torchvision is imported: then the missing operators are declared first
+(:mod:`mmbackbones.torchvision_ops`). So the file needs the standard library alone.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 class MmbackbonesFirst:
-    """Finds torchvision as the other finders do, and imports mmbackbones before torchvision runs."""
+    """Finds torchvision as the other finders do, and declares its operators before torchvision runs."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != 'torchvision':
@@ -27,7 +27,7 @@ class MmbackbonesFirst:
             run = spec.loader.exec_module
 
             def run_after(module: ModuleType) -> None:
-                importlib.import_module('mmbackbones')
+                importlib.import_module('mmbackbones.torchvision_ops').declare_if_missing()
                 run(module)
 
             spec.loader.exec_module = run_after  # type: ignore[method-assign]

@@ -17,8 +17,11 @@ DESK = (1280, 900)
 
 
 @contextmanager
-def open_page(page: Path, size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
-    """Open a file in headless Chromium; skipped without one, unless ``MMBACKBONES_REQUIRE_BROWSER`` is set."""
+def open_page(page: Path | str, size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
+    """Open a file, or an address of this machine, in headless Chromium.
+
+    Skipped without one, unless ``MMBACKBONES_REQUIRE_BROWSER`` is set. The browser reaches no other machine.
+    """
     browser, driver = (shutil.which(name) for name in ('chromium', 'chromedriver'))
     if not (browser and driver):
         reason = "Chromium and its driver are not installed (Debian's packages chromium and chromium-driver)"
@@ -29,6 +32,7 @@ def open_page(page: Path, size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
     options.binary_location = browser
     for argument in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'):
         options.add_argument(argument)
+    options.add_argument('--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
     chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
@@ -39,10 +43,12 @@ def open_page(page: Path, size: tuple[int, int]) -> Iterator[webdriver.Chrome]:
         )
         # A page that is on its own asks nobody for anything.
         chrome.execute_cdp_cmd('Network.enable', {})
-        chrome.execute_cdp_cmd(
-            'Network.emulateNetworkConditions', dict(offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
-        )
-        chrome.get(page.absolute().as_uri())
+        if isinstance(page, Path):
+            chrome.execute_cdp_cmd(
+                'Network.emulateNetworkConditions',
+                dict(offline=True, latency=0, downloadThroughput=0, uploadThroughput=0),
+            )
+        chrome.get(page.absolute().as_uri() if isinstance(page, Path) else page)
         yield chrome
     finally:
         chrome.quit()

@@ -32,10 +32,22 @@ def test_one_registration_serves_every_framework_from_any_folder(scope, tmp_path
 
 
 def test_import_is_light_and_prints_nothing(tmp_path):
-    out = python(
-        "import sys, mmbackbones\nprint([m for m in ('mmcv', 'mmdet', 'mmseg', 'timm') if m in sys.modules])", tmp_path
+    """What takes time is not loaded: torch neither, so that commands can tell their options without it."""
+    code = 'import sys, mmbackbones\nmmbackbones.list_backbones("*mamba*", task="detection")\n'
+    code += 'mmbackbones.backbone_info("vim_tiny")\nheavy = {"torch", "numpy", "mmengine", "mmcv", "mmdet", "timm"}\n'
+    assert python(f'{code}print(sorted(heavy & set(sys.modules)), len(sys.modules) < 300)', tmp_path) == '[] True\n'
+
+
+def test_public_functions_from_any_folder(tmp_path):
+    code = (
+        'import mmbackbones.ops.selective_scan.op\n'
+        'from mmbackbones.ops import selective_scan, directional_scan\n'
+        'import mmbackbones.ops.directional_scan.composed\n'
+        'from mmbackbones import ops\n'
+        'print(ops.selective_scan is selective_scan is mmbackbones.selective_scan, directional_scan.__name__)\n'
+        'print(selective_scan.__class__.__name__, mmbackbones.create_backbone("vim_mini").out_channels)'
     )
-    assert out == '[]\n'
+    assert python(code, tmp_path).splitlines()[-2:] == ['True directional_scan', 'function (64,)']
 
 
 def test_torchvision_imports_beside_this_torch(tmp_path):

@@ -13,6 +13,7 @@ import yaml
 
 from mmbackbones.datasets.shapes import write_shapes
 from tests.conftest import ROOT
+from tests.docs.pages import lines_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +34,29 @@ print(selective_scan_backend('cpu').name)
 """
 
 
+# As a user types it who has the wheel alone. Weights need a network, so there are none.
+USE = """
+import torch
+import mmbackbones
+from mmbackbones.ops import directional_scan, selective_scan
+from mmbackbones.ops.selective_scan import selective_scan_backend
+names = mmbackbones.list_backbones('vmamba*', license='MIT')
+assert 'vmamba_tiny_s1l8' in names
+info = mmbackbones.backbone_info('vmamba_tiny_s1l8')
+backbone = mmbackbones.create_backbone('vmamba_tiny_s1l8', out_indices=(0, 1, 2, 3)).eval()
+maps = backbone(torch.rand(1, 3, 64, 96))
+assert [tuple(x.shape) for x in maps] == [
+    (1, channels, 64 // stride, 96 // stride) for channels, stride in zip(info.out_channels, info.out_strides)
+]
+import mmcv.ops, mmdet.models, mmseg.models, timm
+print(mmbackbones.__file__)
+print(selective_scan_backend('cpu').name)
+"""
+
+
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """A wheel, built from a source distribution, that holds everything it needs."""
+def built(tmp_path_factory):
+    """Folder with a source distribution, and a wheel built from it that holds everything it needs."""
     folder = tmp_path_factory.mktemp('wheel')
     source = folder / 'source'
     source.mkdir()
@@ -46,7 +67,12 @@ def wheel(tmp_path_factory):
     command = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', folder, source]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = folder.glob('*.whl')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(built):
+    (path,) = built.glob('*.whl')
     return path
 
 
@@ -85,6 +111,13 @@ def test_the_wheel_holds_package_and_configs(wheel):
         assert any('_scan_baseline' in name for name in names)
 
 
+def test_an_index_would_accept_them(built):
+    files = [path for path in built.iterdir() if path.is_file()]
+    assert {path.suffix for path in files} == {'.gz', '.whl'}
+    done = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_is_there_is_found(elsewhere):
     *usage, config, backbone, scan = elsewhere('-c', LOOK).splitlines()
     assert any(line.startswith('  suite ') for line in usage)
@@ -108,3 +141,35 @@ def test_a_suite_trains_and_its_checkpoint_is_tested(elsewhere):
     printed = elsewhere('-m', 'mmbackbones', 'test', MINIATURE, checkpoint, *arguments)
     assert 'mIoU' in printed
     assert json.loads((elsewhere.folder / 'out' / 'run.json').read_text())['metrics'] == record['metrics']
+
+
+@pytest.mark.full
+def test_an_empty_environment_needs_the_documented_commands_alone(wheel, tmp_path):
+    """Those of docs/install.md, in the tested versions. It takes packages from pip's index and cache."""
+    page = (ROOT / 'docs' / 'install.md').read_text()
+    section = page[page.index('## As a wheel, without a checkout') :]
+    lines = lines_of(section.split('```bash\n')[1].split('```')[0])
+    (tmp_path / wheel.name).symlink_to(wheel)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(('PYTHON', 'VIRTUAL'))}
+    del environment['XDG_CACHE_HOME']  # of the tests; pip's own cache has mmcv with its operators, which takes minutes
+    environment |= dict(PIP_CONSTRAINT=str(ROOT / 'requirements.txt'), PIP_QUIET='1', PIP_PROGRESS_BAR='off')
+    environment['PATH'] = f'{Path(sys.executable).parent}:{environment["PATH"]}'
+    activate = lines.index('source venv/bin/activate')
+    check = lines.index('python -c "import mmcv.ops"')
+
+    def run(*lines: str) -> str:
+        script = '\n'.join(('set -e', *lines))
+        done = subprocess.run(
+            ['bash', '-c', script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    active = lines[activate]
+    run(*lines[:check])
+    if 'libGL' in run(active, 'python -c "import cv2" 2>&1 || true'):  # as the page says
+        run(active, 'pip install --force-reinstall --no-deps opencv-python-headless')
+    run(active, *lines[check:])
+    (tmp_path / 'use.py').write_text(USE)
+    file, scan = run(active, 'python use.py').splitlines()[-2:]
+    assert file.startswith(str(tmp_path)) and scan == 'cpu'

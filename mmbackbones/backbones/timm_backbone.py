@@ -17,8 +17,10 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from timm.models import group_parameters
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from timm.models.twins import Block as TwinsBlock
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
 from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
@@ -44,7 +46,7 @@ ATTENTION = ('sdpa', 'eager')
 OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}  # names of version 0.1, still taken
 BATCH_NORMS = ('BN', 'SyncBN')
 BATCH_NORM = dict(type='BN')
-SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible', re.IGNORECASE)
+SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible|kernel size', re.IGNORECASE)
 
 
 class _PadBeforeShift:
@@ -67,6 +69,15 @@ class _SwinV2Block(_PadBeforeShift, SwinTransformerV2Block):
     pass
 
 
+class _CheckpointedTwinsBlock(TwinsBlock):
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(x, size)
+        return checkpoint(super().forward, x, size, use_reentrant=False)
+
+
+# Blocks of networks that timm cannot checkpoint.
+CHECKPOINTED_BLOCKS = {TwinsBlock: _CheckpointedTwinsBlock}
 PADDED_BLOCKS = {SwinTransformerBlock: _SwinBlock, SwinTransformerV2Block: _SwinV2Block}
 
 
@@ -128,7 +139,7 @@ class TimmBackbone(Backbone):
         patch = _pad_patches(self.net, self.arch.name)
         self.size_divisor = size_divisor or patch
         if self.with_cp:
-            self.net.set_grad_checkpointing(True)
+            _checkpoint_blocks(self.net)
             keep_statistics_still(self.net)
         self.convert_state_dict = partial(convert_timm, name=self.arch.name, net=self.net)
         self.add_out_norms()
@@ -297,6 +308,14 @@ def _pad_patches(net: nn.Module, name: str) -> int:
             if 'downsample' in path and _is_patchify(module):
                 module.register_forward_pre_hook(_pad_to_stride)
     return stem.stride[0] if _is_patchify(stem) else 1
+
+
+def _checkpoint_blocks(net: nn.Module) -> None:
+    blocks = [module for module in net.modules() if type(module) in CHECKPOINTED_BLOCKS]
+    for block in blocks:
+        block.__class__ = CHECKPOINTED_BLOCKS[type(block)]
+    if not blocks:
+        net.set_grad_checkpointing(True)
 
 
 def _is_patchify(module: nn.Module) -> bool:

@@ -4,11 +4,6 @@ import argparse
 import io
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from mmbackbones.checkpoints.atomic import cannot_write, sha256_of, write_with_checksum
-from mmbackbones.checkpoints.plain_data import to_plain
 from mmbackbones.errors import InputError
 
 
@@ -28,6 +23,11 @@ def convert_trusted(source: str | Path, target: str | Path, sha256: str) -> list
     Raises:
         InputError: ``source`` has another SHA-256 or cannot be read, or ``target`` exists.
     """
+    import torch
+
+    from mmbackbones.checkpoints.atomic import cannot_write, sha256_of, write_with_checksum
+    from mmbackbones.checkpoints.plain_data import to_plain
+
     source, target = Path(source), Path(target)
     if not source.is_file():
         raise InputError(f'{source}: no such file')
@@ -53,6 +53,8 @@ def convert_trusted(source: str | Path, target: str | Path, sha256: str) -> list
 
 
 def _state_dicts(value: object) -> object:
+    from torch import nn
+
     if isinstance(value, nn.Module):
         return value.state_dict()
     if isinstance(value, dict):

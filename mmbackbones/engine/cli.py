@@ -14,7 +14,8 @@ from mmbackbones.checkpoints.resume import find_newest
 from mmbackbones.checkpoints.sources import split_checksum
 from mmbackbones.engine.checks import check_data, require_weights
 from mmbackbones.engine.command import run_command, say
-from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, config_hash, load_config, run_name
+from mmbackbones.engine.command_line import test_parser, train_parser
+from mmbackbones.engine.config import ARM_KEY, arm_of_config, config_hash, load_config, run_name
 from mmbackbones.engine.device import adapt_to_device, precision
 from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.engine.preflight import require_runnable, require_workable, try_out
@@ -24,26 +25,18 @@ from mmbackbones.engine.work_dir import only_training, set_earlier_aside
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import OutputFolder, name_images, task_of
 from mmbackbones.evaluation.records import plain_data, settings_of
-from mmbackbones.output_paths import FolderOption, require_folder
+from mmbackbones.output_paths import require_folder
 
 __all__ = ['run_command', 'test', 'train']
 
 
 def train(argv: list[str] | None = None) -> None:
     """``tools/train.py CONFIG``: train, test the last checkpoint and write its predictions to WORK_DIR/final."""
-    parser = _parser('Train a detector or segmentor, then test its last checkpoint.')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='required',
-        metavar='auto|PATH',
-        help='continue from the newest checkpoint of the work dir; without one: error; auto: start a new run if there '
-        'is none; PATH: continue from that checkpoint',
-    )
-    parser.add_argument('--amp', action='store_true', help='FP16 automatic mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
-    args = parser.parse_args(argv)
+    train_with(train_parser().parse_args(argv))
 
+
+def train_with(args: argparse.Namespace) -> None:
+    """The same with the options of :func:`train_parser`."""
     cfg = _prepare(args)
     require_workable(cfg, training=True)
     options = _training_options(cfg, args)
@@ -99,20 +92,11 @@ def _train(cfg: Config, recipe: Config, resume: str | None, identity: dict, want
 
 def test(argv: list[str] | None = None) -> None:
     """``tools/test.py CONFIG CHECKPOINT``: compute box and mask AP, or single- or multi-scale mIoU."""
-    parser = _parser('Test a checkpoint.')
-    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
-    parser.add_argument('--tta', action='store_true', help='multi-scale and flip test (segmentors)')
-    parser.add_argument(
-        '--out', action=FolderOption, metavar='DIR', help='write predictions and record to this new folder'
-    )
-    parser.add_argument(
-        '--show-dir',
-        action=FolderOption,
-        metavar='DIR',
-        help='write images of predictions and ground truth to this folder',
-    )
-    args = parser.parse_args(argv)
+    test_with(test_parser().parse_args(argv))
 
+
+def test_with(args: argparse.Namespace) -> None:
+    """The same with the options of :func:`test_parser`."""
     cfg = _prepare(args)
     recipe = _as_asked_for(cfg)
     identity = _identity(cfg, args, args.cfg_options or {})
@@ -142,30 +126,6 @@ def test(argv: list[str] | None = None) -> None:
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
     where = f'  ({folder.summary()})' if folder else ''
     say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
-
-
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file; it is Python code and is executed')
-    parser.add_argument(
-        '--backbone',
-        metavar='NAME',
-        help="a model of the zoo that replaces the config's backbone, such as vmamba_tiny_s1l8",
-    )
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs and results (default: work_dirs/<config name>, with _<backbone> and _<arm> if given)',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        metavar='KEY=VALUE',
-        help='override keys of the config, such as optim_wrapper.optimizer.lr=2e-4',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser
 
 
 def _prepare(args: argparse.Namespace) -> Config:

@@ -1,4 +1,8 @@
-"""Exit codes and messages of the commands."""
+"""Exit codes and messages of the commands.
+
+torch and mmengine are imported where they are needed, because every command imports this module before it tells its
+options.
+"""
 
 import gc
 import os
@@ -7,9 +11,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-import torch.distributed
-from mmengine.registry import build_from_cfg
 
 import mmbackbones
 from mmbackbones.errors import InputError, TrainingStopped
@@ -46,15 +47,25 @@ def run_command(main: Callable[[list[str] | None], None], argv: list[str] | None
             raise
         exit_code = _fail(text)
     finally:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed:
-            torch.distributed.destroy_process_group()
+        distributed = _leave_process_group()
     if distributed:
         # The group's threads live as long as a wrapped model, and runner and hooks refer to each other. A thread that
         # calls Python while Python shuts down aborts the process. The exit code would be lost.
         gc.collect()
     if exit_code:
         sys.exit(exit_code)
+
+
+def _leave_process_group() -> bool:
+    """Whether there was one."""
+    if 'torch' not in sys.modules:
+        return False
+    import torch.distributed
+
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed:
+        torch.distributed.destroy_process_group()
+    return distributed
 
 
 def _unknown_layer(error: BaseException) -> str:
@@ -73,6 +84,8 @@ def refused_by_constructor(error: BaseException) -> str:
         str: class, place and reason, in one line; empty if the error was not raised in such a constructor, or by our
         own code, whose messages are complete.
     """
+    from mmengine.registry import build_from_cfg
+
     calls = list(traceback.walk_tb(error.__traceback__))
     builds = [i for i, (frame, _) in enumerate(calls) if frame.f_code is build_from_cfg.__code__]
     if not builds or builds[-1] + 1 >= len(calls):

@@ -53,6 +53,23 @@ def adapt_to_device(cfg: Config, launcher: str) -> list[str]:
     return notices
 
 
+def require_device(device: str | None) -> str:
+    """``cpu``, ``cuda`` or ``cuda:N``; None: ``cuda`` where there is a GPU, else ``cpu``.
+
+    Raises:
+        InputError: another name, or a GPU that is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device is None:
+        return 'cuda' if count else 'cpu'
+    kind, colon, number = device.partition(':')
+    if device != 'cpu' and (kind != 'cuda' or bool(colon) != number.isdecimal()):
+        raise InputError(f'--device {device}: expected cpu, cuda or cuda:N')
+    if device != 'cpu' and int(number or 0) >= count:
+        raise InputError(f'--device {device}: not there; {count} CUDA devices are visible')
+    return device
+
+
 def precision(cfg: Config) -> str:
     """``'fp16'``, ``'bf16'`` or ``'fp32'``: the training precision that ``cfg`` asks for."""
     wrapper = cfg.get('optim_wrapper') or {}

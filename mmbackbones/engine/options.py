@@ -4,8 +4,6 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
 from mmbackbones.errors import InputError
 
 # Keys whose value is a path or a name. It is text as typed, whatever is in it; a bracketed list is one where the
@@ -92,6 +90,8 @@ def _parse(text: str) -> object:
     items = _items(text)
     if len(items) > 1 or (items and text.endswith(',')):
         return [_parse(item) for item in items]
+    from mmengine.config import DictAction
+
     value = DictAction._parse_int_float_bool(bare)
     return text if isinstance(value, str) else value
 

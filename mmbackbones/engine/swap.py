@@ -11,8 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
-from mmbackbones.layers.meta_device import shapes_alone
-from mmbackbones.registry import MODELS
+from mmbackbones.zoo.create import shape_only
 from mmbackbones.zoo.models import backbone_config
 
 STRIDES = (4, 8, 16, 32)  # of the maps that the heads of both tasks read
@@ -48,9 +47,8 @@ def swap_backbone(cfg: Config, name: str) -> None:
 
 @functools.cache
 def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of a backbone's maps. Built on the meta device: no memory, no random numbers."""
-    with shapes_alone():
-        backbone = MODELS.build({**backbone_config(name, task), 'init_cfg': None})
+    """Channels and strides of a backbone's maps."""
+    backbone = shape_only(name, task)
     return backbone.out_channels, backbone.out_strides
 
 

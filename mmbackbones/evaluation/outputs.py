@@ -113,11 +113,12 @@ class OutputFolder:
         if is_main_process():
             shutil.rmtree(self.partial, ignore_errors=True)
 
-    def commit(self, record: dict) -> None:
-        """Add the record and rename the folder to its final name. Only now an earlier folder is removed."""
+    def commit(self, record: dict | None) -> None:
+        """Add the record, if any, and rename the folder to its final name. Only now an earlier folder is removed."""
         barrier()
         if is_main_process():
-            (self.partial / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + '\n')
+            if record is not None:
+                (self.partial / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + '\n')
             old = self.path.with_name(f'.{self.path.name}.old')
             shutil.rmtree(old, ignore_errors=True)
             if self.path.exists():

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import load_annotations
+from mmbackbones.evaluation.choices import SPLITS as SPLITS
 from mmbackbones.evaluation.outputs import RECORD
 from mmbackbones.evaluation.records import RECORDS, REQUIRED
 
-SPLITS = ('object size', 'tokens', 'image area')
 STRIDE = 16  # pixels per token and side, the patch size of the paper's 4,000 tokens
 
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 
 from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.choices import RECORDS as RECORDS
 
-RECORDS = 'records.jsonl'
 # Every record has these keys; None where a kind of run has no such thing.
 REQUIRED = (
     'kind',

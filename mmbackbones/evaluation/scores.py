@@ -8,10 +8,10 @@ import numpy as np
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import ClassMatches, Matches, average_precision, match_detections
 from mmbackbones.evaluation.bootstrap import mean_iou
+from mmbackbones.evaluation.choices import IOU_TYPES as IOU_TYPES
 from mmbackbones.evaluation.metrics import AREAS
 from mmbackbones.evaluation.predictions import SPLITS, FinishedRun, Sample, evaluators_of, range_text
 
-IOU_TYPES = {'box AP': 'bbox', 'mask AP': 'segm'}
 # Options of an evaluator that change a score, with the values under which our score is the same.
 OWN_WAYS = {'iou_thrs': None, 'proposal_nums': [100, 300, 1000], 'nan_to_num': None, 'format_only': False}
 Values = dict[tuple[str, str, str], np.ndarray]  # (metric, split, group) -> score in each resample, in percent

@@ -29,8 +29,8 @@ from mmbackbones.engine.process import command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.launch.command_line import quickstart_parser
 from mmbackbones.launch.miniature import TASKS
-from mmbackbones.output_paths import FolderOption
 
 DATA = Path('data', 'shapes')  # where the configs look for it
 FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'
@@ -230,15 +230,11 @@ def _last(folder: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='tools/quickstart.sh', description=__doc__.splitlines()[0])
-    parser.add_argument(
-        '--out',
-        action=FolderOption,
-        type=Path,
-        help='new folder for the results (default: work_dirs/quickstart/<time>)',
-    )
-    parser.add_argument('--iterations', type=int, help='stop the training early; the gate will then fail')
-    args = parser.parse_args(argv)
+    run_with(quickstart_parser().parse_args(argv))
+
+
+def run_with(args: argparse.Namespace) -> None:
+    """The same with the options of :func:`quickstart_parser`."""
     started = time.monotonic()
     stamp = datetime.datetime.now(datetime.timezone.utc).strftime('%Y%m%d-%H%M%S')
     run = (args.out or Path('work_dirs', 'quickstart', stamp)).absolute()

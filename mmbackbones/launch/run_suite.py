@@ -14,22 +14,17 @@ from rich.table import Table
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metric_names import format_metric, main_metrics
+from mmbackbones.launch.command_line import suite_parser
 from mmbackbones.launch.suite import Run, load_suite, run_suite
-from mmbackbones.output_paths import FolderOption
 from mmbackbones.paths import find_config
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Run a suite of trainings; called again, it goes on where it stopped.')
-    parser.add_argument('suite', help='YAML file, such as configs/suites/quickstart.yaml; it may lie in the package')
-    parser.add_argument(
-        '--work-dir', action=FolderOption, help='folder of its runs (default: work_dirs/suites/<suite name>)'
-    )
-    parser.add_argument('--cluster', choices=['local', 'slurm'], default='local')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time on this machine (default: 1)')
-    parser.add_argument('--gpus', type=int, help='processes per run, instead of the number in the file; 0: CPU')
-    parser.add_argument('--dry-run', action='store_true', help='list the runs and their states, and stop')
-    args = parser.parse_args(argv)
+    run(suite_parser().parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> None:
+    """The same with the options of :func:`suite_parser`."""
     if args.jobs < 1:
         raise InputError(f'--jobs {args.jobs}: expected at least 1')
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 Mixers = str | Sequence[str | Sequence[str]]
 
+# Branches with a control of their own. Causal attention has the parameters, and so the control, of full attention.
+_WITH_CONTROL = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
 _STAGED = {
-    **{name: name for name in ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')},
-    # Causal attention has the parameters of full attention, whose control is its own too.
-    **{f'pointwise-{name}': f'pointwise:{name}' for name in ('ssm', 'bissm', 'ss2d', 'attn')},
+    **{name: name for name in (*_WITH_CONTROL, 'causal-attn')},
+    **{f'pointwise-{name}': f'pointwise:{name}' for name in _WITH_CONTROL},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
 }
@@ -33,9 +34,19 @@ ARMS: dict[str, dict[str, Mixers]] = {
             'ssm',
             'ssm-reversed',
             'bissm',
+            'ss1d-state-fused',
+            'linear-attn',
+            'ssd-noncausal',
+            'ttt',
+            's4nd',
             'pointwise-attn',
             'pointwise-ssm',
             'pointwise-bissm',
+            'pointwise-ss1d-state-fused',
+            'pointwise-linear-attn',
+            'pointwise-ssd-noncausal',
+            'pointwise-ttt',
+            'pointwise-s4nd',
         )
     },
 }

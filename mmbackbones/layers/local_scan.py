@@ -7,12 +7,10 @@ it carries over from that token, and its bias. The copies of x and z take 4 * D 
 7.2 MB for LocalVim-tiny at 800x1280 (D = 384), in windows of 7 with S = 56 * 84, a seventh of it padding.
 """
 
-from functools import lru_cache
-
 import torch
 
 from mmbackbones.errors import InputError
-from mmbackbones.ops.scan_orders import ScanOrder, localmamba_unscan_order, scan_order
+from mmbackbones.ops.scan_orders import ScanOrder, localmamba_unscan_order, remembered, scan_order
 
 NUM_ORDERS = 4
 
@@ -40,7 +38,7 @@ def resolve_directions(family: str, given: str | list[str] | None, num_blocks: i
     return lists
 
 
-@lru_cache(maxsize=256)
+@remembered(maxsize=256)
 def local_orders(
     direction: str, grid: tuple[int, int], device: torch.device, exact: bool, middle_token: bool = False
 ) -> tuple[ScanOrder, ScanOrder]:

@@ -5,12 +5,13 @@ orders (EfficientVMamba, LocalVMamba) keep these parameters and replace :meth:`D
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.ops.directional_scan import directional_scan
+from mmbackbones.ops.directional_scan import directional_scan, project_tokens
 from mmbackbones.ops.scan_orders import ScanOrder, scan_order
 from mmbackbones.ops.selective_scan import selective_scan
 
@@ -97,6 +98,35 @@ class DirectionalScans(nn.Module):
         )
         return y.transpose(1, 2)
 
+    def scan_fused(self, x: Tensor, fuse: Callable[[Tensor], Tensor]) -> Tensor:
+        """The only direction of a map, row by row, with d_state 1: its states are fused over the map, then read by C.
+
+        The skip weight D acts on x behind the fusion (Spatial-Mamba, https://arxiv.org/abs/2410.15091).
+
+        Args:
+            x (Tensor): map [B, D, H, W].
+            fuse (Callable[[Tensor], Tensor]): float32 states [B, D, H, W], channels-last in memory -> the same.
+
+        Returns:
+            Tensor: tokens [B, H*W, D] in float32.
+        """
+        u = in_float32(x)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, D, H, W] -> [B, L, D]
+        low_rank, B, C = F.linear(tokens, self.x_proj_weight[0]).split([self.dt_rank, 1, 1], dim=2)
+        (delta,) = project_tokens(low_rank, self.dt_projs_weight[0])
+        states = selective_scan(
+            u.flatten(2),
+            delta.transpose(1, 2),
+            -torch.exp(in_float32(self.A_logs)),
+            B.transpose(1, 2),
+            None,  # the states themselves
+            delta_bias=self.dt_projs_bias[0],
+            delta_softplus=True,
+        )
+        states = fuse(states.unflatten(2, x.shape[2:]).contiguous(memory_format=torch.channels_last))
+        states, u = (m.permute(0, 2, 3, 1).flatten(1, 2) for m in (states, u))  # [B, D, H, W] -> [B, L, D]
+        return states * in_float32(C) + in_float32(self.Ds) * u
+
 
 class SS2D(DirectionalScans):
     """Token mixer of channels-last maps.
@@ -111,7 +141,12 @@ class SS2D(DirectionalScans):
         dt_rank (int | None): rank of dt's projection; None: ``ceil(dim / 16)``.
         conv_bias (bool): whether the 3x3 depthwise convolution has a bias.
         gate (bool): whether a gate z is projected beside x and multiplies the normalized scan.
+
+    Attributes:
+        num_directions (int): scans of a map, each with its own weights.
     """
+
+    num_directions = DIRECTIONS
 
     def __init__(
         self,
@@ -128,7 +163,7 @@ class SS2D(DirectionalScans):
         self.gate = gate
         self.in_proj = nn.Linear(dim, 2 * d_inner if gate else d_inner, bias=False)
         self.conv2d = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner, bias=conv_bias)
-        self.add_scans(d_inner, DIRECTIONS, d_state, dt_rank or math.ceil(dim / 16))
+        self.add_scans(d_inner, self.num_directions, d_state, dt_rank or math.ceil(dim / 16))
         self.out_norm = nn.LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_ssm_parameters()

@@ -1,12 +1,16 @@
-"""Token mixers that can stand in for one another: state-space scans, attention, and the control that mixes nothing.
+"""Token mixers that can stand in for one another: scans, attention, sums, a convolution, and controls without mixing.
 
 Each is a branch ``LN(mixer(LN(x)))`` on channels-last maps. The norms are per token and without weights, so that input
 and output have one scale whatever mixes, and a gate behind the branch means the same in every arm of a comparison.
-No branch has a position code, a bias over tokens or a convolution.
+No branch has a position code or a bias over tokens, and none but ``ss1d-state-fused`` a convolution of fixed size.
 
 Sources: the selective scan is Mamba's (Gu & Dao 2023, https://arxiv.org/abs/2312.00752, algorithm 2) with its step,
 B and C projected from the tokens and its skip weight D; the four directions are VMamba's
-(https://arxiv.org/abs/2401.10166, figure 3).
+(https://arxiv.org/abs/2401.10166, figure 3); the fusion of the states over the map is Spatial-Mamba's
+(https://arxiv.org/abs/2410.15091). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality, both
+without what these give them besides: rotary positions, convolutions, gates. Test-time training is the gated branch of
+H-ViT3 (https://arxiv.org/abs/2512.01643), without its rotation and its convolution. The long convolution is S4ND's
+(:mod:`mmbackbones.layers.s4nd`).
 """
 
 import math
@@ -18,15 +22,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
+from mmbackbones.layers.linear_attention import LinearAttention
+from mmbackbones.layers.meta_device import shapes_alone
+from mmbackbones.layers.noncausal_ssd import TokenSSD
+from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
+from mmbackbones.layers.state_fusion import StateFusion
+from mmbackbones.layers.ttt import learn_gated
 
-SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d')
+STATE_FUSED = 'ss1d-state-fused'
+SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
 ATTENTIONS = ('attn', 'causal-attn')
-MIXING = SCANS + ATTENTIONS
+SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
+TRAINED = ('ttt',)
+CONVOLUTIONS = ('s4nd',)
+MIXING = SCANS + ATTENTIONS + SUMS + TRAINED + CONVOLUTIONS
 POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
 BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
-DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4}
+DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4, STATE_FUSED: 1}
 WIDEST_HEAD = 32
 
 
@@ -37,14 +51,21 @@ def build_branch(
 
     Args:
         name (str): ``'ssm'``, causal in raster order; ``'ssm-reversed'``, its mirror image; ``'bissm'``, the sum of
-            both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'attn'``, full
-            attention; ``'causal-attn'``, each token sees itself and those before it in raster order;
-            ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
-            ``'none'``, the map as it is.
+            both, each with its own weights; ``'ss2d'``, rows and columns in both directions; ``'ss1d-state-fused'``,
+            one scan in raster order with one state per channel, whose states are summed over the map by dilated 3x3
+            kernels before they are read, so that a token sees all up to the one five rows below and five columns to
+            the right of it; ``'attn'``, full attention; ``'causal-attn'``, each token sees itself and those before it
+            in raster order; ``'linear-attn'``, attention with ELU + 1 in place of the softmax; ``'ssd-noncausal'``,
+            one state for all tokens; ``'ttt'``, a model of a head's width learns keys and values of all tokens by a
+            gradient step, then reads the queries; ``'s4nd'``, one convolution over the whole map, in both directions
+            of both axes; ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that
+            branch; ``'none'``, the map as it is.
         dim (int): channels C.
-        d_state (int): state size N of the scans.
+        d_state (int): state size N of the scans except ``'ss1d-state-fused'``, of ``'ssd-noncausal'``, and of each
+            axis of ``'s4nd'``.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
-        head_width (int | None): channels of an attention head; None: the largest divisor of C up to 32.
+        head_width (int | None): channels of a head of attention, ``'linear-attn'``, ``'ssd-noncausal'`` or ``'ttt'``;
+            None: the largest divisor of C up to 32.
 
     Raises:
         InputError: unknown name, a size below 1, or heads that do not divide the channels.
@@ -61,6 +82,13 @@ def build_branch(
         return Branch(PointwiseMixer(dim, branch_parameters(name.removeprefix('pointwise:'), dim, **options)))
     if name in ATTENTIONS:
         return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
+    if name in CONVOLUTIONS:
+        return Branch(S4NDMixer(dim, d_state))
+    if name in SUMS:
+        width = check_head(dim, head_width or largest_head(dim))
+        return Branch(LinearAttention(dim, width) if name == 'linear-attn' else TokenSSD(dim, d_state, width))
+    if name in TRAINED:
+        return Branch(TestTimeTraining(dim, head_width or largest_head(dim)))
     rank = dt_rank or math.ceil(dim / 16)
     return Branch(ScanMixer(name, dim, d_state, rank))
 
@@ -87,7 +115,7 @@ def names_in_turn(option: str, given: str | Sequence[str], blocks: int, known: C
 
 def branch_parameters(name: str, dim: int, **options: Any) -> int:
     """Parameters of a branch; the arguments are those of :func:`build_branch`."""
-    with torch.device('meta'):
+    with shapes_alone():
         return sum(parameter.numel() for parameter in build_branch(name, dim, **options).parameters())
 
 
@@ -96,23 +124,45 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
 
     All in one unit: a scan's 9 N + 1 products and sums per channel and token (state-spaces/mamba issue 110) are half as
     many multiply-accumulates; published tables add them uncut. Attention counts both of its products whole, the causal
-    one too.
+    one too. Test-time training has two inner matrices, applied to keys and queries, and their two gradients. A Fourier
+    transform of n real points has 2.5 n log2 n operations, half as many multiply-accumulates.
     """
-    with torch.device('meta'):
+    with shapes_alone():
         branch = build_branch(name, dim, **options)
-    weights = sum(parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight'))
+    weights = sum(
+        parameter.numel() for key, parameter in branch.named_parameters() if key.endswith('weight') or '.kernel_' in key
+    )
     tokens = height * width
     macs = tokens * weights
     if name in ATTENTIONS:
         macs += 2 * tokens**2 * dim
     elif name in SCANS:
         macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
+    elif name in CONVOLUTIONS:
+        macs += round(s4nd_macs(dim, height, width))
+    elif name == 'linear-attn':  # the sum over keys and values, what queries read of it, the normalizer
+        macs += tokens * dim * (2 * branch.mixer.head_width + 1)
+    elif name == 'ssd-noncausal':
+        macs += 2 * tokens * dim * branch.mixer.d_state
+    elif name in TRAINED:
+        macs += 3 * 2 * tokens * dim * branch.mixer.head_width
     return macs
 
 
 def largest_head(dim: int) -> int:
     """The largest divisor of the channels up to ``WIDEST_HEAD``."""
     return max(width for width in range(1, WIDEST_HEAD + 1) if dim % width == 0)
+
+
+def check_head(dim: int, head_width: int) -> int:
+    """The width of a head.
+
+    Raises:
+        InputError: it does not divide the channels.
+    """
+    if dim % head_width:
+        raise InputError(f'attention: head_width={head_width}, expected a divisor of the {dim} channels')
+    return head_width
 
 
 class Branch(nn.Module):
@@ -128,12 +178,17 @@ class Branch(nn.Module):
 
 
 class ScanMixer(DirectionalScans):
-    """The selective scan of a map along its raster, from either end or both, or along rows and columns."""
+    """The selective scan of a map along its raster, from either end or both, or along rows and columns.
+
+    Or along its raster with the states fused over the map.
+    """
 
     def __init__(self, name: str, dim: int, d_state: int, dt_rank: int):
         super().__init__()
         self.name = name
-        self.add_scans(dim, DIRECTIONS[name], d_state, dt_rank)
+        self.add_scans(dim, DIRECTIONS[name], 1 if name == STATE_FUSED else d_state, dt_rank)
+        if name == STATE_FUSED:
+            self.state_fusion = StateFusion(dim)
         self.reset_ssm_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +198,8 @@ class ScanMixer(DirectionalScans):
     def scan(self, x: Tensor) -> Tensor:
         if self.name == 'ss2d':
             return super().scan(x)
+        if self.name == STATE_FUSED:
+            return self.scan_fused(x, self.state_fusion)
         reverse = {'ssm': [False], 'ssm-reversed': [True], 'bissm': [False, True]}[self.name]
         return self.scan_directions(x, [None] * len(reverse), reverse)
 
@@ -152,9 +209,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, head_width: int, causal: bool):
         super().__init__()
-        if dim % head_width:
-            raise InputError(f'attention: head_width={head_width}, expected a divisor of the {dim} channels')
-        self.head_width = head_width
+        self.head_width = check_head(dim, head_width)
         self.causal = causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim, bias=False)
@@ -164,6 +219,33 @@ class Attention(nn.Module):
         qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, -1, self.head_width))  # -> [B, L, 3, heads, width]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x [B, heads, L, width]
         y = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, grid))  # -> [B, H, W, C]
+
+
+class TestTimeTraining(nn.Module):
+    """A gated model per head that learns an image's keys and values in one step, see :func:`learn_gated`.
+
+    The inner weights have :class:`torch.nn.Linear`'s initialization. H-ViT3's smaller one would leave the output of an
+    untrained branch to the rounding of the norm behind it.
+    """
+
+    __test__ = False  # not a collection of tests
+
+    def __init__(self, dim: int, head_width: int):
+        super().__init__()
+        if dim % head_width:
+            raise InputError(f'test-time training: head_width={head_width}, expected a divisor of the {dim} channels')
+        self.head_width = head_width
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        shape = (1, dim // head_width, head_width, head_width)
+        self.w1, self.w2 = (nn.Parameter(torch.empty(shape).uniform_(-1, 1) / head_width**0.5) for _ in range(2))
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[1:3]
+        qkv = self.qkv(x).flatten(1, 2).unflatten(-1, (3, -1, self.head_width))  # -> [B, L, 3, heads, width]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x [B, heads, L, width]
+        y = learn_gated(query, key, value, self.w1, self.w2)
         return self.proj(y.transpose(1, 2).flatten(2).unflatten(1, grid))  # -> [B, H, W, C]
 
 

@@ -18,9 +18,8 @@ Names of orders (each also with the suffix ``_flip``, the same sequence from its
 
 import functools
 import re
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +44,25 @@ __all__ = [
     'to_sequence',
     'to_sequences',
 ]
+
+Made = TypeVar('Made')
+
+
+def remembered(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """``lru_cache``, except in an export, whose sizes may be symbols and whose tensors are part of its graph."""
+
+    def decorate(make: Callable[..., Made]) -> Callable[..., Made]:
+        cached = functools.lru_cache(maxsize)(make)
+
+        @functools.wraps(make)
+        def look_up(*args: Any, **kwargs: Any) -> Made:
+            return (make if torch.compiler.is_exporting() else cached)(*args, **kwargs)
+
+        look_up.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+        return look_up
+
+    return decorate
+
 
 # Of each direction: None by rows; height and width: down the columns of such a map.
 Columns = tuple[tuple[int, int] | None, ...]
@@ -79,7 +97,7 @@ def scan_order(name: str, height: int, width: int, device: torch.device | str = 
     return _cached_order(name, height, width, torch.device(device))
 
 
-@lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def _cached_order(name: str, height: int, width: int, device: torch.device) -> ScanOrder:
     # An index map made under inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
@@ -93,7 +111,7 @@ def _cached_order(name: str, height: int, width: int, device: torch.device) -> S
 def forget_orders() -> None:
     """Empty the cache, which must not keep index maps that were made as fake tensors: they hold no numbers."""
     for cached in (_cached_order, _cached_moves, _cached_displacement, _cached_quarters):
-        cached.cache_clear()
+        cached.cache_clear()  # type: ignore[union-attr]
 
 
 def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:
@@ -137,7 +155,7 @@ def localmamba_unscan_order(
     return scan_order(name, *((width, height) if swapped else (height, width)), device)
 
 
-@lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def _cached_displacement(name: str, height: int, width: int, device: torch.device) -> ScanOrder:
     with torch.inference_mode(False):
         scan, back = scan_order(name, height, width, device), localmamba_unscan_order(name, height, width, device)
@@ -157,7 +175,7 @@ def localmamba_displacement(
     return _cached_displacement(name, height, width, torch.device(device))
 
 
-@lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def _cached_quarters(height: int, width: int, device: torch.device) -> tuple[ScanOrder, tuple[Tensor, ...]]:
     with torch.inference_mode(False):
         scan = scan_order('s2', height, width, device)
@@ -181,7 +199,7 @@ def quarter_orders(
     return *_cached_quarters(height, width, torch.device(device)), lengths
 
 
-@lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def _cached_moves(name: str, height: int, width: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         order = scan_order(name, height, width, device).order
@@ -322,8 +340,10 @@ def merge_sequences(y: Tensor, orders: Sequence[ScanOrder | None]) -> Tensor:
 
 
 def _columns(orders: Sequence[ScanOrder | None]) -> Columns:
-    # While torch.jit traces, sizes are tensors, which an autograd function does not take in a tuple.
     sizes = (None if order is None else order.columns_of for order in orders)
+    if torch.compiler.is_exporting():  # sizes may be symbols, which int() would fix
+        return tuple(sizes)
+    # While torch.jit traces, sizes are tensors, which an autograd function does not take in a tuple.
     return tuple(size and (int(size[0]), int(size[1])) for size in sizes)
 
 

@@ -59,6 +59,11 @@ def license_of_weights(name: str) -> str:
     return row['weights_license']
 
 
+def is_non_commercial(license: str) -> bool:
+    """Whether a licence of the zoo forbids commercial use: its identifier has the part ``NC``."""
+    return 'NC' in license.partition(' ')[0].split('-')
+
+
 def drop_path(name: str, task: str) -> tuple[float, str]:
     """Drop path rate of a published model in a task, and its source."""
     row = model_row(name)
@@ -69,9 +74,9 @@ def options_of(name: str, task: str) -> dict[str, object]:
     """Arguments of a model in a task under the common recipe, except ``arch``, drop path and weights."""
     if name in named_rows('miniatures.csv'):
         row = _row(name)
-        return {**_literal(row['options'] or '{}'), **_literal(row[f'{task}_options'] or '{}')}
+        return {**literal(row['options'] or '{}'), **literal(row[f'{task}_options'] or '{}')}
     return {
-        row['option']: _literal(row['value'])
+        row['option']: literal(row['value'])
         for row in read_rows('options.csv')
         if fnmatchcase(name, row['models']) and fnmatchcase(task, row['task'])
     }
@@ -87,16 +92,37 @@ def backbone_config(name: str, task: str) -> dict[str, object]:
     Raises:
         InputError: no such model; the message names the nearest ones.
     """
-    row = _row(name)
-    options = options_of(name, task)
-    within = {key.removeprefix('arch.'): options.pop(key) for key in list(options) if key.startswith('arch.')}
-    arch = _literal(row['arch']) | within if row['arch'].startswith('{') else row['arch']
-    backbone = dict(type=f'mmbackbones.{row["class"]}', arch=arch, **options)
+    kind, arch, options = arch_and_options(name, task)
+    backbone = dict(type=f'mmbackbones.{kind}', arch=arch, **options)
     if name in named_rows('miniatures.csv'):
         return dict(backbone, init_cfg=None)
     rate, _ = drop_path(name, task)
-    weights = dict(type='mmbackbones.Pretrained', checkpoint=f'zoo://{name}' if row['weights'] else None)
+    weights = dict(type='mmbackbones.Pretrained', checkpoint=f'zoo://{name}' if model_row(name)['weights'] else None)
     return dict(backbone, drop_path_rate=rate, init_cfg=weights)
+
+
+def arch_and_options(name: str, task: str | None) -> tuple[str, str | dict, dict[str, object]]:
+    """Class, architecture and options of a model in a task.
+
+    Without a task these are the options that hold in every task, and ``out_indices``: the last block of a plain
+    network.
+
+    Raises:
+        InputError: no such model; the message names the nearest ones.
+    """
+    row = _row(name)
+    options = options_of(name, task or 'detection')
+    if task is None:
+        every = literal(row['options'] or '{}') if 'options' in row else options_of(name, '*')
+        options = {key: value for key, value in options.items() if key in every or key == 'out_indices' or '.' in key}
+    within = {key.removeprefix('arch.'): options.pop(key) for key in list(options) if key.startswith('arch.')}
+    arch = literal_arch(row)
+    return row['class'], {**arch, **within} if isinstance(arch, dict) else arch, options
+
+
+def literal_arch(row: dict[str, str]) -> str | dict:
+    """``arch`` of a row: a name, or a dict."""
+    return literal(row['arch']) if row['arch'].startswith('{') else row['arch']
 
 
 def _row(name: str, rows: dict[str, dict[str, str]] | None = None) -> dict[str, str]:
@@ -108,5 +134,5 @@ def _row(name: str, rows: dict[str, dict[str, str]] | None = None) -> dict[str, 
     return rows[name]
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     return ast.literal_eval(text)

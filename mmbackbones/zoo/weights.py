@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from mmbackbones.checkpoints.sources import CHECKSUM, RESOLVERS
 from mmbackbones.errors import InputError
-from mmbackbones.zoo.models import license_of_weights, model_row
+from mmbackbones.zoo.models import is_non_commercial, license_of_weights, model_row
 
 SCHEME = 'zoo'
 
@@ -36,11 +36,6 @@ def address_of(name: str) -> str:
     if is_non_commercial(license):
         _warn_once(f'{SCHEME}://{name}: these weights are for non-commercial use only, {license}')
     return row['weights'] + (f'{CHECKSUM}{row["sha256"]}' if row['sha256'] else '')
-
-
-def is_non_commercial(license: str) -> bool:
-    """Whether a licence of the zoo forbids commercial use: its identifier has the part ``NC``."""
-    return 'NC' in license.split(' ')[0].split('-')
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from typing import NamedTuple
 
 import torch
@@ -49,17 +50,20 @@ def load_weights(model: Backbone, weights: dict[str, Tensor]) -> None:
     assert all(key.startswith(model.allowed_unexpected) for key in report.unexpected_keys), report.unexpected_keys
 
 
-def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str) -> None:
-    """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for."""
+def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: str, tables: tuple = ()) -> None:
+    """Every key of the authors' classifier has its place and shape here or is of the head; no other is asked for.
+
+    ``tables``: endings of keys whose constants we compute.
+    """
     published = load_keys(golden_keys)
     with shapes_alone():
         model = family(arch=arch, norm_cfg=None)
         weights = {key: torch.empty(shape) for key, shape in published['keys']}
     shapes = {key: value.shape for key, value in model.convert_state_dict(weights).items()}
-    assert len(shapes) == len(weights)
+    assert len(shapes) == len(weights) - sum(key.endswith(tables) for key in weights)
     own = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: shape for key, shape in shapes.items() if not key.startswith('classifier.')} == own
-    head = sum(value.numel() for key, value in weights.items() if key.startswith('classifier.'))
+    head = sum(math.prod(shape) for key, shape in shapes.items() if key.startswith('classifier.'))
     assert sum(p.numel() for p in model.parameters()) + head == published['num_parameters']
 
 
@@ -81,7 +85,7 @@ def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
     for hook in hooks:
         hook.remove()
     actual |= {f'out.{i}': out for i, out in enumerate(outs)}
-    w = case.weights
+    w = model.convert_state_dict(dict(case.weights))
     last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)
     actual['logits'] = F.linear(last.mean((1, 2)), w['classifier.head.weight'], w['classifier.head.bias'])
@@ -104,6 +108,12 @@ HEADS_MACS = {  # GMACs around the backbone by its first width: FPN and heads at
     96: dict(det=171.0116, seg=846.2240),
     128: dict(det=171.9946, seg=849.3183),
 }
+
+
+def heads_macs(width: int) -> dict[str, float]:
+    """``HEADS_MACS`` of any first width: linear in it, where widths double from stage to stage."""
+    (narrow, low), (wide, high) = HEADS_MACS.items()
+    return {task: low[task] + (high[task] - low[task]) * (width - narrow) / (wide - narrow) for task in low}
 
 
 def whole_config(task: str, family: type[Backbone], arch: str | dict, **options) -> Config:
@@ -135,6 +145,6 @@ def whole_macs(backbone: StagedBackbone) -> tuple[float, float]:
         counts = count_module(backbone.eval(), torch.empty(1, 3, 32, count // 32))
         macs.append(sum(counts.macs['Global'].values()))
     slope = (macs[1] - macs[0]) / (pixels[1] - pixels[0])
-    heads = HEADS_MACS[backbone.out_channels[0]]
+    heads = heads_macs(backbone.out_channels[0])
     at = {shape: (macs[0] + slope * (shape[0] * shape[1] - pixels[0])) / 1e9 for shape in ((800, 1280), (512, 2048))}
     return at[800, 1280] + heads['det'], at[512, 2048] + heads['seg']

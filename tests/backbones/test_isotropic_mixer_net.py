@@ -17,8 +17,13 @@ REACH = {
     'ssm-reversed': set(range(CHANGED + 1)),
     'bissm': set(range(12)),
     'ss2d': set(range(12)),
+    'ss1d-state-fused': set(range(12)),
     'attn': set(range(12)),
     'causal-attn': set(range(CHANGED, 12)),
+    's4nd': set(range(12)),
+    'linear-attn': set(range(12)),
+    'ssd-noncausal': set(range(12)),
+    'ttt': set(range(12)),
     'none': {CHANGED},
     **{name: {CHANGED} for name in POINTWISE},
 }

@@ -28,6 +28,8 @@ ADAPTER = dict(
 )
 STAGED = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1))
 HYBRID = dict(STAGED, stem_width=8, num_heads=(4, 4), layer_scale=1e-2, d_state=4)
+FOVEAL = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3))
+HEADS = dict(STAGED, num_heads=(2, 3, 2, 2))
 MIXED = dict(arch=STAGED, mixers=('identity', 'pointwise:ss2d', ('ss2d', 'causal-attn'), 'bissm'), d_state=4)
 ISOTROPIC = dict(
     arch=dict(embed_dims=16, depth=3), mixers=('attn', 'ssm-reversed', 'ssm'), d_state=4, out_indices=(0, 2)
@@ -39,6 +41,12 @@ TIMM = {
     'FocalNet': dict(name='focalnet_tiny_lrf', embed_dim=8, depths=(1, 1, 2, 1), focal_levels=(3,) * 4),
     'ConvFormer': dict(name='convformer_s18', **STAGED),
     'CAFormer': dict(name='caformer_s18', **{**STAGED, 'dims': (8, 16, 32, 64)}),
+    'Twins-SVT': dict(
+        name='twins_svt_small', embed_dims=(8, 8, 16, 16), depths=(2, 2, 2, 2), num_heads=(1, 1, 2, 2), wss=(7,) * 4
+    ),
+    'Twins-PCPVT': dict(
+        name='twins_pcpvt_small', embed_dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)
+    ),
     'ResNet': dict(name='resnet50', layers=(1, 1, 2, 1), channels=(4, 6, 8, 12)),
 }
 DEIT = dict(arch=dict(name='deit_tiny_patch16_224', embed_dim=16, depth=3, num_heads=2), out_indices=(0, 2))
@@ -47,18 +55,24 @@ DEIT = dict(arch=dict(name='deit_tiny_patch16_224', embed_dim=16, depth=3, num_h
 ROWS = {
     'EfficientVMamba': (dict(type='EfficientVMamba', arch=dict(STAGED, d_state=4)), {}),
     'GatedMixerNet': (dict(type='GatedMixerNet', **MIXED), {}),
+    'HViTTT': (dict(type='HViTTT', arch=HEADS), {}),
     'IsotropicMixerNet': (dict(type='IsotropicMixerNet', **ISOTROPIC), dict(img_size=(112, 144))),
     'IsotropicMixerNet, no position': (dict(type='IsotropicMixerNet', position=False, **ISOTROPIC), {}),
     'LocalVMamba': (dict(type='LocalVMamba', arch=dict(STAGED, d_state=4, directions='h v_flip w2 w7_flip')), {}),
     'LocalVim': (dict(type='LocalVim', **LOCAL), dict(img_size=(112, 144))),
     'LocalVim, class token': (dict(type='LocalVim', **LOCAL_TOKEN), dict(img_size=(112, 144))),
     'Mamba': (dict(type='Mamba', **PLAIN), dict(img_size=(112, 144))),
+    'MILA': (dict(type='MILA', arch=dict(STAGED, num_heads=(2, 3, 4, 4))), {}),
     'MambaOut': (dict(type='MambaOut', arch=STAGED), {}),
     'MambaVision': (dict(type='MambaVision', arch=HYBRID, window_size=(4, 2)), {}),
     'PlainMamba': (dict(type='PlainMamba', **CONVS), dict(img_size=(112, 144))),
     'PlainMambaAdapter': (dict(type='PlainMambaAdapter', **ADAPTER), dict(img_size=(112, 144))),
+    'SpatialMamba': (dict(type='SpatialMamba', arch=STAGED), {}),
+    'RAVLT': (dict(type='RAVLT', arch=dict(HEADS, num_heads=(1, 1, 2, 2))), {}),
     **{f'TimmBackbone, {family}': (dict(type='TimmBackbone', arch=arch), {}) for family, arch in TIMM.items()},
     'TimmBackbone, DeiT': (dict(type='TimmBackbone', **DEIT), {}),
+    'TransNeXt': (dict(type='TransNeXt', arch=FOVEAL, norm_cfg=None), {}),
+    'TransNeXt, true distances': (dict(type='TransNeXt', arch=FOVEAL, norm_cfg=None, position_bias='extrapolated'), {}),
     'Vim': (dict(type='Vim', **PLAIN), dict(img_size=(112, 144))),
     'Vim, class token': (dict(type='Vim', with_cls_token=True, **PLAIN), dict(img_size=(112, 144))),
     'Vim, mixer feature, rope': (dict(type='Vim', out_feature='mixer', rope=True, **PLAIN), dict(img_size=96)),
@@ -66,10 +80,14 @@ ROWS = {
     'Vim, ssm': (dict(type='Vim', bidirection='ssm', **PLAIN), {}),
     'Vim, stride 8': (dict(type='Vim', arch=dict(PLAIN['arch'], stride=8), out_indices=(2,)), dict(img_size=80)),
     'VMamba': (dict(type='VMamba', arch=STAGED), {}),
+    'VSSD': (dict(type='VSSD', arch=dict(STAGED, num_heads=(2, 3, 4, 4), d_state=4)), {}),
     'VMamba, first version': (dict(type='VMamba', arch=dict(STAGED, gate=True, patches=True, mlp_ratio=0)), {}),
 }
 
-NORM_EPS = dict.fromkeys(('EfficientVMamba', 'LocalVMamba', 'LocalVim', 'MambaVision', 'VMamba'), 1e-5)
+NORM_EPS = dict.fromkeys(
+    ('EfficientVMamba', 'HViTTT', 'LocalVMamba', 'LocalVim', 'MILA', 'MambaVision', 'SpatialMamba', 'VMamba', 'VSSD'),
+    1e-5,
+)
 rows = pytest.mark.parametrize('config, resized', ROWS.values(), ids=ROWS)
 
 

@@ -31,14 +31,16 @@ def differences(cfg, other):
 def test_the_table_of_arms():
     """By hand, so that a slip in the table does not pass."""
     gated = ARMS['GatedMixerNet']
-    branches = ('ssm', 'bissm', 'ss2d', 'attn', 'causal-attn')
-    controls = ('pointwise-ssm', 'pointwise-bissm', 'pointwise-ss2d', 'pointwise-attn')
-    mixers = (*branches, *controls, 'hybrid', 'identity')
+    branches = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
+    mixers = (*branches, *(f'pointwise-{name}' for name in branches), 'causal-attn', 'hybrid', 'identity')
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
     assert gated['ss2d-last2'] == ('none', 'none', 'ss2d', 'ss2d')
     assert gated['pointwise-attn-last2'] == ('none', 'none', 'pointwise:attn', 'pointwise:attn')
     assert gated['causal-attn-all'] == 'causal-attn' and gated['pointwise-ssm-all'] == 'pointwise:ssm'
+    assert gated['ssd-noncausal-last2'] == ('none', 'none', 'ssd-noncausal', 'ssd-noncausal')
+    assert gated['pointwise-linear-attn-all'] == 'pointwise:linear-attn'
+    assert gated['ttt-last2'] == ('none', 'none', 'ttt', 'ttt') and gated['pointwise-ttt-all'] == 'pointwise:ttt'
     assert gated['hybrid-last2'] == ('none', 'none', ('ss2d', 'attn'), ('ss2d', 'attn'))
     assert gated['hybrid-all'] == (('ss2d', 'attn'),) * 4
     assert ARMS['IsotropicMixerNet'] == {
@@ -50,6 +52,16 @@ def test_the_table_of_arms():
         'pointwise-attn': 'pointwise:attn',
         'pointwise-ssm': 'pointwise:ssm',
         'pointwise-bissm': 'pointwise:bissm',
+        's4nd': 's4nd',
+        'pointwise-s4nd': 'pointwise:s4nd',
+        'ss1d-state-fused': 'ss1d-state-fused',
+        'pointwise-ss1d-state-fused': 'pointwise:ss1d-state-fused',
+        'linear-attn': 'linear-attn',
+        'ssd-noncausal': 'ssd-noncausal',
+        'pointwise-linear-attn': 'pointwise:linear-attn',
+        'pointwise-ssd-noncausal': 'pointwise:ssd-noncausal',
+        'ttt': 'ttt',
+        'pointwise-ttt': 'pointwise:ttt',
     }
 
 

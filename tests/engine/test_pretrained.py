@@ -223,7 +223,7 @@ def test_the_log_says_what_was_loaded(tmp_path):
 
 @pytest.mark.parametrize('layout', ['authors', 'timm', 'mm checkpoint'])
 def test_every_mambaout_parameter_equals_the_files(tmp_path, layout):
-    _, weights, arch = read_case('mambaout_small_nonsquare')
+    _, weights, arch = read_case('mambaout_eps')
     timm_names = MambaOut.convert_state_dict(weights)
     path = tmp_path / 'weights.pth'
     if layout == 'timm':
@@ -234,7 +234,7 @@ def test_every_mambaout_parameter_equals_the_files(tmp_path, layout):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.init_weights()
     loaded = [key for key in model.state_dict() if not key.startswith('outnorm')]
-    assert len(loaded) == len([key for key in timm_names if not key.startswith('head.')]) > 70
+    assert len(loaded) == len([key for key in timm_names if not key.startswith('head.')]) > 50
     for key in loaded:
         torch.testing.assert_close(model.state_dict()[key], timm_names[key], rtol=0, atol=0)
         assert not torch.equal(before[key], timm_names[key]), key

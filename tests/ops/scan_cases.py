@@ -58,12 +58,15 @@ def golden_cases(path) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor], 
 
 
 def run(inputs: dict[str, Tensor], dout: Tensor, dlast_state: Tensor | None = None, **options) -> dict[str, Tensor]:
-    """Output, last state and the gradient of every input; on a GPU, where there is one, for backends that serve it."""
+    """Output, last state and the gradient of every input; on a GPU, where there is one, for backends that serve it.
+
+    Without C the output is the states.
+    """
     device = 'cuda' if options.get('backend') in ('triton', 'mamba_ssm') and torch.cuda.is_available() else 'cpu'
     inputs = {name: x.detach().clone().to(device).requires_grad_() for name, x in inputs.items()}
     if options.get('order') is not None:
         options['order'] = options['order'].to(device)
-    out, last_state = selective_scan(**inputs, return_last_state=True, **options)
+    out, last_state = selective_scan(**{'C': None, **inputs}, return_last_state=True, **options)
     outputs, cotangents = [out], [dout.to(out)]
     if dlast_state is not None:
         outputs, cotangents = [out, last_state], [dout.to(out), dlast_state.to(last_state)]
@@ -81,10 +84,13 @@ def specification(
     reverse: bool = False,
     order: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What :func:`run` returns, by autograd through the naive loop in float64; by an order of a gathered copy."""
+    """What :func:`run` returns, by autograd through the naive loop in float64; by an order of a gathered copy.
+
+    Without C a loop of its own gives the states.
+    """
     leaves = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
     full = dict.fromkeys(INPUTS) | leaves
-    full |= {name: full[name].unsqueeze(1) for name in ('B', 'C') if full[name].dim() == 3}
+    full |= {name: x.unsqueeze(1) for name in ('B', 'C') if (x := full[name]) is not None and x.dim() == 3}
     if order is not None:
         filled = order >= 0
         full |= {
@@ -92,7 +98,8 @@ def specification(
             for name in ('u', 'delta', 'B', 'C', 'z')
             if full[name] is not None
         }
-    out, last_state = frame_forward(naive.recurrence, ScanArguments(*full.values(), delta_softplus, reverse, None))
+    recurrence = naive.recurrence if 'C' in leaves else states_one_by_one
+    out, last_state = frame_forward(recurrence, ScanArguments(*full.values(), delta_softplus, reverse, None))
     if order is not None:
         out = torch.full_like(leaves['u'], torch.nan).index_copy(-1, order[filled], out[..., filled])
     total = (out * dout).sum() + (0 if dlast_state is None else (last_state * dlast_state).sum())
@@ -100,6 +107,16 @@ def specification(
     return dict(
         out=out.detach(), last_state=last_state.detach(), **{f'grad_{name}': g for name, g in zip(leaves, gradients)}
     )
+
+
+def states_one_by_one(step, x, A, B, C, reverse):
+    """The states (B, D, L) of ``h = exp(step * A) * h + x * B`` with N = 1, and the last one (B, D, 1)."""
+    assert C is None
+    length, B = x.shape[-1], B[:, :, 0].repeat_interleave(x.shape[1] // B.shape[1], dim=1)  # [B, G, 1, L] -> [B, D, L]
+    h, states = torch.zeros_like(x[..., 0]), [None] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        h = states[t] = torch.exp(step[..., t] * A[:, 0]) * h + x[..., t] * B[..., t]
+    return torch.stack(states, dim=-1), h[..., None]
 
 
 def assert_equal_scans(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:

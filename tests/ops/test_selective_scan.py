@@ -288,6 +288,70 @@ def test_bad_order_is_named(backend, order, message):
     assert '\n' not in str(error.value)
 
 
+STATES = ('C', 'D', 'z')  # what a scan that returns its states is without
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('delta_softplus', [False, True], ids=['', 'softplus'])
+@pytest.mark.parametrize(
+    'batch, dim, length, groups, absent',
+    [(2, 6, 37, 0, STATES), (1, 5, 1, 1, STATES), (2, 34, 131, 2, (*STATES, 'delta_bias')), (3, 12, 65, 4, ('C',))],
+)
+def test_states(backend, batch, dim, length, groups, absent, delta_softplus, reverse):
+    """Without C the output is the states themselves; every gradient too, and that of the last state."""
+    inputs = random_inputs(batch, dim, length, 1, groups, absent=absent, dtype=torch.float32)
+    if not delta_softplus:
+        inputs |= {name: inputs[name].abs() for name in ('delta', 'delta_bias') if name in inputs}
+    dout, dlast_state = torch.randn_like(inputs['u']), torch.randn(batch, dim, 1)
+    options = dict(delta_softplus=delta_softplus, reverse=reverse)
+    assert_equal_scans(
+        run(inputs, dout, dlast_state, backend=backend, **options),
+        specification(inputs, dout, dlast_state, **options),
+        FLOAT32,
+    )
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('name, height, width', [('w7', 9, 13), ('v', 5, 7), ('h', 1, 1)])
+def test_states_by_an_order(backend, name, height, width, reverse):
+    inputs = random_inputs(2, 18, height * width, 1, 2, absent=STATES, dtype=torch.float32)
+    dout = torch.randn_like(inputs['u'])
+    options = dict(delta_softplus=True, reverse=reverse, order=scan_order(name, height, width).order)
+    assert_equal_scans(run(inputs, dout, backend=backend, **options), specification(inputs, dout, **options), FLOAT32)
+
+
+@pytest.mark.parametrize('u_dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_states_in_low_precision(backend, u_dtype):
+    """In the dtype of u: float32 beside half-precision projections, as in a mixer under autocast."""
+    inputs = random_inputs(2, 20, 70, 1, 2, absent=STATES, dtype=torch.float32)
+    inputs |= {name: inputs[name].to(torch.bfloat16) for name in ('delta', 'B')} | {'u': inputs['u'].to(u_dtype)}
+    dout = torch.randn(2, 20, 70).to(u_dtype)
+    expected = specification(inputs, dout, delta_softplus=True)
+    for name, x in run(inputs, dout, delta_softplus=True, backend=backend).items():
+        wanted = inputs[name.removeprefix('grad_')].dtype if name.startswith('grad_') else u_dtype
+        assert x.dtype == (torch.float32 if name == 'last_state' else wanted), name
+        tolerance = 2 * torch.finfo(x.dtype).eps * expected[name].abs() + FLOAT32 * expected[name].abs().max()
+        assert ((x.double() - expected[name]).abs() <= tolerance).all(), name
+
+
+@pytest.mark.parametrize('backend', ['naive', 'chunk'], indirect=True)
+@pytest.mark.parametrize('order', [None, scan_order('w2', 3, 3).order], ids=['', 'order'])
+def test_states_gradcheck(backend, order):
+    inputs = random_inputs(2, 4, 9, 1, 2, absent=STATES)
+    tensors = [x.requires_grad_() for x in inputs.values()]
+
+    def scan(u, delta, A, B, delta_bias):
+        options = dict(delta_bias=delta_bias, delta_softplus=True, reverse=True, order=order, return_last_state=True)
+        return selective_scan(u, delta, A, B, None, backend=backend, **options)
+
+    assert torch.autograd.gradcheck(scan, tensors)
+
+
+def test_several_states_are_not_returned():
+    with pytest.raises(InputError, match=r'C is None, so that the states are returned, .* A has shape \(6, 4\), exp'):
+        selective_scan(**inputs_with() | dict(C=None))
+
+
 def inputs_with(**changes):
     inputs = random_inputs(2, 6, 7, 4, 2, dtype=torch.float32)
     return {name: changes[name](x) if name in changes else x for name, x in inputs.items()}

@@ -68,6 +68,17 @@ def test_padding_and_reverse_are_exact(kernel, length, padded, delta_softplus, a
     assert_equal_scans(actual, specification(inputs, dout, **options), 5e-6)
 
 
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_states_are_an_output_of_the_kernel(kernel, reverse):
+    """The kernel itself returns the last state only; with C of ones its output is every state."""
+    inputs = random_inputs(2, 6, 110, 1, 2, absent=('C', 'D', 'z'), dtype=torch.float32)
+    dout = torch.randn(2, 6, 110)
+    expected = specification(inputs, dout, delta_softplus=True, reverse=reverse)
+    actual = results(inputs | dict(C=torch.ones_like(inputs['B'])), dout, True, reverse)
+    del actual['grad_C']
+    assert_equal_scans(actual, expected, 5e-6)
+
+
 def test_mixed_dtypes_are_cast_for_the_kernel(kernel):
     inputs = random_inputs(2, 6, 20, 3, 2, dtype=torch.float32)
     inputs |= {name: inputs[name].bfloat16() for name in ('u', 'z', 'B')}

@@ -60,6 +60,21 @@ def test_compiles_whole_and_equals_eager(dynamic):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
+def test_states_compile_whole_and_count_as_a_scan(backend):
+    def scan(u, delta, A, B):
+        return selective_scan(u, delta, A, B, None, delta_softplus=True, backend=backend).sin().sum()
+
+    inputs = [x.requires_grad_() for x in random_inputs(2, 6, 70, 1, dtype=torch.float32).values()][:4]
+    with FlopCounterMode(display=False) as counter:
+        expected = scan(*inputs)
+    assert counter.get_total_flops() == 2 * 6 * 70 * (9 + 1)
+    value = torch.compile(scan, fullgraph=True, backend='aot_eager')(*inputs)
+    torch.testing.assert_close(value, expected)
+    for x, y in zip(torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs)):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('dynamic', [False, True], ids=['static', 'dynamic'])
 def test_compiles_whole_with_an_order(dynamic, backend):
     def scan(order, *inputs):

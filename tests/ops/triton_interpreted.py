@@ -130,6 +130,14 @@ def test_segments_without_options(cut):
     check(inputs, torch.randn(1, 3, 21))
 
 
+@pytest.mark.parametrize('length, segments, reverse', [(18, 1, True), (37, 3, False)])
+def test_states(cut, length, segments, reverse):
+    """Without C the output is the states."""
+    cut(segments)
+    inputs = random_inputs(1, 5, length, 1, absent=('C', 'D', 'z'), dtype=torch.float32)
+    check(inputs, torch.randn(1, 5, length), torch.randn(1, 5, 1), delta_softplus=True, reverse=reverse)
+
+
 def test_a_device_that_is_full_is_not_given_segments():
     cpu = torch.device('cpu')
     assert host.wanted_segments(3, 100, 16, cpu) == 1

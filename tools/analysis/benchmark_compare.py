@@ -8,10 +8,7 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.compare.benchmark import DETECTIONS, compare_synthetic, write_synthetic
-from mmbackbones.analysis.timing import wall_and_cpu
 from mmbackbones.engine.command import run_command
-from mmbackbones.evaluation.environment import environment
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,6 +16,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--images', type=int, default=5000)
     parser.add_argument('--resamples', type=int, default=1000)
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.compare.benchmark import DETECTIONS, compare_synthetic, write_synthetic
+    from mmbackbones.analysis.timing import wall_and_cpu
+    from mmbackbones.evaluation.environment import environment
 
     with tempfile.TemporaryDirectory() as folder:
         truth, results = write_synthetic(Path(folder), args.images)

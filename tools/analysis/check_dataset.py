@@ -7,12 +7,10 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from rich.console import Console
-from rich.table import Table
 
-from mmbackbones.datasets.check import SPLITS, inspect_config, render, write_json
+from mmbackbones.datasets.choices import SPLITS
 from mmbackbones.engine.command import run_command
-from mmbackbones.engine.config import Overrides, load_config
+from mmbackbones.engine.options import Overrides
 from mmbackbones.output_paths import FileOption
 
 
@@ -28,6 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmbackbones.datasets.check import inspect_config, render, write_json
+    from mmbackbones.engine.config import load_config
 
     cfg = load_config(args.config, args.cfg_options, args.backbone, needs_backbone=False)
     reports = inspect_config(cfg, args.splits, args.full, not args.no_cache)

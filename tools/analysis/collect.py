@@ -6,9 +6,6 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.compare.by_arm import shown_tables, to_markdown
-from mmbackbones.analysis.compare.collect import collect
-from mmbackbones.analysis.tables import show, write_csv, write_file
 from mmbackbones.engine.command import run_command
 from mmbackbones.output_paths import FileOption
 
@@ -23,6 +20,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--csv', action=FileOption, metavar='FILE', help='write all columns of every run to this file')
     parser.add_argument('--markdown', action=FileOption, metavar='FILE', help='write the tables to this file')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.compare.by_arm import shown_tables, to_markdown
+    from mmbackbones.analysis.compare.collect import collect
+    from mmbackbones.analysis.tables import show, write_csv, write_file
 
     found = collect(args.work_dirs)
     if args.csv:

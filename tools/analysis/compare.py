@@ -7,13 +7,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.compare.paired import compare_runs, to_record
-from mmbackbones.analysis.compare.show import tables
-from mmbackbones.analysis.tables import show, write_file
 from mmbackbones.engine.command import run_command
-from mmbackbones.evaluation.predictions import SPLITS, load_run
-from mmbackbones.evaluation.records import RECORDS, append_record
-from mmbackbones.evaluation.scores import IOU_TYPES
+from mmbackbones.evaluation.choices import IOU_TYPES, RECORDS, SPLITS
 from mmbackbones.output_paths import FileOption
 
 
@@ -62,6 +57,12 @@ def main(argv: list[str] | None = None) -> None:
         help=f'append the record to this file (default: {RECORDS} in the work dir of the first run)',
     )
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.compare.paired import compare_runs, to_record
+    from mmbackbones.analysis.compare.show import tables
+    from mmbackbones.analysis.tables import show, write_file
+    from mmbackbones.evaluation.predictions import load_run
+    from mmbackbones.evaluation.records import append_record
 
     found = compare_runs(args.runs, args.resamples, args.seed, args.allow, args.splits, args.metrics, args.annotations)
     record = to_record(found)

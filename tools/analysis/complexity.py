@@ -6,24 +6,11 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.complexity.count import count_complexity
-from mmbackbones.analysis.complexity.table import (
-    all_configs,
-    count_configs,
-    record_of,
-    sentences_on,
-    table_of,
-    to_markdown,
-    write_counts,
-)
-from mmbackbones.analysis.tables import show, write_file
 from mmbackbones.engine.command import run_command
-from mmbackbones.engine.config import ARM_KEY, Overrides, arm_of_config, load_config, run_name
+from mmbackbones.engine.options import Overrides
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import append_record
 from mmbackbones.output_paths import FileOption
 from mmbackbones.paths import CONFIGS
-from mmbackbones.zoo.published import match
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,6 +44,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.complexity.count import count_complexity
+    from mmbackbones.analysis.complexity.table import (
+        all_configs,
+        count_configs,
+        record_of,
+        sentences_on,
+        table_of,
+        to_markdown,
+        write_counts,
+    )
+    from mmbackbones.analysis.tables import show, write_file
+    from mmbackbones.engine.config import ARM_KEY, arm_of_config, load_config, run_name
+    from mmbackbones.evaluation.records import append_record
+    from mmbackbones.zoo.published import match
 
     if bool(args.all) == bool(args.configs):
         raise InputError('expected configs or --all')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.speed.end_to_end import BASIC, train, write_rows
+from mmbackbones.analysis.speed.choices import BASIC
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
 from mmbackbones.output_paths import FileOption, FolderOption
@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--work-dir', action=FolderOption, type=Path, default=Path('work_dirs', 'end_to_end'))
     parser.add_argument('--csv', action=FileOption, metavar='FILE', help='write a row per training to this file')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.speed.end_to_end import train, write_rows
+
     if args.iterations < 1:
         raise InputError(f'--iterations {args.iterations}: expected 1 and more')
     for option, folder in (('--coco', args.coco), ('--ade20k', args.ade20k)):

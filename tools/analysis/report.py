@@ -6,7 +6,6 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.report.write import write_report
 from mmbackbones.engine.command import run_command
 from mmbackbones.output_paths import FolderOption
 
@@ -24,6 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--resamples', type=int, default=1000, help='resamples of every bootstrap (default: 1000)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.report.write import write_report
+
     print(write_report(args.work_dirs, args.out, args.resamples, args.seed))
 
 

@@ -6,13 +6,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.figures import save
-from mmbackbones.analysis.tables import show
-from mmbackbones.analysis.tokens.resolution_sweep import sweep
-from mmbackbones.analysis.tokens.sweep_points import KIND, by_metric, draw, table, to_record, write_points
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import RECORDS, append_record
 from mmbackbones.output_paths import FolderOption
 
 
@@ -31,6 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='seed of the resamples (default: 0)')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='options of every run')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.figures import save
+    from mmbackbones.analysis.tables import show
+    from mmbackbones.analysis.tokens.resolution_sweep import sweep
+    from mmbackbones.analysis.tokens.sweep_points import KIND, by_metric, draw, table, to_record, write_points
+    from mmbackbones.evaluation.records import RECORDS, append_record
 
     points, faults = sweep(
         args.config, args.checkpoint, args.sizes, args.out, args.cfg_options, args.resamples, args.seed

@@ -6,7 +6,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.engine.command import run_command
-from mmbackbones.launch.run_suite import main
+from mmbackbones.launch.command_line import suite
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(suite)

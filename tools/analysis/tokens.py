@@ -6,12 +6,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.figures import save
-from mmbackbones.analysis.tables import make_folder, show
-from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, table, write_reports
 from mmbackbones.engine.command import run_command
-from mmbackbones.engine.config import Overrides, load_config, run_name
-from mmbackbones.evaluation.records import RECORDS, append_record
+from mmbackbones.engine.options import Overrides
 from mmbackbones.output_paths import FolderOption
 
 
@@ -37,6 +33,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.figures import save
+    from mmbackbones.analysis.tables import make_folder, show
+    from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, table, write_reports
+    from mmbackbones.engine.config import load_config, run_name
+    from mmbackbones.evaluation.records import RECORDS, append_record
 
     out, reports, records = Path(args.out), [], []
     for config in args.configs:

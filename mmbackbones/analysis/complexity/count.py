@@ -2,6 +2,7 @@
 
 No values are computed. The model runs on fake tensors, which have shapes and no values, and every operator with a rule
 is counted. The rules are those of mmengine's analyzer: one MAC for a fused multiply-add, five for an element of a norm.
+A Fourier transform, for which it has none, counts 2.5 n log2 n for n complex points and half of it for real ones.
 Attention is decomposed into products, so that every kind of attention counts alike. Parameters include the auxiliary
 head. MACs do not, because it does not run in a test. The box head runs on the number of proposals that the config keeps
 (1,000), the mask head on 100, as in mmdet.
@@ -29,6 +30,7 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.layers.local_scan import local_orders
 from mmbackbones.layers.meta_device import shapes_alone
+from mmbackbones.layers.s4nd import fft_flops
 from mmbackbones.ops.scan_orders import forget_orders
 from mmbackbones.ops.selective_scan import ScanArguments  # registers the operator, too
 
@@ -59,6 +61,12 @@ def _product(op: object) -> Callable[..., float]:
     return lambda out, *args, **kwargs: flop_registry[op](*args, **kwargs, out_val=out) / 2
 
 
+def _convolution_gradient(out: tuple, error: Tensor, x: Tensor, weight: Tensor, *args: object) -> float:
+    """A step on a convolution's weights within a forward pass: each product of the convolution once per gradient."""
+    wanted = sum(gradient is not None for gradient in out[:2])
+    return wanted * error.numel() * weight[0].numel()
+
+
 def _norm(weight: int) -> Callable[..., float]:
     """Five per element with an affine map, whose scale is argument ``weight``, four without."""
     return lambda out, x, *args, **kwargs: x.numel() * (4 if args[weight - 1] is None else 5)
@@ -79,8 +87,20 @@ def _scanned(*args: object) -> int:
     return batch * dim * (length if scan.order is None else len(scan.order))
 
 
+def _fourier(real: bool) -> Callable[..., float]:
+    """Half of the floating-point operations of a Fourier transform; the real side has all of its points."""
+
+    def macs(out: Tensor, x: Tensor, dims: list[int], *args: object) -> float:
+        whole = out if x.is_complex() else x
+        points = math.prod(whole.shape[dim] for dim in dims)
+        return fft_flops(points, whole.numel() // points, real) / 2
+
+    return macs
+
+
 RULES: dict[object, Callable[..., float]] = {
     **{op: _product(op) for op in (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution)},
+    aten.convolution_backward: _convolution_gradient,
     aten.native_layer_norm: _norm(2),
     aten.native_group_norm: _norm(1),
     aten.native_batch_norm: _batch_norm,
@@ -89,6 +109,8 @@ RULES: dict[object, Callable[..., float]] = {
     aten.upsample_bilinear2d: _interpolation(4),
     aten.grid_sampler_2d: _interpolation(4),
     aten._adaptive_avg_pool2d: lambda out, x, *args: x.numel(),
+    **{op: _fourier(real=True) for op in (aten._fft_r2c, aten._fft_c2r)},
+    aten._fft_c2c: _fourier(real=False),
     SCAN: lambda out, u, delta, A, *args: _scanned(u, delta, A, *args) * SCAN_RULES[PUBLISHED_RULE](A.shape[1]),
 }
 

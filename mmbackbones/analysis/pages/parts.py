@@ -1,40 +1,32 @@
 """The generated parts of pages: functions of the project's folder and the part's arguments that return Markdown."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from mmbackbones.analysis.complexity.table import COLUMNS, to_markdown
 from mmbackbones.analysis.evidence import page as evidence
-from mmbackbones.analysis.long_range.curves import curves
 from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.pages import published
+from mmbackbones.analysis.pages.answer import answer, cost
+from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
 from mmbackbones.analysis.pages.published import SCORES, SHOWN
 from mmbackbones.analysis.tables import markdown_table, read_csv
-from mmbackbones.ops.selective_scan.dispatch import canonical_name
 from mmbackbones.zoo.published import Match, match, network_and_task
 
-Rows = list[dict[str, str]]
-# Columns of committed tables; an earlier release wrote other names.
-NAMES_OF_BACKENDS = ('method', 'backend', 'scan_backend')
+Counts = dict[tuple[str, str], dict[str, str]]  # rows of complexity.csv by network and task
 
 
-def read(root: Path, name: str) -> Rows:
-    """Rows of a committed table, by column, with the canonical names of backends."""
-    rows = read_csv(root / 'benchmarks' / name)
-    return [{key: canonical_name(x) if key in NAMES_OF_BACKENDS else x for key, x in row.items()} for row in rows]
+def results(root: Path, *networks: str) -> str:
+    """The rows of docs/results.csv with counts of complexity.csv and published scores.
 
-
-def distinct(rows: Rows, column: str) -> str:
-    return ', '.join(sorted({row[column] for row in rows}))
-
-
-def results(root: Path) -> str:
-    """The README's table: the rows of docs/results.csv with counts of complexity.csv and published scores."""
+    With networks, a short table of these alone, with their names in the zoo and without the column of our own scores.
+    """
     counts = _common(root)
     shown = read_csv(root / 'docs' / 'results.csv')
+    if networks:
+        return _short_results(counts, {line['network']: line for line in shown}, networks)
     rows = []
     for line in shown:
         cells = []
@@ -48,7 +40,20 @@ def results(root: Path) -> str:
     return f'{_counted(list(counts.values()))}\n\n{markdown_table(head, rows)}'
 
 
-def _common(root: Path) -> dict[tuple[str, str], dict[str, str]]:
+def _short_results(counts: Counts, shown: dict[str, dict[str, str]], networks: Sequence[str]) -> str:
+    rows, used = [], []
+    for network in networks:
+        cells = []
+        for task in SCORES:
+            row = counts[network, task]
+            used.append(row)
+            cells += [_cost(row), _scores(match(row['config']), task) or '-']
+        rows.append([f'`{network.replace("-", "_")}`', shown[network]['token mixer'], *cells])
+    head = ['name', 'token mixer', 'Mask R-CNN', SHOWN['detection'], 'UperNet', SHOWN['segmentation']]
+    return f'{markdown_table(head, rows)}\n{_counted(used)}'
+
+
+def _common(root: Path) -> Counts:
     """Counts under the common recipe by network and task."""
     return {
         network_and_task(row['config']): row
@@ -224,19 +229,8 @@ def miniatures(root: Path) -> str:
 
 def long_range(root: Path, name: str) -> str:
     """Accuracy against distance, one row per mixer, with its measured chance."""
-    records: list[dict] = []
     rows = read(root, name)
-    for run, group in groupby(rows, lambda row: (row['mixer'], row['seed'], row['shuffled'])):
-        bins: list[dict[str, Any]] = [
-            dict(first=row['first'], last=row['last'], correct=int(row['correct']), total=int(row['total']))
-            | dict(low=float(row['low']), high=float(row['high']))
-            for row in group
-        ]
-        settings = dict(mixer=run[0], seed=run[1], shuffled=run[2] == 'True')
-        settings |= dict(cue_side=rows[0]['cue_side'], distractors=int(rows[0]['distractors']))
-        metrics = {f'{each["first"]}-{each["last"]}': each['correct'] / each['total'] for each in bins}
-        records.append(dict(settings=settings, metrics=metrics, result=dict(bins=bins)))
-    return f'{markdown(curves(records))}\n{_runs(rows, name)}'
+    return f'{markdown(long_range_curves(rows))}\n{_runs(rows, name)}'
 
 
 def far_ends(root: Path, name: str) -> str:
@@ -265,6 +259,8 @@ def _runs(rows: Rows, name: str) -> str:
 
 
 PARTS: dict[str, Callable[..., str]] = {
+    'answer': answer,
+    'cost': cost,
     'results': results,
     'family': family,
     'complexity': complexity,

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbackbones.analysis.pages.parts import PARTS
 from mmbackbones.errors import InputError
 
 BEGIN, END = re.compile(r'^<!-- generated: (.+), by tools/make_tables\.py -->$'), '<!-- end -->'
@@ -29,6 +28,8 @@ def regenerate(text: str, root: Path, name: str) -> str:
     Raises:
         InputError: an unknown part, wrong arguments of one, or no end.
     """
+    from mmbackbones.analysis.pages.parts import PARTS  # takes seconds, and --help does not need it
+
     lines, written = text.split('\n'), []
     while lines:
         line = lines.pop(0)

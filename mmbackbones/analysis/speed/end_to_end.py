@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbackbones.analysis.speed.choices import BASIC as BASIC
 from mmbackbones.analysis.tables import write_csv
 from mmbackbones.analysis.timing import median
 from mmbackbones.engine.config import load_config
@@ -17,14 +18,6 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.paths import find_config
 
-BASIC = (
-    'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
-    'vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py',
-    'vmamba/mask-rcnn_vmamba-tiny-s1l8_fpn_8xb2-amp-1x_coco.py',
-    'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
-    'vim/vim-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
-    'vmamba/vmamba-tiny-s1l8_upernet_8xb2-amp-160k_ade20k-512x512.py',
-)
 COLUMNS = (
     'config',
     'task',

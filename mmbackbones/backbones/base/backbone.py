@@ -17,7 +17,7 @@ from mmbackbones.backbones.base.checkpointing import run_checkpointed
 from mmbackbones.errors import InputError
 
 PRETRAINED = 'mmbackbones.Pretrained'
-UNDECAYED = re.compile(r'A(_\w)?_logs?|D(_\w)?|Ds|direction_Bs|pos_embed|cls_token')
+UNDECAYED = re.compile(r'A(_\w)?_logs?|A_imag|log_dt|D(_\w)?|Ds|direction_Bs|pos_embed|cls_token')
 NUMERICS = ('official', 'exact')  # what the released weights were trained with, or what the paper says
 
 
@@ -59,6 +59,11 @@ class _BackboneType(ABCMeta):
 
     def __call__(cls, *args, **kwargs):
         signature = cls.__signature__
+        if 'pretrained' in kwargs and 'pretrained' not in signature.parameters:  # mmseg hands down model.pretrained
+            raise InputError(
+                f'{cls.__name__} takes its weights from init_cfg; set model.pretrained=None, which is '
+                f'{kwargs["pretrained"]!r}'
+            )
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -238,7 +243,7 @@ class Backbone(BaseModule, metaclass=_BackboneType):
     def no_weight_decay(self) -> set[str]:
         """Names, within the backbone, of parameters without weight decay, besides norms.
 
-        Here: state matrices and skip weights of scans, position tables, class tokens.
+        Here: state matrices and skip weights of scans, steps that are weights, position tables, class tokens.
         """
         return {name for name, _ in self.named_parameters() if UNDECAYED.fullmatch(name.rpartition('.')[2])}
 

@@ -21,9 +21,8 @@ from mmbackbones.datasets.check.labels import label_findings
 from mmbackbones.datasets.check.report import DatasetReport, Fault, announce, distinct, require_clean, write_json
 from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.datasets.check.specs import Spec, datasets_below, places_of, spec_of, specs_of
+from mmbackbones.datasets.choices import SPLITS as SPLITS
 from mmbackbones.errors import InputError
-
-SPLITS = ('train', 'val', 'test')
 
 
 def check_dataset(

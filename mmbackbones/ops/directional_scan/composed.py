@@ -90,11 +90,11 @@ def _neighbours(scan: DirectionalArguments) -> int:
     if scan.conv_weight is not None:
         return 1
     count = next((k for k in directions[1:] if _is_same(orders[k], orders[0])), len(directions))
-    slots = {scan.x.shape[1] if order is None else order.order.shape[0] for order in orders}
+    slots = [scan.x.shape[1] if order is None else order.order.shape[0] for order in orders]
     alike = all(
         _is_same(orders[k], orders[k % count]) and scan.reverse[k] == scan.reverse[k - k % count] for k in directions
     )
-    return count if alike and len(slots) == 1 and len(directions) % count == 0 else 1
+    return count if alike and all(each == slots[0] for each in slots) and len(directions) % count == 0 else 1
 
 
 def _is_same(one: ScanOrder | None, other: ScanOrder | None) -> bool:

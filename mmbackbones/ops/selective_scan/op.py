@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+from mmbackbones.errors import InputError
 from mmbackbones.ops.scan_orders import ScanOrder, inverse_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan.backend import ScanArguments
 from mmbackbones.ops.selective_scan.checks import DTYPES, check_order, check_positions, check_shapes, refuse_tensor
@@ -176,7 +177,7 @@ def selective_scan(
     delta: Tensor,
     A: Tensor,
     B: Tensor,
-    C: Tensor,
+    C: Tensor | None,
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
@@ -195,7 +196,7 @@ def selective_scan(
     delta: Tensor,
     A: Tensor,
     B: Tensor,
-    C: Tensor,
+    C: Tensor | None,
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
@@ -214,7 +215,7 @@ def selective_scan(
     delta: Tensor,
     A: Tensor,
     B: Tensor,
-    C: Tensor,
+    C: Tensor | None,
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
@@ -232,7 +233,7 @@ def selective_scan(
     delta: Tensor,
     A: Tensor,
     B: Tensor,
-    C: Tensor,
+    C: Tensor | None,
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
@@ -255,6 +256,10 @@ def selective_scan(
     the scan of a sequence that is gathered by the order and then brought back. The scan is fastest on (B, D, L) views
     with contiguous channels. The layout of y and of the gradients of u, delta and z is the same.
 
+    With ``C=None``, N = 1 and neither D nor z, y is the state itself: ``y[t] = h[0]`` after step t. Mixers that fuse
+    the states over space before they read them take it, such as Spatial-Mamba's (https://arxiv.org/abs/2410.15091).
+    Its dtype is that of u, like that of every output: states of half-precision inputs are rounded.
+
     Tensors may mix float32, float16 and bfloat16, and are float64 where the backend supports it. State and dt are
     float32, or float64 if one input is. Channel d reads group d // (D / G) of B and C.
 
@@ -263,7 +268,7 @@ def selective_scan(
         delta: (B, D, L), dt before bias and softplus.
         A: (D, N), diagonal of the continuous state matrix, real, negative in a trained model.
         B: (B, N, L) or (B, G, N, L), input weights of the state. G divides D.
-        C: output weights of the state, with the shape of B.
+        C: output weights of the state, with the shape of B. None: 1, where each channel has a single state, N = 1.
         D: (D,), weight of the skip connection from u.
         z: (B, D, L), the gate, before its SiLU.
         delta_bias: (D,), added to delta.
@@ -280,16 +285,24 @@ def selective_scan(
 
     Raises:
         InputError: a tensor has the wrong shape, dtype or device; a position is missing in the order or occurs twice;
-            the backend is unknown or cannot be used.
+            C is None with more than one state; the backend is unknown or cannot be used.
     """
     double = needs_grad = False
     device = u.device if isinstance(u, Tensor) else None
+    states = C is None
+    if C is None:  # ones are as small as B: one number per token for all channels of a group
+        C = torch.ones_like(B) if isinstance(B, Tensor) else B  # what is no tensor is refused below
     for x in (u, delta, A, B, C, *[x for x in (D, z, delta_bias) if x is not None]):
         if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided or x.device != device:
             refuse_tensor(dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias))
         double = double or x.dtype == torch.float64
         needs_grad = needs_grad or x.requires_grad
     check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    if states and A.shape[1] != 1:
+        raise InputError(
+            f'selective_scan: C is None, so that the states are returned, and A has shape {tuple(A.shape)}, '
+            'expected one state per channel, (D, 1)'
+        )
     if order is not None:
         check_order(order, u)
     name = constant_choice(u.device.type, double, backend)

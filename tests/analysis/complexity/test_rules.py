@@ -16,7 +16,8 @@ def counts_of(path):
 def reached(path):
     """Family, our count with all steps added, and the published row."""
     family, row, counts = path.split('/')[0], match(ROOT / 'configs' / path).row, counts_of(path)
-    steps = explain({'localvim': 'LocalVim', 'mambavision': 'MambaVision'}[family], counts, row)
+    names = {'localvim': 'LocalVim', 'mambavision': 'MambaVision', 'ravlt': 'RAVLT', 'vssd': 'VSSD'}
+    steps = explain(names[family], counts, row)
     return counts.macs['total'] + sum(step.macs for step in steps), row.macs * 1e9
 
 
@@ -26,6 +27,8 @@ def reached(path):
         'localvim/native/localvim-tiny_upernet_8xb2-160k_ade20k-512x512.py',
         'localvim/native/localvim-small-searched_upernet_8xb2-160k_ade20k-512x512.py',
         'mambavision/native/mambavision-base_upernet_16xb1-amp-160k_ade20k-512x512.py',
+        'ravlt/ravlt-small_upernet_8xb2-amp-160k_ade20k-512x512.py',
+        'vssd/native/mask-rcnn_vssd-tiny_fpn_8xb2-1x_coco.py',
     ],
 )
 def test_the_rule_leads_to_the_published_figure(path):
@@ -59,6 +62,14 @@ def test_steps_by_hand():
     attention = {'backbone.a': 100, 'backbone.a.qkv': 30, 'backbone.a.proj': 10, 'backbone.b': 7, 'backbone.b.proj': 7}
     products, scans = explain('MambaVision', made_up(submodules=attention, scans={8: 2}), row)
     assert (products.macs, scans.macs) == (-60, -2 * 73)
+    attention = {'backbone.a': 100, 'backbone.a.qkvo': 30, 'backbone.a.lepe': 9, 'backbone.a.proj': 10, 'backbone.b': 7}
+    (products,) = explain('RAVLT', made_up(submodules=attention), row)
+    assert products.macs == -51
+    block = 'backbone.layers.1.blocks.0.mixer'
+    ssd = {block: 100, **{f'{block}.{part}': 5 for part in ('in_proj', 'conv2d', 'norm', 'out_proj')}}
+    ssd |= {f'{name}.3.mixer': 50 for name in ('backbone.layers', 'backbone.layers.3.blocks')}
+    (step,) = explain('VSSD', made_up(submodules=ssd), published_row('detection', 'VSSD', 'Tiny'))
+    assert step.macs == -80 * 3 / 4  # four heads in stage 1
 
 
 def test_lines():
@@ -71,6 +82,38 @@ def test_lines():
     assert len(remark) == 1 and '349 G' in remark[0]
 
 
+def left_out_of_twins(counts):
+    return counts.operators['aten.bmm']
+
+
+def left_out_of_transnext(counts):
+    """768 of 1,024 pooled tokens in two products of each block of three stages, and all resizing but UperNet's own.
+
+    UperNet resizes 4 pooled maps, 3 top-down ones and 3 results, of 512 channels, by four products per value.
+    """
+    stages = ((2, 72), (2, 144), (15, 288))
+    products = sum(2 * 768 * depth * (65536 // 4**i) * dim for i, (depth, dim) in enumerate(stages))
+    heads = 4 * 512 * (4 * 1024 + (4096 + 16384 + 65536) + 3 * 65536)
+    return products + counts.operators['aten.upsample_bilinear2d'] - heads
+
+
+@pytest.mark.parametrize(
+    ('path', 'left_out'),
+    [
+        ('twins/twins-svt-small_upernet_8xb2-amp-160k_ade20k-512x512.py', left_out_of_twins),
+        ('transnext/transnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', left_out_of_transnext),
+    ],
+    ids=['Twins', 'TransNeXt'],
+)
+def test_what_remarks_say_of_attention(path, left_out):
+    """The figure in the remark is our count without what the published one leaves out, and comes near the latter."""
+    counts, row = counts_of(path), match(ROOT / 'configs' / path).row
+    counted = (counts.macs['total'] - left_out(counts)) / 1e9
+    assert f' {counted:.0f} G' in REMARKS['segmentation', row.family, row.variant]
+    assert counted == pytest.approx(row.macs, rel=0.005)
+    assert abs(counts.macs['total'] / 1e9 / row.macs - 1) > 0.03
+
+
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
-    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision'}
+    assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'RAVLT', 'VSSD'}

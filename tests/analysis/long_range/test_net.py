@@ -15,7 +15,7 @@ class TestReach:
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn'])
+    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'])
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -24,6 +24,12 @@ class TestReach:
         order = torch.arange(256).view(16, 16)
         here = order[5, 9]
         assert torch.equal(receptive_field(LongRangeNet(mixer), 16, (5, 9)), order <= here if causal else order >= here)
+
+    def test_fused_states(self):
+        """Five rows and columns more per block, and all before them in raster order."""
+        order = torch.arange(32 * 32).view(32, 32)
+        reach = receptive_field(LongRangeNet('ss1d-state-fused'), 32, (3, 5))
+        assert torch.equal(reach, order <= order[3 + 4 * 5, 5 + 4 * 5])
 
     def test_position_code_adds_no_reach(self):
         assert radius(receptive_field(LongRangeNet('dw3', 'sincos'), 16, (8, 8)), (8, 8)) == 4
@@ -38,7 +44,9 @@ class TestReach:
         assert receptive_field(net, 16, (8, 8)).all()
 
     def test_every_mixer_is_covered(self):
-        assert {'identity', 'dw3', 'dw7', 'ssm', 'ssm-reversed', 'bissm', 'ss2d', 'attn', 'causal-attn'} <= set(MIXERS)
+        causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
+        assert {'identity', 'dw3', 'dw7', *causal, *whole} <= set(MIXERS)
 
 
 def test_position_code_tells_places_apart():

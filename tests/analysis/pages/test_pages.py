@@ -1,11 +1,14 @@
 """Generated parts of a page: written, checked, and faults in their marks named."""
 
+import re
+
 import pytest
 
 from mmbackbones.analysis.complexity.controlled import ArmCost, write_costs
 from mmbackbones.analysis.pages import write
 from mmbackbones.analysis.pages.parts import PARTS
 from mmbackbones.errors import InputError
+from mmbackbones.zoo.models import model_names
 from tests.conftest import ROOT
 
 PAGE = 'Before.\n<!-- generated: {}, by tools/make_tables.py -->\n\nold\n\n<!-- end -->\nAfter.\n'
@@ -39,9 +42,9 @@ def test_check_shows_what_differs_and_writes_nothing(project, capsys):
 @pytest.mark.parametrize(
     ('text', 'fault'),
     [
-        (PAGE.format('shout'), r'docs/page\.md: .*generated: shout.*: expected one of results, '),
+        (PAGE.format('shout'), r'docs/page\.md: .*generated: shout.*: expected one of answer, '),
         (PAGE.format('say').replace('<!-- end -->', ''), r'docs/page\.md: .*generated: say.*: expected <!-- end -->'),
-        (PAGE.format('results too much'), r'docs/page\.md: .*: TypeError'),
+        (PAGE.format('complexity too much'), r'docs/page\.md: .*: TypeError'),
         (PAGE.format('miniatures'), r'docs/page\.md: .*: .*miniature_training\.csv: no readable CSV file'),
     ],
     ids=['unknown part', 'no end', 'wrong arguments', 'no table'],
@@ -69,6 +72,46 @@ def test_results_show_scores_of_our_very_network_alone():
     assert rows['| Vim-Ti'][3] == '' and rows['| Vim-Ti'][6] == ''  # published with another head
     assert rows['| MambaVision-T'][6] == '46.0 / -'
     assert len(rows) > 35
+
+
+def test_a_short_table_names_models_of_the_zoo():
+    lines = PARTS['results'](ROOT, 'vim-tiny', 'vmamba-tiny-s1l8').splitlines()
+    assert lines[2].startswith('| `vim_tiny` | SSM | 27.2 M / 207 G | - |')
+    assert '| 47.3 / 42.7 |' in lines[3] and len(lines) == 6
+    page = (ROOT / 'README.md').read_text()
+    shown = re.findall(r'^\| `(\w+)` \|', page, re.MULTILINE)
+    assert len(shown) == 8 and set(shown) <= set(model_names())
+
+
+def test_the_answer_follows_from_the_tables(tmp_path):
+    """Made-up tables: one backbone linear in the tokens, one quadratic, and two mixers with known accuracies."""
+    head = 'config,size,tokens,attention,median_ms,peak_mb,device,versions,date,commit\n'
+    rows = [
+        f'mask-rcnn_{name},{size},{size},{kind},{size**power},{size},CPU,"torch 1, python 3",2026-01-01,abc\n'
+        for size in (10, 20, 40)
+        for name, kind, power in (
+            ('vim-tiny_x', '', 1),
+            ('deit-tiny_x', 'fused', 2),
+            ('deit-tiny_x', 'materialised', 3),
+        )
+    ]
+    (tmp_path / 'benchmarks').mkdir()
+    (tmp_path / 'benchmarks' / 'speed_vim-deit.csv').write_text(head + ''.join(rows))
+    head = 'mixer,seed,shuffled,first,last,total,correct,low,high,cue_side,distractors,device,torch,date\n'
+    rows = [
+        f'{mixer},{seed},False,{first},{first + 3},100,{correct},0,1,left,0,CPU,1,2026-01-01\n'
+        for mixer, correct in (('ss2d', 90), ('dw7', 30))
+        for seed in (0, 1)
+        for first in (9, 13, 17)
+    ]
+    (tmp_path / 'benchmarks' / 'long_range_row.csv').write_text(head + ''.join(rows))
+    text = PARTS['answer'](tmp_path)
+    assert "power of 1.00 (0.00) and DeiT-tiny's of 2.00 (0.00) with sdpa attention, 3.00 (0.00)" in text
+    assert "takes 10.0 times Vim-tiny's time at 10 px (10 tokens), and 40.0 times its time and 1.0 times its" in text
+    assert 'cues 13 to 20 tokens away' in text and 'answer 90.0 % (90 to 90, 2 seeds)' in text
+    assert 'has 4,000 tokens of 16 px, 1.74 times' in text and text.count('* **') == 5
+    assert PARTS['answer'](tmp_path, 'length').startswith('Attention is dominated')
+    assert '| 40 | 40 | 40 ms, 40 MB | x40.0, x1.0 | x1600.0, x1.0 |' in PARTS['cost'](tmp_path)
 
 
 def test_costs_of_arms_stand_beside_their_distance_from_mambaout(tmp_path):

@@ -148,7 +148,22 @@ def test_choices_and_crops():
 
 @pytest.mark.parametrize(
     'name',
-    ['mambaout', 'vim', 'vmamba', 'localvim', 'localvmamba', 'plainmamba', 'mambavision', 'efficientvmamba', 'mamba'],
+    [
+        'mambaout',
+        'vim',
+        'vmamba',
+        'localvim',
+        'localvmamba',
+        'plainmamba',
+        'mambavision',
+        'efficientvmamba',
+        'mamba',
+        'spatialmamba',
+        'vssd',
+        'mila',
+        'hvittt',
+        'ravlt',
+    ],
 )
 def test_counts_equal_the_maps_of_the_backbone(name):
     """At sides that no stride divides."""

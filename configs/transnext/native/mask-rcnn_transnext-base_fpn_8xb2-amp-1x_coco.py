@@ -1,0 +1,8 @@
+# The authors' recipe (DaiShiResearch/TransNeXt, detection/maskrcnn). It differs from the common one in:
+# param_scheduler (warmup of 500 iterations).
+_base_ = '../mask-rcnn_transnext-base_fpn_8xb2-amp-1x_coco.py'
+recipe = 'native'
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
+]

@@ -1,0 +1,17 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.TransNeXt',
+        arch='base',
+        img_size=512,
+        drop_path_rate=0.7,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='zoo://transnext_base')),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384))

@@ -1,0 +1,16 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.TimmBackbone',
+        arch='twins_svt_large.in1k',
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type='mmbackbones.Pretrained',
+            checkpoint='zoo://twins_svt_large')),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512))

@@ -1,0 +1,10 @@
+# The authors' recipe (YuHengsss/VSSD, detection/configs/vssd). It differs from the common one in:
+# optim_wrapper (FP32).
+_base_ = '../mask-rcnn_vssd-tiny_fpn_8xb2-amp-1x_coco.py'
+recipe = 'native'
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    constructor='mmbackbones.OptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.))

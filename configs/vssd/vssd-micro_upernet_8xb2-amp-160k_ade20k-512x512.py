@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/amp-160k_ade20k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        type='mmbackbones.VSSD',
+        arch='micro',
+        drop_path_rate=0.1,
+        init_cfg=dict(type='mmbackbones.Pretrained', checkpoint='zoo://vssd_micro')),
+    decode_head=dict(in_channels=[48, 96, 192, 384]),
+    auxiliary_head=dict(in_channels=192))

@@ -1,0 +1,3 @@
+"""What the options of the data check choose from. Imports nothing."""
+
+SPLITS = ('train', 'val', 'test')

@@ -1,0 +1,1 @@
+"""The models in the registries of other libraries. Each module registers when it is imported."""

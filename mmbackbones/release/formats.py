@@ -1,0 +1,174 @@
+"""A backbone as ONNX, TorchScript or torch.export's own file, each checked against PyTorch before it is handed on."""
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from mmbackbones.backbones.base import Backbone
+from mmbackbones.errors import InputError
+from mmbackbones.ops.selective_scan.dispatch import use_scans
+from mmbackbones.release.scan import DECOMPOSITIONS
+
+FORMATS = ('onnx', 'torchscript', 'pt2')
+TOLERANCE = 1e-4  # absolute, and relative to the value
+METADATA = 'mmbackbones.json'  # the name of the metadata within TorchScript and pt2 files
+# Why a format or family has no dynamic size. The one place that says so; the tests hold it to what happens.
+NOT_DYNAMIC = {
+    'torchscript': 'tracing writes the sizes of the example into the graph; onnx and pt2 take any size',
+}
+
+
+def export_backbone(
+    backbone: Backbone, kind: str, size: tuple[int, int], dynamic: bool = False, metadata: dict[str, str] | None = None
+) -> bytes:
+    """Export a backbone, load the result and compare it with PyTorch.
+
+    The input is ``image``, float32 [1, 3, H, W], already normalized. The outputs are ``map0``, ``map1``, …, each
+    [1, C, h, w].
+    Selective scans become plain operations, see :mod:`mmbackbones.release.scan`.
+
+    Args:
+        backbone: the network with its weights. It is put into eval mode.
+        kind: one of ``FORMATS``.
+        size: height and width of the image, px.
+        dynamic: whether the file takes images of any size. It is then also checked at another size.
+        metadata: texts to store in the file.
+
+    Returns:
+        bytes: the content of the file.
+
+    Raises:
+        InputError: the family or format has no dynamic size; the image is too small; a package is missing; or the file
+            does not give PyTorch's maps to ``TOLERANCE``.
+    """
+    if kind not in FORMATS:
+        raise InputError(f'--format {kind}: expected one of {", ".join(FORMATS)}')
+    if dynamic:
+        require_dynamic(type(backbone).__name__, kind)
+    backbone.eval()
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = [image]
+    if dynamic:
+        images.append(torch.randn(1, 3, size[0] + 37, size[1] + 22, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad(), use_scans(backend='chunk', directional='composed'), _quiet():
+        expected = [backbone(each) for each in images]
+        program = _trace(backbone, image, dynamic)
+        data = WRITERS[kind](program, image, len(expected[0]), metadata or {})
+        found = READERS[kind](data)
+        for each, maps in zip(images, expected):
+            _compare(f'--format {kind}', each, maps, found(each))
+    return data
+
+
+def require_dynamic(family: str, kind: str) -> None:
+    """Refuse what ``NOT_DYNAMIC`` names.
+
+    Raises:
+        InputError: the family or format has no dynamic size; the message says why.
+    """
+    for name in (family, kind):
+        if name in NOT_DYNAMIC:
+            raise InputError(f'--dynamic: not with {name}: {NOT_DYNAMIC[name]}')
+
+
+def _trace(backbone: Backbone, image: Tensor, dynamic: bool) -> ExportedProgram:
+    free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    return torch.export.export(backbone, (image,), dynamic_shapes=(free,) if dynamic else None)
+
+
+def _write_onnx(program: ExportedProgram, image: Tensor, maps: int, metadata: dict[str, str]) -> bytes:
+    _require('onnxscript')
+    with _decomposing():
+        exported = torch.onnx.export(
+            program,
+            (image,),
+            dynamo=True,
+            verbose=False,
+            input_names=['image'],
+            output_names=[f'map{index}' for index in range(maps)],
+        )
+    exported.model.metadata_props.update(metadata)
+    return exported.model_proto.SerializeToString()
+
+
+def _write_torchscript(program: ExportedProgram, image: Tensor, maps: int, metadata: dict[str, str]) -> bytes:
+    module = program.run_decompositions(DECOMPOSITIONS).module()
+    traced, buffer = torch.jit.trace(module, image, check_trace=False), io.BytesIO()
+    torch.jit.save(traced, buffer, _extra_files={METADATA: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+def _write_pt2(program: ExportedProgram, image: Tensor, maps: int, metadata: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program.run_decompositions(DECOMPOSITIONS), buffer, extra_files={METADATA: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+def _read_onnx(data: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    session = _require('onnxruntime').InferenceSession(data, providers=['CPUExecutionProvider'])
+    return lambda image: [torch.from_numpy(each) for each in session.run(None, {'image': image.numpy()})]
+
+
+def _read_torchscript(data: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    return torch.jit.load(io.BytesIO(data))
+
+
+def _read_pt2(data: bytes) -> Callable[[Tensor], Sequence[Tensor]]:
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+WRITERS = {'onnx': _write_onnx, 'torchscript': _write_torchscript, 'pt2': _write_pt2}
+READERS = {'onnx': _read_onnx, 'torchscript': _read_torchscript, 'pt2': _read_pt2}
+
+
+def _compare(what: str, image: Tensor, expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    height, width = image.shape[2:]
+    for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE):
+            apart = f'{(one - other).abs().max():.2g} apart' if one.shape == other.shape else 'of another shape'
+            raise InputError(
+                f'{what}: map {index} of an image {height}x{width} is {apart} from PyTorch; nothing was written'
+            )
+
+
+@contextlib.contextmanager
+def _decomposing() -> Iterator[None]:
+    """torch's ONNX exporter takes its decompositions from this table, in the pass that it makes anyway."""
+    from torch._decomp import decomposition_table
+
+    decomposition_table.update(DECOMPOSITIONS)
+    try:
+        yield
+    finally:
+        for operator in DECOMPOSITIONS:
+            del decomposition_table[operator]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters log and warn of what is their own affair; the comparison tells whether the result is right."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _require(package: str):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx needs the package {package} ({error}); pip install 'mmbackbones[export]' brings it"
+        ) from error

@@ -1,0 +1,12 @@
+"""Export a backbone: tools/export.py CONFIG CHECKPOINT --backbone-only [--format onnx] [--dynamic] -o FILE."""
+
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / 'mmbackbones' / 'needs.py'))['end_without']()
+
+from mmbackbones.engine.command import run_command
+from mmbackbones.release.export import main
+
+if __name__ == '__main__':
+    run_command(main)
