@@ -5,16 +5,20 @@ from pathlib import Path
 
 from scipy.stats import linregress
 
+from mmbackbones.analysis.evidence.points import collect
+from mmbackbones.analysis.evidence.regression import estimate
+from mmbackbones.analysis.evidence.show import interval
 from mmbackbones.analysis.long_range.curves import Curve
 from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
 from mmbackbones.analysis.tables import markdown_table
 
 SPEED, ROW = 'speed_vim-deit.csv', 'long_range_row.csv'
+FIRST = ('published', 'length', 'cost', 'reach', 'missing')  # the README's lines
 STRIDE, WIDTH = 16, 384  # of the threshold's example: patches of 16 px, and the channels of DeiT-S and Vim-S
 
 
 def answer(root: Path, *names: str) -> str:
-    """How cost grows, what it is at both ends, how far a scan sees, how long the sequences are, and what is missing.
+    """What published scores say, what long sequences cost, how far a scan sees, and what is missing.
 
     Args:
         names: only these sentences, without their heads, in one paragraph.
@@ -25,14 +29,15 @@ def answer(root: Path, *names: str) -> str:
         cost=_cost(speed),
         reach=_reach(long_range_curves(row)),
         length=_length(),
-        accuracy='No full-size training of this project is finished, and nothing has run on a GPU. The scores in the '
-        'table below are published ones.',
+        published=_published(),
+        missing='No full-size training of this project is finished, and nothing has run on a GPU. What would settle '
+        'it: `python tools/analysis/run_suite.py configs/suites/controlled.yaml`, which changes the token mixer alone.',
     )
     if names:
         return ' '.join(sentences[name] for name in names)
-    lines = [f'* **{name.capitalize()}.** {text}' for name, text in sentences.items()]
+    lines = [f'* **{name.capitalize()}.** {sentences[name]}' for name in FIRST]
     reach = f'Reach: {distinct(row, "device")}, torch {distinct(row, "torch")}, {distinct(row, "date")}, `{ROW}`.'
-    return '\n'.join(lines) + f'\n\nGrowth and cost: {_conditions(speed)} {reach}'
+    return '\n'.join(lines) + f'\n\nCost: {_conditions(speed)} {reach}'
 
 
 def cost(root: Path) -> str:
@@ -60,6 +65,16 @@ def _length() -> str:
         f'Attention is dominated by its quadratic part beyond 6 D tokens. COCO at 800x1280 has {tokens:,} tokens of '
         f'{STRIDE} px, {tokens / (6 * WIDTH):.2f} times that at D = {WIDTH}; ImageNet at 224x224 has {small}, '
         f'{small / (6 * WIDTH):.2f} times.'
+    )
+
+
+def _published() -> str:
+    found = {metric: estimate(collect(metric)[0], 'SSM against conv') for metric in ('AP_box', 'mIoU_ss')}
+    return (
+        'At equal ImageNet accuracy, published SSM networks score '
+        f'{interval(found["AP_box"])} box AP (COCO) and {interval(found["mIoU_ss"])} mIoU (ADE20K) against '
+        'convolutional ones, with 95 % intervals that allow for families ([docs/evidence.md](docs/evidence.md), `python '
+        'tools/analysis/evidence.py`). Recipes differ, so this is no experiment.'
     )
 
 
