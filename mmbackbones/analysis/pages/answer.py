@@ -73,8 +73,8 @@ def _published() -> str:
     return (
         'At equal ImageNet accuracy, published SSM networks score '
         f'{interval(found["AP_box"])} box AP (COCO) and {interval(found["mIoU_ss"])} mIoU (ADE20K) against '
-        'convolutional ones, with 95 % intervals that allow for families ([docs/evidence.md](docs/evidence.md), `python '
-        'tools/analysis/evidence.py`). Recipes differ, so this is no experiment.'
+        'convolutional ones, with 95 % intervals that allow for families ([docs/evidence.md](docs/evidence.md), '
+        '`python tools/analysis/evidence.py`). Recipes differ, so this is no experiment.'
     )
 
 
