@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 
 IN_CI = ('upernet_1xb8-500_shapes-ade20k-128x128_vim_mini', 'mask-rcnn_1xb4-300_shapes-coco_vmamba_mini')
 TABLE = ROOT / 'benchmarks' / 'miniature_training.csv'
-# Families whose rows are still to come: tools/analysis/train_miniatures.py NAME … --csv benchmarks/miniature_training.csv
+# Families whose rows are still to come: tools/analysis/train_miniatures.py NAME … --csv with this table adds them.
 LATE = ('hvittt', 'mila', 'ravlt', 'transnext', 'twins', 'vssd')
 PENDING = {
     *(f'mask-rcnn_1xb4-300_shapes-coco_{name}_mini' for name in (*LATE, 'spatialmamba')),
