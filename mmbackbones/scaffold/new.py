@@ -116,7 +116,9 @@ def _with_import(text: str, name: str, cls: str) -> str:
         raise InputError(f'--class {cls}: exists in {templates.PACKAGE}; nothing was written')
     added = f'from mmbackbones.backbones.{name} import {cls}\n'
     old, new = ''.join(imports), ''.join(sorted([*imports, added], key=lambda line: line.split()[1]))
-    old_names, new_names = (''.join(f"    '{each}',\n" for each in listed) for listed in (names, sorted([*names, cls])))
+    # As ruff sorts names: those in capitals first.
+    listed = sorted([*names, cls], key=lambda each: (not each.isupper(), each))
+    old_names, new_names = (''.join(f"    '{each}',\n" for each in group) for group in (names, listed))
     if old not in text or old_names not in text:
         raise InputError(f'{templates.PACKAGE}: expected its imports, and the names of __all__, next to each other')
     return text.replace(old, new).replace(old_names, new_names)

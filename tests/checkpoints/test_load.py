@@ -50,5 +50,5 @@ def test_our_own_loading_takes_no_way_through_mmengine(tmp_path, monkeypatch):
 
 
 def test_every_scheme_of_mmengine_ends_here():
-    assert len(CheckpointLoader._schemes) == 12
+    assert len(CheckpointLoader._schemes) == 13
     assert set(CheckpointLoader._schemes.values()) == {load_from_address}
