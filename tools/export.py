@@ -6,7 +6,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).resolve().parents[1] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.engine.command import run_command
-from mmbackbones.release.export import main
+from mmbackbones.release.command_line import export
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(export)

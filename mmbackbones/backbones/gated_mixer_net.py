@@ -19,14 +19,13 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import STRIDES, RunOptions
 from mmbackbones.backbones.mambaout import MambaOut
 from mmbackbones.errors import InputError
-from mmbackbones.layers.arms import ARMS, spell_out
+from mmbackbones.layers.arms import ARMS, MATCHED, MATCHED_SIDE, spell_out
 from mmbackbones.layers.meta_device import shapes_alone
-from mmbackbones.layers.token_mixers import BRANCHES, branch_macs, branch_parameters, build_branch, names_in_turn
+from mmbackbones.layers.mixer_names import BRANCHES
+from mmbackbones.layers.token_mixers import branch_macs, branch_parameters, build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
 MIXERS = (*BRANCHES, 'identity')
-MATCHED = ('femto', 'kobe', 'tiny', 'small', 'base')
-MATCHED_SIDE = 224  # px, at which MACs are made equal
 
 
 @MODELS.register_module()

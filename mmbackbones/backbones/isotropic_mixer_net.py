@@ -19,7 +19,8 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import MapBlock, PlainBackbone, PlainRunOptions
 from mmbackbones.errors import InputError
 from mmbackbones.layers.arms import spell_out
-from mmbackbones.layers.token_mixers import BRANCHES, build_branch, names_in_turn
+from mmbackbones.layers.mixer_names import BRANCHES
+from mmbackbones.layers.token_mixers import build_branch, names_in_turn
 from mmbackbones.registry import MODELS
 
 

@@ -26,6 +26,7 @@ from typing_extensions import Unpack
 from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
 from mmbackbones.backbones.base.checkpointing import keep_statistics_still
 from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
+from mmbackbones.choices import ATTENTION, OLD_ATTENTION
 from mmbackbones.errors import InputError
 from mmbackbones.registry import MODELS
 
@@ -42,8 +43,6 @@ ANY_SIZE = {
 }
 # Source modules whose authors pad odd maps before halving them; the others' convolutions drop the odd row.
 PADDED_DOWNSAMPLING = ('focalnet',)
-ATTENTION = ('sdpa', 'eager')
-OLD_ATTENTION = {'fused': 'sdpa', 'materialised': 'eager'}  # names of version 0.1, still taken
 BATCH_NORMS = ('BN', 'SyncBN')
 BATCH_NORM = dict(type='BN')
 SHAPE_ERROR = re.compile(r'size of tensor|shape|split_with_sizes|divisible|kernel size', re.IGNORECASE)

@@ -22,10 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmbackbones.datasets.choices import CUE_SIDES, TASKS
 from mmbackbones.errors import InputError
 
-TASKS = ('row', 'routed', 'single')
-CUE_SIDES = ('left', 'right', 'random', 'none')
 COLOURS = 4
 BACKGROUND = COLOURS  # label of every token that no cue decides
 PATCH = 4  # side of a token in pixels

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmbackbones.engine.names import run_name
 from mmbackbones.engine.options import Options, Overrides, parse_options
 from mmbackbones.engine.swap import swap_backbone
 from mmbackbones.errors import InputError
@@ -115,12 +116,6 @@ def _mixers(cfg: Config) -> tuple[str, Mixers, Sequence[int] | None] | None:
         return None
     arch = backbone.get('arch')
     return network, backbone['mixers'], arch.get('depths') if isinstance(arch, dict) else None
-
-
-def run_name(config: str | Path, backbone: str | None = None, arm: str | None = None) -> str:
-    """Name of a run: its config's name, and the given backbone and arm."""
-    stem = Path(config).name.removesuffix('.py')
-    return '_'.join(filter(None, (stem, backbone, arm)))
 
 
 def _require_known(cfg: Config, key: str) -> None:

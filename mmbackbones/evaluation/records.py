@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
+from mmbackbones.choices import OLD_ATTENTION
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.choices import RECORDS as RECORDS
 

@@ -10,17 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbackbones.analysis.tables import write_csv
-from mmbackbones.engine.config import run_name
 from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
-from mmbackbones.zoo.models import backbone_config, miniature_names
+from mmbackbones.launch.choices import RUNS, TASKS
+from mmbackbones.zoo.models import backbone_config
 
-TASKS = {
-    'detection': 'configs/quickstart/mask-rcnn_1xb4-300_shapes-coco.py',
-    'segmentation': 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py',
-}
-# Name of a run -> its task and miniature.
-RUNS = {run_name(config, name): (task, name) for task, config in TASKS.items() for name in miniature_names()}
 # The score that decides in each task, all in 0..1: what training must reach and what an untrained model stays below.
 SCORES = {'detection': 'box_AP50', 'segmentation': 'mIoU'}
 FLOORS = {'detection': 0.50, 'segmentation': 0.50}

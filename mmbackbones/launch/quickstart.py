@@ -29,8 +29,8 @@ from mmbackbones.engine.process import command
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.average_precision import precision_by_name
 from mmbackbones.evaluation.outputs import RECORD
+from mmbackbones.launch.choices import TASKS
 from mmbackbones.launch.command_line import quickstart_parser
-from mmbackbones.launch.miniature import TASKS
 
 DATA = Path('data', 'shapes')  # where the configs look for it
 FULL_SIZE = 'configs/mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py'

@@ -50,6 +50,9 @@ ARMS: dict[str, dict[str, Mixers]] = {
         )
     },
 }
+# The archs of GatedMixerNet whose widths can be adjusted to equal MambaOut's cost.
+MATCHED = ('femto', 'kobe', 'tiny', 'small', 'base')
+MATCHED_SIDE = 224  # px, at which MACs are made equal
 
 
 def spell_out(network: str, mixers: Mixers, depths: Sequence[int] | None = None) -> Mixers:

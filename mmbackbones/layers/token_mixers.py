@@ -24,21 +24,22 @@ from torch import Tensor, nn
 from mmbackbones.errors import InputError
 from mmbackbones.layers.linear_attention import LinearAttention
 from mmbackbones.layers.meta_device import shapes_alone
+from mmbackbones.layers.mixer_names import (
+    ATTENTIONS,
+    BRANCHES,
+    CONVOLUTIONS,
+    POINTWISE,
+    SCANS,
+    STATE_FUSED,
+    SUMS,
+    TRAINED,
+)
 from mmbackbones.layers.noncausal_ssd import TokenSSD
 from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
 from mmbackbones.layers.state_fusion import StateFusion
 from mmbackbones.layers.ttt import learn_gated
 
-STATE_FUSED = 'ss1d-state-fused'
-SCANS = ('ssm', 'ssm-reversed', 'bissm', 'ss2d', STATE_FUSED)
-ATTENTIONS = ('attn', 'causal-attn')
-SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
-TRAINED = ('ttt',)
-CONVOLUTIONS = ('s4nd',)
-MIXING = SCANS + ATTENTIONS + SUMS + TRAINED + CONVOLUTIONS
-POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
-BRANCHES = (*MIXING, *POINTWISE, 'none')
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
 DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4, STATE_FUSED: 1}
 WIDEST_HEAD = 32

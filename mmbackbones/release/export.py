@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 
 from mmbackbones.checkpoints.atomic import write_whole
-from mmbackbones.engine.config import Overrides, load_config, run_name
+from mmbackbones.engine.config import load_config, run_name
 from mmbackbones.engine.pretrained import Pretrained
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import commit, installed
-from mmbackbones.output_paths import FileOption
 from mmbackbones.registry import MODELS
-from mmbackbones.release.formats import FORMATS, export_backbone
+from mmbackbones.release.formats import export_backbone
 
 WHOLE_MODELS = (
     'whole detectors and segmentors are exported by onedl-mmdeploy, which pip does not find for this Python; '
@@ -22,24 +21,8 @@ WHOLE_MODELS = (
 PACKAGES = ('mmbackbones', 'torch', 'onnx', 'onnxscript', 'onnxruntime')
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog='tools/export.py',
-        description='Export the backbone of a config. The file is written only after it gave the maps of PyTorch.',
-    )
-    parser.add_argument('config', help='config file; it is Python code and is executed')
-    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file; of the whole model or its backbone')
-    parser.add_argument('--format', choices=FORMATS, default='onnx', help='(default: onnx)')
-    parser.add_argument('--backbone-only', action='store_true', help='required; whole models need another tool')
-    parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
-    parser.add_argument(
-        '--size', nargs=2, type=int, metavar=('H', 'W'), default=(512, 512), help='image size, px (default: 512 512)'
-    )
-    parser.add_argument('--dynamic', action='store_true', help='take images of any size')
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='override keys')
-    parser.add_argument('-o', '--out', action=FileOption, required=True, metavar='FILE', help='file to write')
-    args = parser.parse_args(argv)
-
+def export_with(args: argparse.Namespace) -> None:
+    """The command with the options of :func:`mmbackbones.release.command_line.export_parser`."""
     if not args.backbone_only:
         raise InputError(f'--backbone-only is missing: {WHOLE_MODELS}')
     path = Path(args.out)

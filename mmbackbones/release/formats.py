@@ -15,9 +15,9 @@ from torch.export import Dim, ExportedProgram
 from mmbackbones.backbones.base import Backbone
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan.dispatch import use_scans
+from mmbackbones.release.choices import FORMATS
 from mmbackbones.release.scan import DECOMPOSITIONS
 
-FORMATS = ('onnx', 'torchscript', 'pt2')
 TOLERANCE = 1e-4  # absolute, and relative to the value
 METADATA = 'mmbackbones.json'  # the name of the metadata within TorchScript and pt2 files
 # Why a format or family has no dynamic size. The one place that says so; the tests hold it to what happens.

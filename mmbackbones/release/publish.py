@@ -21,10 +21,9 @@ from mmbackbones.checkpoints.atomic import write_with_checksum
 from mmbackbones.checkpoints.layout import find_weights
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.strict import load_weights
-from mmbackbones.engine.config import Overrides, load_config, run_name
+from mmbackbones.engine.config import load_config, run_name
 from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.errors import InputError
-from mmbackbones.output_paths import FolderOption
 from mmbackbones.registry import MODELS
 from mmbackbones.release.card import Facts, evidence_beside, write_card
 
@@ -120,22 +119,8 @@ def _classes(meta: dict) -> list[str]:
     return [str(name) for name in known.get('classes') or ()] if isinstance(known, dict) else []
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog='tools/publish.py', description='Write a checkpoint as safetensors with a model card, ready for a hub.'
-    )
-    parser.add_argument('config', help='config file; it is Python code and is executed')
-    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
-    parser.add_argument(
-        '-o', '--out', action=FolderOption, type=Path, required=True, metavar='FOLDER', help='new folder to write'
-    )
-    parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
-    parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='override keys')
-    parser.add_argument(
-        '--records', type=Path, metavar='WORK_DIR', help="work dir with the scores (default: the checkpoint's folder)"
-    )
-    parser.add_argument('--license', metavar='NAME', help='licence of the weights, such as apache-2.0 (default: none)')
-    args = parser.parse_args(argv)
+def publish_with(args: argparse.Namespace) -> None:
+    """The command with the options of :func:`mmbackbones.release.command_line.publish_parser`."""
     facts = publish(
         args.config,
         args.checkpoint,

@@ -7,7 +7,7 @@ from torch import nn
 from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones import IsotropicMixerNet
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import BRANCHES, POINTWISE
+from mmbackbones.layers.mixer_names import BRANCHES, POINTWISE
 
 TINY = dict(embed_dims=16, depth=3)
 ROWS, COLUMNS = 3, 4

@@ -8,13 +8,12 @@ import itertools
 import pytest
 import torch
 
+from mmbackbones.datasets.choices import CUE_SIDES, TASKS
 from mmbackbones.datasets.long_range import (
     BACKGROUND,
     COLOURS,
-    CUE_SIDES,
     KEYS,
     PALETTE,
-    TASKS,
     TEXTURES,
     LongRangeTask,
 )

@@ -5,11 +5,9 @@ import torch
 
 from mmbackbones.analysis.complexity.count import PUBLISHED_RULE, SCAN_RULES, count_module
 from mmbackbones.errors import InputError
+from mmbackbones.layers.mixer_names import BRANCHES, MIXING, POINTWISE
 from mmbackbones.layers.token_mixers import (
-    BRANCHES,
     CAUSAL,
-    MIXING,
-    POINTWISE,
     branch_macs,
     branch_parameters,
     build_branch,

@@ -10,8 +10,9 @@ from mmbackbones.backbones.base import Backbone
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
-from mmbackbones.release import export, formats
-from mmbackbones.release.formats import FORMATS, NOT_DYNAMIC, export_backbone
+from mmbackbones.release import command_line, formats
+from mmbackbones.release.choices import FORMATS
+from mmbackbones.release.formats import NOT_DYNAMIC, export_backbone
 from mmbackbones.release.scan import STEPS, decomposed_scan
 from tests.backbones.test_registry import ROWS, build
 from tests.conftest import ROOT
@@ -104,7 +105,7 @@ def checkpoint(tmp_path_factory):
 
 
 def command(checkpoint, out, *options):
-    export.main([str(ROOT / SEGMENTOR), str(checkpoint), '-o', str(out), *options])
+    command_line.export([str(ROOT / SEGMENTOR), str(checkpoint), '-o', str(out), *options])
 
 
 def test_command(checkpoint, tmp_path, capsys):

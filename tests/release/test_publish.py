@@ -11,7 +11,7 @@ from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.checkpoints.strict import load_weights
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
-from mmbackbones.release import card, publish
+from mmbackbones.release import card, command_line, publish
 from tests.conftest import ROOT
 
 CONFIG = str(ROOT / 'configs/quickstart/upernet_1xb8-500_shapes-ade20k-128x128.py')
@@ -54,7 +54,7 @@ def record(**changes) -> dict:
 def test_published_and_loaded_from_a_hub(checkpoint, network, tmp_path, monkeypatch, capsys):
     """Under the hub's own cache layout, without a network."""
     out = tmp_path / 'published'
-    publish.main([CONFIG, str(checkpoint), '-o', str(out), '--license', 'apache-2.0'])
+    command_line.publish([CONFIG, str(checkpoint), '-o', str(out), '--license', 'apache-2.0'])
     assert 'the card has no scores' in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
         'model.safetensors', 'model.safetensors.sha256', 'config.py', 'README.md',

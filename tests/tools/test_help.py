@@ -5,17 +5,13 @@ import sys
 
 import pytest
 
+from mmbackbones.__main__ import COMMANDS
 from tests.conftest import ROOT
 
-# These compute their choices from modules that need torch.
-SLOW = {'benchmark_mixers.py', 'benchmark_scan.py', 'controlled.py', 'long_range.py', 'speed.py', 'train_miniatures.py'}
 HEAVY = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'matplotlib')
-QUICK = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob('tools/*.py'), *ROOT.glob('tools/analysis/*.py')]
-    if path.name not in SLOW
+SCRIPTS = sorted(
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob('tools/*.py'), *ROOT.glob('tools/analysis/*.py')]
 )
-COMMANDS = ['train', 'test', 'demo', 'suite', 'quickstart', 'make-shapes', 'trust-checkpoint']
 
 
 def told(*arguments: str) -> str:
@@ -28,7 +24,7 @@ def told(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize('script', QUICK)
+@pytest.mark.parametrize('script', SCRIPTS)
 def test_of_every_script(script):
     assert told(script).startswith('usage: ')
 
@@ -36,7 +32,3 @@ def test_of_every_script(script):
 @pytest.mark.parametrize('command', COMMANDS)
 def test_of_every_command(command):
     assert told('-m', 'mmbackbones', command).startswith('usage: ')
-
-
-def test_exceptions_exist():
-    assert all((ROOT / 'tools' / 'analysis' / name).is_file() for name in SLOW)

@@ -8,9 +8,9 @@ from filelock import FileLock
 
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.errors import InputError
+from mmbackbones.launch.choices import RUNS
 from mmbackbones.launch.miniature import (
     FLOORS,
-    RUNS,
     SCORES,
     UNTRAINED,
     read_csv,

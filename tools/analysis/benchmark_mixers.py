@@ -6,10 +6,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-import torch
-
-from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
-from mmbackbones.analysis.speed.mixers import CASES, METHODS, benchmark
+from mmbackbones.analysis.speed.mixer_cases import CASES, METHODS
+from mmbackbones.analysis.speed.options import benchmark_parser
 from mmbackbones.engine.command import run_command
 
 
@@ -20,8 +18,15 @@ def main(argv: list[str] | None = None) -> None:
         CASES,
         METHODS,
     )
-    parser.set_defaults(device='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.set_defaults(device=None)  # a GPU where there is one, which torch knows
     args = parser.parse_args(argv)
+
+    import torch
+
+    from mmbackbones.analysis.speed.methods import run_benchmark
+    from mmbackbones.analysis.speed.mixers import benchmark
+
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
 
     if not run_benchmark(args, lambda case, dtype: benchmark(case, args.methods, args.device, dtype, args.rounds)):
         sys.exit(1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.speed.methods import benchmark_parser, run_benchmark
-from mmbackbones.analysis.speed.scan import CASES, METHODS, benchmark
+from mmbackbones.analysis.speed.options import benchmark_parser
+from mmbackbones.analysis.speed.scan_cases import CASES, METHODS
 from mmbackbones.engine.command import run_command
 
 
@@ -16,6 +16,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--limit', type=float, default=10, help='leave out methods slower than this, in seconds a call')
     parser.add_argument('--limit-gb', type=float, default=4, help='leave out methods that need more memory than this')
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.speed.methods import run_benchmark
+    from mmbackbones.analysis.speed.scan import benchmark
 
     def measure(case, dtype):
         return benchmark(case, args.methods, args.device, dtype, args.rounds, args.limit, args.limit_gb)

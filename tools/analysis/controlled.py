@@ -6,12 +6,9 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from rich.console import Console
-from rich.table import Table
-
-from mmbackbones.analysis.complexity.controlled import MIXERS, count_arms, write_costs
-from mmbackbones.backbones.gated_mixer_net import MATCHED, MATCHED_SIDE
+from mmbackbones.analysis.complexity.choices import MIXERS
 from mmbackbones.engine.command import run_command
+from mmbackbones.layers.arms import MATCHED, MATCHED_SIDE
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,6 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--csv', metavar='FILE', help='write one line per arm to this file')
     args = parser.parse_args(argv)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmbackbones.analysis.complexity.controlled import count_arms, write_costs
 
     table = Table('mixer', 'where', 'parameters (M)', '', 'MACs (G)', '', 'scans uncut (G)')
     none = None

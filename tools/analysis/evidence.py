@@ -6,13 +6,7 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.evidence.figure import draw
-from mmbackbones.analysis.evidence.page import Selection, text
-from mmbackbones.analysis.evidence.points import METRICS
-from mmbackbones.analysis.evidence.regression import COVARIATES
-from mmbackbones.analysis.evidence.show import contrasts, sentences
-from mmbackbones.analysis.figures import save
-from mmbackbones.analysis.tables import make_folder, write_csv, write_file
+from mmbackbones.analysis.evidence.choices import COVARIATES, METRICS
 from mmbackbones.engine.command import run_command
 from mmbackbones.output_paths import FolderOption
 
@@ -25,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--metrics', nargs='+', choices=tuple(METRICS), default=tuple(METRICS), help='default: all')
     parser.add_argument('--without', nargs='+', default=(), metavar='FAMILY', help='leave these families out')
     parser.add_argument('--only-plain-recipe', action='store_true', help='leave out rows beyond the plain recipe')
-    parser.add_argument('--covariate', choices=tuple(COVARIATES), default='none', help='beside top-1, as its logarithm')
+    parser.add_argument('--covariate', choices=COVARIATES, default='none', help='beside top-1, as its logarithm')
     parser.add_argument(
         '--add',
         type=Path,
@@ -40,6 +34,12 @@ def main(argv: list[str] | None = None) -> None:
         help='folder for evidence.md, evidence.csv and the figure (default: work_dirs/evidence)',
     )
     args = parser.parse_args(argv)
+
+    from mmbackbones.analysis.evidence.figure import draw
+    from mmbackbones.analysis.evidence.page import Selection, text
+    from mmbackbones.analysis.evidence.show import contrasts, sentences
+    from mmbackbones.analysis.figures import save
+    from mmbackbones.analysis.tables import make_folder, write_csv, write_file
 
     selection = Selection(tuple(args.metrics), tuple(args.without), args.only_plain_recipe, args.covariate, args.add)
     points = selection.points()

@@ -6,19 +6,11 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-import torch
-
-from mmbackbones.analysis.figures import save
-from mmbackbones.analysis.long_range.curves import curves, interval_kind
-from mmbackbones.analysis.long_range.net import MIXERS, POSITIONS
-from mmbackbones.analysis.long_range.records import KIND, run_missing
-from mmbackbones.analysis.long_range.show import SAYS, SAYS_ALWAYS, draw, markdown, table, write_runs
-from mmbackbones.analysis.long_range.train import STEPS, runs_of
-from mmbackbones.analysis.tables import make_folder, show, write_file
-from mmbackbones.datasets.long_range import CUE_SIDES, TASKS, LongRangeTask
+from mmbackbones.analysis.long_range.choices import MIXERS, POSITIONS, STEPS
+from mmbackbones.datasets.choices import CUE_SIDES, TASKS
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import RECORDS
+from mmbackbones.evaluation.choices import RECORDS
 from mmbackbones.output_paths import FolderOption
 
 
@@ -73,6 +65,16 @@ def main(argv: list[str] | None = None) -> None:
         help='folder for records, table and figure',
     )
     args = parser.parse_args(argv)
+
+    import torch
+
+    from mmbackbones.analysis.figures import save
+    from mmbackbones.analysis.long_range.curves import curves, interval_kind
+    from mmbackbones.analysis.long_range.records import KIND, run_missing
+    from mmbackbones.analysis.long_range.show import SAYS, SAYS_ALWAYS, draw, markdown, table, write_runs
+    from mmbackbones.analysis.long_range.train import runs_of
+    from mmbackbones.analysis.tables import make_folder, show, write_file
+    from mmbackbones.datasets.long_range import LongRangeTask
 
     task = LongRangeTask(args.task, args.tokens, args.cue_side, args.distractors, args.noise)
     steps = STEPS[args.task] if args.steps is None else args.steps

@@ -7,15 +7,11 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.analysis.speed.networks import PARTS, PRESETS, STEPS, arms, check, measure
-from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, record_of, table_of, write_timings
-from mmbackbones.analysis.speed.worker import ATTENTION, DTYPES, NetworkCase
-from mmbackbones.analysis.tables import show
-from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
+from mmbackbones.analysis.speed.choices import PARTS, PRECISIONS, STEPS
+from mmbackbones.analysis.speed.presets import PRESETS
+from mmbackbones.choices import ATTENTION, BACKENDS, OLD_ATTENTION, canonical_name
 from mmbackbones.engine.command import run_command
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.records import append_record
-from mmbackbones.ops.selective_scan.dispatch import BACKENDS, canonical_name
 from mmbackbones.output_paths import FileOption
 from mmbackbones.paths import find_config
 
@@ -61,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         help='for backbones with this option; eager stores the attention matrix, sdpa does not (default: as in config)',
     )
-    parser.add_argument('--precision', choices=DTYPES, help='bf16 and fp16 use autocast (default: fp32)')
+    parser.add_argument('--precision', choices=PRECISIONS, help='bf16 and fp16 use autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--rounds', type=int, default=3)
@@ -98,6 +94,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+
+    from mmbackbones.analysis.speed.networks import arms, check, measure
+    from mmbackbones.analysis.speed.report import conditions_of, growth_sentences, record_of, table_of, write_timings
+    from mmbackbones.analysis.speed.worker import NetworkCase
+    from mmbackbones.analysis.tables import show
+    from mmbackbones.evaluation.records import append_record
+
     base = NetworkCase(
         args.configs[0],
         0,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
-from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine.command import run_command
-from mmbackbones.launch.miniature import RUNS, read_csv, train_miniature, write_rows
+from mmbackbones.launch.choices import RUNS
 from mmbackbones.output_paths import FileOption, FolderOption
 
 
@@ -37,6 +36,9 @@ def main(argv: list[str] | None = None) -> None:
         '--data', type=Path, default=Path('data', 'shapes'), help='folder of the data; generated if missing'
     )
     args = parser.parse_args(argv)
+
+    from mmbackbones.datasets.shapes import write_shapes
+    from mmbackbones.launch.miniature import read_csv, train_miniature, write_rows
 
     write_shapes(args.data)
     if args.csv:

@@ -16,7 +16,6 @@ from mmbackbones.layers.meta_device import shapes_alone
 
 COLUMNS = ('mixer', 'where', 'params', 'macs', 'macs_published')
 PLACES = {'last2': 'last two stages', 'all': 'everywhere'}
-MIXERS = tuple(dict.fromkeys(arm.rpartition('-')[0] or arm for arm in ARMS['GatedMixerNet']))
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ def count_arms(
         arch (str | dict): ``arch`` of :class:`GatedMixerNet`.
         shape (tuple[int, int]): height and width in pixels.
         equal (str | None): see :class:`GatedMixerNet`.
-        names (Sequence[str] | None): some of ``MIXERS``; None: all. MambaOut itself is always counted.
+        names (Sequence[str] | None): some of ``MIXERS`` of ``choices.py``; None: all. MambaOut itself is always
+            counted.
 
     Raises:
         InputError: unknown ``arch`` or ``equal``, or an image below 4 px.

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbackbones.analysis.evidence import show
+from mmbackbones.analysis.evidence.choices import METRICS
 from mmbackbones.analysis.evidence.lengths import trend
-from mmbackbones.analysis.evidence.points import METRICS, LeftOut, Point, collect
+from mmbackbones.analysis.evidence.points import LeftOut, Point, collect
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Selection:
     """Which published rows take part, as the options of ``tools/analysis/evidence.py`` say.
 
     Attributes:
-        metrics (tuple[str, ...]): of :data:`mmbackbones.analysis.evidence.points.METRICS`.
+        metrics (tuple[str, ...]): of :data:`mmbackbones.analysis.evidence.choices.METRICS`.
         without (tuple[str, ...]): families that are left out.
         only_plain (bool): whether rows beyond the plain recipe are left out.
         covariate (str): beside top-1: ``'none'``, ``'params'`` or ``'macs'``.

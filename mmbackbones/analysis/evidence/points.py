@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbackbones.analysis.evidence.choices import METRICS
 from mmbackbones.analysis.tables import read_csv
 from mmbackbones.errors import InputError
 from mmbackbones.zoo.published import RECIPES, TOKEN_MIXERS, PublishedRow, published_rows, row_of
@@ -12,12 +13,6 @@ from mmbackbones.zoo.published import RECIPES, TOKEN_MIXERS, PublishedRow, publi
 CLASSES = ('conv', 'SSM', 'attention', 'linear attention', 'hybrid')
 # Mixers of a fixed-size state that are no selective scan: linear in the tokens, as it is.
 LINEAR = frozenset(('linear-attn', 'ttt', 'wkv'))
-# Metric -> task, head. All with the schedule of our common recipe.
-METRICS = {
-    'AP_box': ('detection', 'Mask R-CNN'),
-    'AP_mask': ('detection', 'Mask R-CNN'),
-    'mIoU_ss': ('segmentation', 'UperNet'),
-}
 COLUMNS = ('family', 'variant', 'token_mixer', 'top1', 'params_M', 'macs_G', 'schedule', 'source')
 NO_ACCURACY = 'no ImageNet top-1 at 224 px under this name in the published tables'
 

@@ -8,22 +8,18 @@ less two. The same fits give the leave-one-family-out range.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t as student
 
+from mmbackbones.analysis.evidence.choices import COVARIATES
 from mmbackbones.analysis.evidence.points import CLASSES, Point
 from mmbackbones.errors import InputError
 
 LEVEL = 0.95
 MIN_FAMILIES = 3
-COVARIATES: dict[str, Callable[[Point], float | None]] = {
-    'none': lambda point: 0.0,
-    'params': lambda point: point.params,
-    'macs': lambda point: point.macs,
-}
 # Contrast -> the class, what it is held against (None: all others).
 CONTRASTS: dict[str, tuple[str, str | None]] = {
     'SSM against conv': ('SSM', 'conv'),
@@ -74,7 +70,7 @@ def estimate(points: Sequence[Point], contrast: str, covariate: str = 'none') ->
         if value not in known:
             raise InputError(f'{name} {value!r}: expected one of {", ".join(known)}')
     of, against = CONTRASTS[contrast]
-    points = [point for point in points if COVARIATES[covariate](point) is not None]
+    points = [point for point in points if _size(point, covariate) is not None]
     sides = [{p.family for p in points if p.mixer == of}, {p.family for p in points if _beside(p, of, against)}]
     counts = (len(sides[0]), len(sides[1]))
     for side, families in zip((of, against or 'other classes'), sides):
@@ -107,11 +103,15 @@ def _beside(point: Point, of: str, against: str | None) -> bool:
     return point.mixer != of if against is None else point.mixer == against
 
 
+def _size(point: Point, covariate: str) -> float | None:
+    return 0.0 if covariate == 'none' else getattr(point, covariate)
+
+
 def _columns(points: Sequence[Point], covariate: str) -> list[np.ndarray]:
     top1 = np.array([point.top1 for point in points])
     columns = [np.ones(len(points)), top1 - top1.mean()]
     if covariate != 'none':
-        size = np.log([COVARIATES[covariate](point) or math.nan for point in points])
+        size = np.log([_size(point, covariate) or math.nan for point in points])
         columns.append(size - size.mean())
     return columns
 

@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbackbones.analysis.long_range.choices import KERNELS, MIXERS, POSITIONS
 from mmbackbones.datasets.long_range import COLOURS, PATCH
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import MIXING, POINTWISE, build_branch
+from mmbackbones.layers.token_mixers import build_branch
 
 WIDTH, INNER, DEPTH = 48, 64, 4
-KERNELS = {'dw3': 3, 'dw7': 7}
-MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE)
-POSITIONS = ('none', 'sincos')
 
 
 class DepthwiseConv(nn.Conv2d):

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.analysis.long_range.net import MIXERS, POSITIONS, LongRangeNet, require_known
+from mmbackbones.analysis.long_range.choices import MIXERS, POSITIONS, STEPS
+from mmbackbones.analysis.long_range.net import LongRangeNet, require_known
 from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, LongRangeTask
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import interval, ratio_of_sums
 
 TOKENS_PER_STEP = 4096
-STEPS = {'row': 300, 'routed': 700, 'single': 300}
 LEARNING_RATE, WARM_UP, BACKGROUND_WEIGHT = 3e-3, 50, 0.3
 TEST_SEEDS = 2**31  # seeds from here on draw test images; torch's generator keeps the lower 32 bits of a seed
 BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmbackbones.analysis.long_range.curves import Curve, curves
 from mmbackbones.analysis.tables import read_csv
-from mmbackbones.ops.selective_scan.dispatch import canonical_name
+from mmbackbones.choices import canonical_name
 
 Rows = list[dict[str, str]]
 # Columns of committed tables; an earlier release wrote other names.

@@ -9,3 +9,9 @@ BASIC = (
     'vim/vim-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
     'vmamba/vmamba-tiny-s1l8_upernet_8xb2-amp-160k_ade20k-512x512.py',
 )
+
+# Of the benchmarks of scans and of mixers: names of torch's dtypes.
+DTYPES = ('float32', 'bfloat16', 'float16')
+# Of the measurement of networks. A precision -> the dtype of its autocast by torch's name, None without one.
+PARTS, STEPS = ('backbone', 'model'), ('inference', 'training')
+PRECISIONS = {'fp32': None, 'bf16': 'bfloat16', 'fp16': 'float16'}

@@ -12,11 +12,8 @@ from mmbackbones.analysis.tables import rich_table, show, write_csv
 from mmbackbones.analysis.timing import clock_name, measure_in_turns, median
 from mmbackbones.evaluation.environment import cpu_model, environment, installed
 from mmbackbones.ops.selective_scan import cpu
-from mmbackbones.ops.selective_scan.dispatch import canonical_name
-from mmbackbones.output_paths import FileOption
 
 DIRECTIONS = ('forward', 'forward+backward')
-DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 COLUMNS = (
     'case',
     'shape',
@@ -113,38 +110,11 @@ def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
     )
 
 
-def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[str]) -> argparse.ArgumentParser:
-    """The common options of the benchmarks."""
-    cases, methods = list(cases), list(methods)
-    parser = argparse.ArgumentParser(
-        description=f'{description} Interleaved medians with their spread, after a parity check without which no ratio '
-        'is given. Exit status: 0, 1 if parity fails, 2 for bad usage.'
-    )
-    parser.add_argument('--cases', nargs='+', choices=cases, default=cases, metavar='CASE', help=', '.join(cases))
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        type=canonical_name,
-        choices=methods,
-        default=methods,
-        metavar='METHOD',
-        help=', '.join(methods),
-    )
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32')
-    parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument(
-        '--csv', action=FileOption, metavar='FILE', help='write the rows with their conditions into this file'
-    )
-    return parser
-
-
 def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtype], Iterable[MethodTiming]]) -> bool:
     """Measure the chosen cases. After each one, print its table and write the CSV.
 
     Args:
-        args: arguments of :func:`benchmark_parser`.
+        args: arguments of :func:`mmbackbones.analysis.speed.options.benchmark_parser`.
         benchmark: function that measures a case, given its name and the dtype.
 
     Returns:
@@ -154,7 +124,7 @@ def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtyp
         InputError: the CSV cannot be written.
     """
     torch.set_num_threads(args.threads)
-    dtype = DTYPES[args.dtype]
+    dtype = getattr(torch, args.dtype)
     about = conditions(args.device, dtype)
     show(', '.join(about.values()))
     timings: list[MethodTiming] = []

@@ -7,7 +7,6 @@ kernel.
 """
 
 import copy
-import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -17,43 +16,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.analysis.speed.methods import DIRECTIONS, MethodTiming, measure_methods
+from mmbackbones.analysis.speed.mixer_cases import CASES, MixerCase
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import MambaMixer
 from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.ops.scan_orders import cross_merge, cross_scan
 from mmbackbones.ops.selective_scan import selective_scan, selective_scan_backend, use_scans
 
-METHODS = ('triton', 'composed', 'copies', 'mamba_ssm')
 # Relative to the largest magnitude in float64, the products in the tokens' precision included.
 PARITY = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 PARITY_SIZE = 9, 13
 
 
-@dataclasses.dataclass(frozen=True)
-class MixerCase:
-    """A mixer of ``dim`` channels on maps of a size: Vim's, with a class token, or VMamba's of a stage."""
-
-    family: str
-    dim: int
-    size: tuple[int, int]
-
-    def layer(self) -> nn.Module:
-        torch.manual_seed(0)
-        if self.family == 'vim':
-            return MambaMixer(self.dim, direction='ssm_conv', divide_out=True)
-        return SS2D(self.dim, d_state=1, ssm_ratio=1.0)
-
-    def tokens(self, size: tuple[int, int] | None = None) -> Tensor:
-        """The mixer's input, of another size if one is given."""
-        height, width = size or self.size
-        generator = torch.Generator().manual_seed(0)
-        if self.family == 'vim':
-            return torch.randn(1, height * width + 1, self.dim, generator=generator)
-        return torch.randn(1, height, width, self.dim, generator=generator)
+def layer_of(case: MixerCase) -> nn.Module:
+    """The mixer with its first weights."""
+    torch.manual_seed(0)
+    if case.family == 'vim':
+        return MambaMixer(case.dim, direction='ssm_conv', divide_out=True)
+    return SS2D(case.dim, d_state=1, ssm_ratio=1.0)
 
 
-CASES = {f'vim-t-{size}': MixerCase('vim', 192, (size // 16, size // 16)) for size in (224, 512, 1248)}
-CASES |= {f'vmamba-t-stage{i + 1}': MixerCase('vmamba', 96 << i, (200 >> i, 320 >> i)) for i in range(4)}
+def tokens_of(case: MixerCase, size: tuple[int, int] | None = None) -> Tensor:
+    """The mixer's input, of another size if one is given."""
+    height, width = size or case.size
+    generator = torch.Generator().manual_seed(0)
+    if case.family == 'vim':
+        return torch.randn(1, height * width + 1, case.dim, generator=generator)
+    return torch.randn(1, height, width, case.dim, generator=generator)
 
 
 def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
@@ -134,7 +123,7 @@ def call(method: str, case: MixerCase, layer: nn.Module, x: Tensor, dtype: torch
 
 def parity(method: str, case: MixerCase, device: str, dtype: torch.dtype) -> float:
     """Largest error over output and gradients on a small map, each relative to its largest magnitude in float64."""
-    layer, x = case.layer(), case.tokens(PARITY_SIZE)
+    layer, x = layer_of(case), tokens_of(case, PARITY_SIZE)
     with use_scans(backend='chunk'):
         expected = call('composed', case, copy.deepcopy(layer).double(), x.double(), torch.float64, backward=True)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -148,7 +137,7 @@ def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, ro
     Ratios are over the time of ``triton``, or over that of ``composed`` where Triton does not run.
     """
     case = CASES[name]
-    layer, x = case.layer().to(device), case.tokens().to(device)
+    layer, x = layer_of(case).to(device), tokens_of(case).to(device)
     elements = x.numel() * (2 if case.family == 'vim' else 1)  # (B, D, L) of a scan
     notes = {method: unavailable(method, device) or '' for method in methods}
     running = [method for method in methods if not notes[method]]

@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,9 +18,8 @@ from mmengine.registry import MODELS, init_default_scope
 from scipy.stats import linregress
 
 from mmbackbones.analysis.complexity.count import build_without_values, count_module
+from mmbackbones.analysis.speed.choices import PARTS, PRECISIONS, STEPS
 from mmbackbones.analysis.speed.worker import (
-    ATTENTION,
-    DTYPES,
     OUT_OF_MEMORY,
     WARM_UP,
     NetworkCase,
@@ -29,39 +28,11 @@ from mmbackbones.analysis.speed.worker import (
     serve,
 )
 from mmbackbones.analysis.timing import in_turns
-from mmbackbones.backbones.timm_backbone import OLD_ATTENTION
+from mmbackbones.choices import ATTENTION, OLD_ATTENTION
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.ops.selective_scan import selective_scan_backend
-
-PARTS, STEPS = ('backbone', 'model'), ('inference', 'training')
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A published measurement: configs by name (:func:`mmbackbones.paths.find_config`), and the source's claim."""
-
-    configs: tuple[str, ...]
-    sizes: tuple[int, ...]
-    attention: tuple[str, ...]
-    batch: dict[str, int]
-    precision: dict[str, str]
-    claim: str
-
-
-PRESETS = {
-    'vim-1248': Preset(
-        configs=('vim/mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco.py', 'deit/mask-rcnn_deit-tiny_sfp_8xb2-amp-1x_coco.py'),
-        sizes=(224, 512, 640, 736, 1024, 1248, 2048),
-        attention=ATTENTION,
-        batch={'cuda': 32, 'cpu': 1},
-        precision={'cuda': 'fp16', 'cpu': 'fp32'},
-        claim='Vim (arXiv 2401.09417, abstract): 2.8 times as fast as DeiT and 86.8 % less GPU memory in batch '
-        'inference on 1248x1248 px images, from before attention was fused; the batch is not stated there, ours is '
-        '32 (fp16) on CUDA and 1 (fp32) on a CPU unless --batch and --precision say otherwise',
-    )
-}
 
 
 class Growth(NamedTuple):
@@ -129,7 +100,7 @@ def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:
     for name, value, known in (
         ('part', case.part, PARTS),
         ('step', case.step, STEPS),
-        ('precision', case.precision, DTYPES),
+        ('precision', case.precision, PRECISIONS),
     ):
         if value not in known:
             raise InputError(f'{name} {value!r}: expected one of {", ".join(known)}')

@@ -2,77 +2,20 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmbackbones.analysis.speed import scan_peers
 from mmbackbones.analysis.speed.methods import DIRECTIONS, MethodTiming, measure_methods
+from mmbackbones.analysis.speed.scan_cases import BOUNDS, CASES, PEERS, ScanCase
 from mmbackbones.analysis.timing import seconds_of
+from mmbackbones.choices import BACKENDS
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import cpu, selective_scan, selective_scan_backend
-from mmbackbones.ops.selective_scan.dispatch import BACKENDS
 
-
-@dataclass(frozen=True)
-class ScanCase:
-    """batch, dim D over all groups, length L, state N, groups; ``gate``: with z."""
-
-    batch: int
-    dim: int
-    length: int
-    state: int
-    groups: int
-    gate: bool
-
-    @property
-    def elements(self) -> int:
-        return self.batch * self.dim * self.length
-
-    def inputs(self, device: str, dtype: torch.dtype, length: int | None = None) -> list[Tensor | None]:
-        """u, delta, A, B, C, D, z, delta_bias with Mamba's initial A = -1..-N and steps of 0.001 to 0.1."""
-        generator = torch.Generator().manual_seed(0)
-        length = length or self.length
-
-        def normal(*shape):
-            return torch.randn(shape, generator=generator)
-
-        sequence, maps = (self.batch, self.dim, length), (self.batch, self.groups, self.state, length)
-        step = torch.exp(torch.linspace(-6.9, -2.3, self.dim))
-        A = -torch.arange(1.0, self.state + 1).repeat(self.dim, 1)
-        sequences = [normal(*sequence), 0.1 * normal(*sequence), normal(*maps), normal(*maps)]
-        u, delta, B, C = (x.to(device, dtype) for x in sequences)
-        z = normal(*sequence).to(device, dtype) if self.gate else None
-        A, D, delta_bias = (x.to(device) for x in (A, normal(self.dim), step.expm1().log()))
-        return [u, delta, A, B, C, D, z, delta_bias]
-
-
-def vim(dim: int, size: int) -> ScanCase:
-    return ScanCase(1, dim, (size // 16) ** 2 + 1, 16, 1, True)
-
-
-def vmamba(stage: int) -> ScanCase:
-    return ScanCase(1, 4 * 96 << stage, 64000 >> 2 * stage, 1, 4, False)
-
-
-CASES = {f'n16-{length}': ScanCase(1, 384, length, 16, 1, True) for length in (196, 1024, 4096, 65536)}
-CASES |= {f'n1-{length}': ScanCase(1, 768, length, 1, 4, False) for length in (1024, 4096)}
-CASES |= {f'vim-{name}-{size}': vim(dim, size) for name, dim in dict(t=384, s=768).items() for size in (224, 512, 1248)}
-CASES |= {f'vmamba-t-stage{stage + 1}': vmamba(stage) for stage in range(4)}
-
-PEERS: dict[str, Callable] = {
-    'mamba_ssm loop': scan_peers.mamba_ssm_loop,
-    'Hugging Face loop': scan_peers.hugging_face_loop,
-    'mambapy': scan_peers.mambapy_scan,
-    'mamba_ssm CUDA': scan_peers.mamba_ssm_cuda,
-}
 # Whose backward is quadratic in the length.
 LOOPS = ('mamba_ssm loop', 'Hugging Face loop')
-# The exponentials of the recurrence alone, from registers to registers: this core's bounds of a forward pass. The usual
-# one, a polynomial, and the stricter one, with the table that the C++ kernel has.
-BOUNDS = {'exp2 polynomial in registers': 'scan_exponentials_polynomial', 'table exp alone': 'scan_exponentials_table'}
-METHODS = (*BACKENDS, *PEERS, *BOUNDS)
 ONLY_CUDA = ('triton', 'mamba_ssm', 'mamba_ssm CUDA')
 
 # Copies of (B, D, L, N) in float32 that the methods which materialise it hold, without and with the backward.
@@ -81,6 +24,24 @@ MATERIALISING = ('naive', *PEERS)
 
 PARITY_LENGTH = 130
 PARITY = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+def inputs_of(case: ScanCase, device: str, dtype: torch.dtype, length: int | None = None) -> list[Tensor | None]:
+    """u, delta, A, B, C, D, z, delta_bias with Mamba's initial A = -1..-N and steps of 0.001 to 0.1."""
+    generator = torch.Generator().manual_seed(0)
+    length = length or case.length
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    sequence, maps = (case.batch, case.dim, length), (case.batch, case.groups, case.state, length)
+    step = torch.exp(torch.linspace(-6.9, -2.3, case.dim))
+    A = -torch.arange(1.0, case.state + 1).repeat(case.dim, 1)
+    sequences = [normal(*sequence), 0.1 * normal(*sequence), normal(*maps), normal(*maps)]
+    u, delta, B, C = (x.to(device, dtype) for x in sequences)
+    z = normal(*sequence).to(device, dtype) if case.gate else None
+    A, D, delta_bias = (x.to(device) for x in (A, normal(case.dim), step.expm1().log()))
+    return [u, delta, A, B, C, D, z, delta_bias]
 
 
 def unavailable(method: str, case: ScanCase, device: str) -> str | None:
@@ -105,7 +66,8 @@ def unavailable(method: str, case: ScanCase, device: str) -> str | None:
 
 def call(method: str, inputs: list[Tensor | None], dout: Tensor | None) -> list[Tensor]:
     """Output, and with ``dout`` also the gradients."""
-    scan = PEERS.get(method) or (lambda *inputs: selective_scan(*inputs, True, backend=method))
+    peer = getattr(scan_peers, PEERS[method]) if method in PEERS else None
+    scan = peer or (lambda *inputs: selective_scan(*inputs, True, backend=method))
     if dout is None:
         with torch.no_grad():
             return [scan(*inputs)]
@@ -124,7 +86,7 @@ def call_of(method: str, case: ScanCase, inputs: list[Tensor | None], dout: Tens
 
 def parity(method: str, case: ScanCase, device: str, dtype: torch.dtype) -> float:
     """Largest error over output and gradients, each relative to its largest magnitude in float64 by ``naive``."""
-    inputs = case.inputs(device, dtype, PARITY_LENGTH)
+    inputs = inputs_of(case, device, dtype, PARITY_LENGTH)
     dout = torch.ones_like(inputs[0])
     actual = call(method, inputs, dout)
     expected = call('naive', [None if x is None else x.double() for x in inputs], dout.double())
@@ -133,7 +95,7 @@ def parity(method: str, case: ScanCase, device: str, dtype: torch.dtype) -> floa
 
 def expected_seconds(method: str, case: ScanCase, direction: str, device: str, dtype: torch.dtype) -> float:
     """From a short sequence, linear or, for the backward of the loops, quadratic in the length."""
-    inputs = case.inputs(device, dtype, PARITY_LENGTH)
+    inputs = inputs_of(case, device, dtype, PARITY_LENGTH)
     dout = torch.ones_like(inputs[0]) if direction == 'forward+backward' else None
     seconds = min(seconds_of(lambda: call(method, inputs, dout), 1, device) for _ in range(2))
     growth = case.length / PARITY_LENGTH
@@ -160,7 +122,7 @@ def benchmark(
             for method in methods
             if method not in BOUNDS or direction == 'forward'
         ]
-        inputs = case.inputs(device, dtype)
+        inputs = inputs_of(case, device, dtype)
         dout = torch.randn_like(inputs[0]) if direction == 'forward+backward' else None
         calls = {}
         for timing in timings:

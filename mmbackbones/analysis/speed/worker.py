@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from mmbackbones.analysis.speed.choices import PRECISIONS
 from mmbackbones.analysis.timing import median, peak_memory, process_bytes, seconds_of
 from mmbackbones.engine.config import load_config
 from mmbackbones.engine.device import adapt_to_device
@@ -26,9 +27,8 @@ WARM_UP = 64  # px; what is loaded and allocated once is no cost of a size
 OBJECTS = 8  # per image in the training of a detector
 # On CUDA a time is the mean over calls that take about this long together.
 SAMPLE_SECONDS, MOST_REPEATS = 0.3, 50
-DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+DTYPES = {name: dtype and getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
 OUT_OF_MEMORY = 'out of memory'
-ATTENTION = ('sdpa', 'eager')
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class NetworkCase:
         step (str): ``'inference'``, or ``'training'``: forward, loss, backward and a step of AdamW.
         batch (int): number of images.
         backend (str | None): backend of the selective scan; None without a scan.
-        attention (str | None): one of :data:`ATTENTION`; None if the backbone has no choice.
+        attention (str | None): one of :data:`mmbackbones.choices.ATTENTION`; None if the backbone has no choice.
         precision (str): ``'fp32'``, or ``'bf16'`` or ``'fp16'`` by autocast.
         channels_last (bool): memory format of images and weights.
         device (str): ``'cpu'`` or ``'cuda'``.

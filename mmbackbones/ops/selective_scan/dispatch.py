@@ -11,21 +11,14 @@ from typing import NamedTuple
 import torch
 from mmengine.logging import print_log
 
+from mmbackbones.choices import BACKENDS, canonical_name
 from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan.backend import Backend
 
-BACKENDS = ('naive', 'chunk', 'cpu', 'triton', 'mamba_ssm')
-# The names of earlier releases, accepted wherever a name is.
-ALIASES = {'reference': 'naive', 'chunked': 'chunk', 'native': 'cpu', 'official': 'mamba_ssm'}
 ENVIRONMENT = 'MMBACKBONES_SCAN_BACKEND'
 DIRECTIONAL_ENVIRONMENT = 'MMBACKBONES_DIRECTIONAL_SCAN'
 
 _used: dict[str, str] = {}
-
-
-def canonical_name(name: str) -> str:
-    """Today's name of a backend, for one that an earlier release or a file written by it says."""
-    return ALIASES.get(name, name)
 
 
 class BackendChoice(NamedTuple):

@@ -6,8 +6,9 @@ from itertools import count
 import numpy as np
 import pytest
 
+from mmbackbones.analysis.evidence.choices import METRICS
 from mmbackbones.analysis.evidence.page import Selection, text
-from mmbackbones.analysis.evidence.points import COLUMNS, METRICS, NO_ACCURACY, Point, collect, mixer_class
+from mmbackbones.analysis.evidence.points import COLUMNS, NO_ACCURACY, Point, collect, mixer_class
 from mmbackbones.analysis.evidence.regression import CONTRASTS, estimate, residuals
 from mmbackbones.errors import InputError
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mmbackbones.analysis.long_range.net import MIXERS, LongRangeNet, radius, receptive_field
+from mmbackbones.analysis.long_range.choices import MIXERS
+from mmbackbones.analysis.long_range.net import LongRangeNet, radius, receptive_field
 
 
 class TestReach:

@@ -8,7 +8,8 @@ import torch
 from mmbackbones.analysis import timing
 from mmbackbones.analysis.speed import mixers as mixer_benchmark
 from mmbackbones.analysis.speed.methods import conditions, write_timings
-from mmbackbones.analysis.speed.mixers import CASES, METHODS, PARITY, MixerCase, benchmark
+from mmbackbones.analysis.speed.mixer_cases import CASES, METHODS, MixerCase
+from mmbackbones.analysis.speed.mixers import PARITY, benchmark, tokens_of
 from tests.conftest import ROOT
 
 TINY = {'tiny-vim': MixerCase('vim', 8, (3, 4)), 'tiny-vmamba': MixerCase('vmamba', 8, (3, 4))}
@@ -70,7 +71,7 @@ def test_csv_names_the_conditions(tmp_path):
 
 
 def test_cases_are_those_of_the_models():
-    assert [case.tokens().shape[1] for case in map(CASES.get, ('vim-t-224', 'vim-t-512', 'vim-t-1248'))] == [
+    assert [tokens_of(case).shape[1] for case in map(CASES.get, ('vim-t-224', 'vim-t-512', 'vim-t-1248'))] == [
         197,
         1025,
         6085,

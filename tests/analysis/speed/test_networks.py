@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmbackbones.analysis.speed.networks import PRESETS, arms, by_arm, check, growth, measure
+from mmbackbones.analysis.speed.networks import arms, by_arm, check, growth, measure
+from mmbackbones.analysis.speed.presets import PRESETS
 from mmbackbones.analysis.speed.report import COLUMNS, conditions_of, growth_sentences, record_of, write_timings
 from mmbackbones.analysis.speed.worker import (
     OUT_OF_MEMORY,

@@ -9,7 +9,8 @@ from mmbackbones.analysis import timing
 from mmbackbones.analysis.speed import scan as scan_benchmark
 from mmbackbones.analysis.speed import scan_peers
 from mmbackbones.analysis.speed.methods import conditions, write_timings
-from mmbackbones.analysis.speed.scan import BOUNDS, CASES, ScanCase, benchmark, expected_seconds
+from mmbackbones.analysis.speed.scan import benchmark, expected_seconds
+from mmbackbones.analysis.speed.scan_cases import BOUNDS, CASES, ScanCase
 from tests.conftest import ROOT
 
 TINY = ScanCase(1, 8, 40, 4, 1, True)
@@ -58,8 +59,8 @@ def test_ratios_are_to_the_default_backend():
 
 def test_no_ratio_without_parity(monkeypatch):
     default = scan_benchmark.selective_scan_backend('cpu').name
-    wrong = dict(scan_benchmark.PEERS, **{'mamba_ssm loop': lambda *x: 1.001 * scan_peers.mamba_ssm_loop(*x)})
-    monkeypatch.setattr(scan_benchmark, 'PEERS', wrong)
+    right = scan_peers.mamba_ssm_loop
+    monkeypatch.setattr(scan_peers, 'mamba_ssm_loop', lambda *x: 1.001 * right(*x))
     row = measure('tiny', [default, 'mamba_ssm loop'])['forward', 'mamba_ssm loop']
     assert row.ratio is None and row.note.startswith('PARITY FAILS: ')
 
