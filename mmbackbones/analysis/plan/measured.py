@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ class Measurement:
     date: str
     source: str
 
+    def __post_init__(self):
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f'{self.seconds} seconds per iteration')
+
     @property
     def on_cpu(self) -> bool:
         return 'CPU' in self.device or 'thread(s)' in self.device
@@ -93,10 +98,11 @@ def read_measurements(places: Sequence[str | Path]) -> list[Measurement]:
         elif not place.exists():
             raise InputError(f'{place}: no such file or folder of measurements')
         elif place.suffix == '.csv':
-            rows = list(_of_csv(place))
-            found += rows
-        else:
+            found += _of_csv(place)
+        elif place.suffix == '.jsonl':
             found += _of_records(place)
+        else:
+            raise InputError(f'{place}: expected a folder, a {RECORDS} or a CSV')
     return found
 
 

@@ -31,6 +31,7 @@ COLUMNS = (
     'notes',
     'measure_with',
 )
+LISTED = 8  # commands that are printed
 TASK_METRIC = {'detection': 'box AP', 'segmentation': 'mIoU'}  # by which a suite's answer is planned
 
 
@@ -113,7 +114,9 @@ def sentences(costs: Sequence[Cost], jobs_at_once: int) -> list[str]:
     missing = [cost.command for cost in costs if cost.command]
     if missing:
         said.append(f'{len(missing)} trainings have no measurement. These commands measure them:')
-        said += [f'  python {command}' for command in missing]
+        said += [f'  python {command}' for command in missing[:LISTED]]
+        if len(missing) > LISTED:
+            said.append(f'  and {len(missing) - LISTED} more: --csv and --json hold all')
     return said
 
 
@@ -137,7 +140,7 @@ def answerable(costs: Sequence[Cost], pilot: Pilot | None, difference: float, wa
             f'{SEEDS_FOR_METHODS}.'
         )
     if pilot is None:
-        return said
+        return [*said, f'Whether {seeds} seed(s) show a difference of {difference:g} points, a pilot tells: --power.']
     task = pilot.arms[0].runs[0].record['task']
     own = [cost for cost in costs if cost.job.task == task]
     if not own:
