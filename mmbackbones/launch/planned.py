@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmbackbones.analysis.plan.cost import Job
+from mmbackbones.analysis.plan.measured import validates
 from mmbackbones.engine.config import load_config, parse_options
 from mmbackbones.engine.device import precision
 from mmbackbones.errors import InputError
@@ -51,6 +52,7 @@ def jobs_of(path: str | Path, gpus: int | None = None, train_images: int | None 
                 cfg.get('recipe'),
                 file.multi_scale and training.task == 'segmentation',
                 'max_epochs' in cfg.train_cfg,
+                validates(cfg.train_cfg),
             )
         )
     return jobs

@@ -33,6 +33,7 @@ class Job:
         recipe (str | None): of the config.
         multi_scale (bool): whether the suite tests at several scales as well.
         counts_epochs (bool): whether its schedule counts epochs, not iterations.
+        validates (bool): whether it validates before its end.
     """
 
     config: str
@@ -50,6 +51,7 @@ class Job:
     recipe: str | None
     multi_scale: bool
     counts_epochs: bool = False
+    validates: bool = False
 
     @property
     def name(self) -> str:
@@ -211,8 +213,11 @@ def _fill(cost: Cost) -> None:
         cost.command = job.command()
     elif best.processes != max(job.processes, 1):
         cost.notes.append(f'measured with {best.processes} process(es): what more of them cost is not in it')
-    if best is not None and best.kind != 'training':
-        cost.notes.append(f'a {best.kind}: without validation{", loading" if best.kind == "step" else ""} and test')
+    if best is not None:
+        lacks = ['validation'] * (job.validates and best.kind != 'training')
+        lacks += ['loading'] * (best.kind == 'step') + ['the test'] * (best.test_seconds is None)
+        if lacks:
+            cost.notes.append(f'from a {best.kind}, without {", ".join(lacks)}')
     if job.iterations is None:
         cost.notes.append('the number of training images is not known: --train-images')
     elif cost.seconds is not None:

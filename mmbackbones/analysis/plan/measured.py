@@ -21,8 +21,8 @@ class Measurement:
     """Time and memory of one training step.
 
     Attributes:
-        kind (str): ``'training'``: a record, with loading and validation; ``'short training'``: a row of end_to_end.py,
-            with loading; ``'step'``: a row of speed.py, the step alone.
+        kind (str): ``'training'``: a record of a run with validations; ``'short training'``: a run without, or a row of
+            end_to_end.py, with loading; ``'step'``: a row of speed.py, the step alone.
         name (str): run name of what was measured.
         identity (str | None): see :func:`identity_of`; None for a row of a CSV, which is found by its name.
         seconds (float): per iteration.
@@ -81,6 +81,12 @@ def identity_of(settings: dict) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def validates(train_cfg: dict) -> bool:
+    """Whether a schedule validates before its end."""
+    last = train_cfg.get('max_epochs') or train_cfg.get('max_iters') or 0
+    return (train_cfg.get('val_interval') or 1) <= last
+
+
 def read_measurements(places: Sequence[str | Path]) -> list[Measurement]:
     """Measurements of work dirs, files of records and CSVs.
 
@@ -109,11 +115,13 @@ def read_measurements(places: Sequence[str | Path]) -> list[Measurement]:
 def _of_records(path: Path) -> Iterator[Measurement]:
     for record in read_records(path):
         iterations, seconds = record.get('iterations') or 0, record.get('train_seconds')
-        if record['kind'] != 'train' or record.get('resumed') or not seconds or iterations < FEWEST:
+        if record['kind'] != 'train' or record.get('resumed') or seconds is None or iterations < FEWEST:
             continue
+        if not 0 < seconds < math.inf:
+            raise InputError(f'{path}: a record has train_seconds={seconds}, which is no time')
         settings = record.get('settings') or {}
         yield Measurement(
-            'training',
+            'training' if validates(settings.get('train_cfg') or {}) else 'short training',
             Path(str(record['config'])).name.removesuffix('.py'),
             identity_of(settings),
             seconds / iterations,

@@ -73,7 +73,7 @@ def test_hours_are_measured_seconds_times_planned_iterations(suite, record):
     measured, missing = costs_of(jobs, read_measurements([record()]))
     assert (measured.seconds, measured.job.iterations) == (pytest.approx(0.36), 500)
     assert measured.train_hours == pytest.approx(0.36 * 500 / 3600) and measured.test_hours == pytest.approx(0.005)
-    assert measured.device_hours() == pytest.approx(3 * (0.05 + 0.005)) and not measured.command
+    assert measured.device_hours() == pytest.approx(3 * (0.05 + 0.005)) and not measured.command and not measured.notes
     assert (missing.seconds, missing.run_hours, missing.device_hours(), missing.peak_mb) == (None,) * 4
     said = '\n'.join(sentences([measured, missing], 1))
     assert 'In all at least 0.165 CPU-hours for 3 of 6 runs' in said and 'Measured on x86_64 CPU' in said
@@ -119,6 +119,14 @@ def test_what_is_not_the_same_training_is_not_its_measurement(suite, record):
     assert costs_of([job], read_measurements(newer))[0].seconds == pytest.approx(0.72)
 
 
+def test_validation_that_a_short_run_lacks_is_said(suite, record):
+    job = jobs_of(suite(tasks=[SEGMENTOR], backbones=['mambaout_mini'], cfg_options=['train_cfg.val_interval=100']))[0]
+    (short,) = costs_of([job], read_measurements([record()]))
+    assert short.notes == ['from a short training, without validation'] and short.seconds
+    (whole,) = costs_of([job], read_measurements([record('whole', options=['train_cfg.val_interval=50'])]))
+    assert whole.notes == [] and whole.measurement.kind == 'training'
+
+
 def test_arms_differ(suite, record):
     jobs = jobs_of(suite(configs=[CONTROLLED], arms=['none', 'ss2d-last2']))
     place = record('arm', CONTROLLED, None, options=[f'{ARM_KEY}=ss2d-last2'])
@@ -140,7 +148,11 @@ def test_a_short_training_of_the_backbones_own_file(suite, tmp_path):
     assert segmentor.train_hours == pytest.approx(160_000 / 4 / 3600) and segmentor.peak_mb == 9000
     assert segmentor.device_hours() == pytest.approx(3 * 8 * 160_000 / 4 / 3600) and segmentor.test_hours is None
     notes = '; '.join(segmentor.notes)
-    assert 'measured with 1 process(es)' in notes and 'without validation and test' in notes and 'several' in notes
+    assert (
+        'measured with 1 process(es)' in notes
+        and 'from a short training, without validation, the test' in notes
+        and 'several' in notes
+    )
     assert detector.seconds is None and detector.job.iterations == 12 * 7330  # 117,266 images, 16 at a time
 
 
@@ -154,7 +166,8 @@ def test_a_step_counts_at_the_size_of_the_training(suite, tmp_path):
         jobs = jobs_of(suite(tasks=[ADE20K], backbones=['mambaout_tiny'], gpus=8))
         return costs_of(jobs, read_measurements([tmp_path / 's.csv']))[0]
 
-    assert costs(512).seconds == pytest.approx(0.2) and 'without validation, loading and test' in costs(512).notes[-1]
+    found = costs(512)
+    assert found.seconds == pytest.approx(0.2) and 'a step, without validation, loading, the test' in found.notes[-1]
     assert costs(1024).seconds is None and costs(512, 'inference').seconds is None
 
 
