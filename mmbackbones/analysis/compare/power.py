@@ -73,13 +73,13 @@ def components(arm: np.ndarray, reference: np.ndarray, images: int) -> Component
     freedom = sum(len(runs) - 1 for runs in arms)
     common = dict(images=images, runs=(len(arm), len(reference)), difference=float(gaps[0]), freedom=freedom)
     if not freedom:
-        return Components(of_images, 0.0, None, **common)  # type: ignore[arg-type]
+        return Components(of_images, 0.0, None, **common)
     scatter = sum(((runs[:, 0] - runs[:, 0].mean()) ** 2).sum() for runs in arms) / freedom
     # What resampling moves a run apart from the others of its arm; the point scores would add the seeds.
     moved = [runs[:, 1:] - runs[:, :1] for runs in arms]
     crossed = sum(float(np.nanmean(((each - each.mean(0)) ** 2).sum(0))) for each in moved) / freedom * images
     shared = max(0.0, of_images - crossed * sum(1 / len(runs) for runs in arms))
-    return Components(shared, crossed, max(0.0, float(scatter) - crossed / images), **common)  # type: ignore[arg-type]
+    return Components(shared, crossed, max(0.0, float(scatter) - crossed / images), **common)
 
 
 def power(found: Components, difference: float, images: int, seeds: int | None) -> float:

@@ -202,4 +202,4 @@ def to_record(suite: str, costs: Sequence[Cost], said: Sequence[str], jobs_at_on
         sentences=list(said),
         **environment(),
     )
-    return plain_floats(record)  # type: ignore[return-value]
+    return plain_floats(record)
