@@ -77,8 +77,9 @@ class Job:
 
     def command(self) -> str:
         """The command that measures it."""
-        if self.backbone is None and self.arm is None and not self.options:
-            return f'tools/analysis/end_to_end.py {self.config} --coco DIR --ade20k DIR --csv FILE'
+        own = f'configs/{self.own_file.relative_to(CONFIGS)}' if self.own_file and CONFIGS else self.config
+        if (self.backbone is None or self.own_file) and self.arm is None and not self.options:
+            return f'tools/analysis/end_to_end.py {own} --coco DIR --ade20k DIR --csv FILE'
         given = [f'--backbone {self.backbone}'] if self.backbone else []
         last = 'max_epochs=1' if self.counts_epochs else 'max_iters=200'
         arm = [f'model.backbone.mixers={self.arm}'] if self.arm else []

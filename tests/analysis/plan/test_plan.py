@@ -97,8 +97,10 @@ def test_the_command_for_what_is_missing_measures_it(suite):
         cfg = load_config(config, options, backbone)
         assert tool_ == 'tools/train.py' and cfg.train_cfg.max_iters == 200
         assert identity_of(settings_of(cfg)) == job.identity
-    plain = jobs_of(suite(configs=[SEGMENTOR]))[0]
-    assert plain.command() == f'tools/analysis/end_to_end.py {SEGMENTOR} --coco DIR --ade20k DIR --csv FILE'
+    jobs = jobs_of(suite(configs=[SEGMENTOR], groups=[dict(tasks=[ADE20K], backbones=['mambaout_tiny'])]))
+    for job, config in zip(jobs, (SEGMENTOR, f'configs/mambaout/{MAMBAOUT}.py')):
+        assert job.command() == f'tools/analysis/end_to_end.py {config} --coco DIR --ade20k DIR --csv FILE'
+        assert identity_of(settings_of(load_config(config))) == job.identity
 
 
 def test_what_is_not_the_same_training_is_not_its_measurement(suite, record):
@@ -117,6 +119,21 @@ def test_what_is_not_the_same_training_is_not_its_measurement(suite, record):
         assert cost.seconds is None, name
     newer = [record('old'), record('new', train_seconds=72.0, date='2026-11-02')]
     assert costs_of([job], read_measurements(newer))[0].seconds == pytest.approx(0.72)
+
+
+def test_memory_is_the_largest_of_the_log(suite, record):
+    place = record()
+    log = place / '20261101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(''.join(json.dumps(dict(loss=1.0, memory=memory)) + '\n' for memory in (900, 1200, 1100)))
+    jobs = jobs_of(suite(tasks=[SEGMENTOR], backbones=['mambaout_mini']))
+    (cost,) = costs_of(jobs, read_measurements([place]))
+    assert cost.peak_mb == 1200 and 'The largest measured peak is 1200 MB' in '\n'.join(sentences([cost], 1))
+
+
+def test_a_record_without_a_time_is_refused(record):
+    with pytest.raises(InputError, match='train_seconds=-1.0, which is no time'):
+        read_measurements([record(train_seconds=-1.0)])
 
 
 def test_validation_that_a_short_run_lacks_is_said(suite, record):
