@@ -132,7 +132,7 @@ def test_memory_is_the_largest_of_the_log(suite, record):
 
 
 def test_a_record_without_a_time_is_refused(record):
-    with pytest.raises(InputError, match='train_seconds=-1.0, which is no time'):
+    with pytest.raises(InputError, match=r'train_seconds=-1\.0, which is no time'):
         read_measurements([record(train_seconds=-1.0)])
 
 
