@@ -16,7 +16,9 @@ class TestReach:
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'])
+    @pytest.mark.parametrize(
+        'mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state']
+    )
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -46,7 +48,7 @@ class TestReach:
 
     def test_every_mixer_is_covered(self):
         causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
-        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state'}
         assert {'identity', 'dw3', 'dw7', *causal, *whole} <= set(MIXERS)
 
 
