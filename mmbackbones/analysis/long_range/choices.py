@@ -3,6 +3,13 @@
 from mmbackbones.layers.mixer_names import MIXING, POINTWISE
 
 KERNELS = {'dw3': 3, 'dw7': 7}
-MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE)
+# The positive control of each task: it sees all that the task asks for, and needs no schedule of its own to learn it.
+CONTROLS = {'row': 'row-max', 'routed': 'image-max', 'single': 'image-max'}
+MAXIMA = tuple(dict.fromkeys(CONTROLS.values()))
+MIXERS = ('identity', *KERNELS, *MIXING, *POINTWISE, *MAXIMA)
 POSITIONS = ('none', 'sincos')
 STEPS = {'row': 300, 'routed': 700, 'single': 300}  # of a training, by task
+CURRICULA = ('none', 'grid', 'distance', 'copies')
+DRAWS = ('in-turn', 'per-step', 'on-device')
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+DEVICES = ('cpu', 'cuda')

@@ -5,9 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from mmbackbones.analysis.long_range.train import (
-    distance_bins,
-)
+from mmbackbones.analysis.long_range.train import distance_bins
+from mmbackbones.datasets.long_range import LongRangeTask
 from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
@@ -52,7 +51,7 @@ class TestCommand:
 
         lines = (out / 'long_range_row.csv').read_text().splitlines()
         assert lines[0].startswith('task,tokens,cue_side,distractors,noise,position,steps,images,mixer,seed,shuffled,')
-        assert len(lines) == 1 + 4 * len(distance_bins(16))
+        assert len(lines) == 1 + 4 * len(distance_bins(LongRangeTask('row', 16)))
         assert (out / 'long_range_row.png').read_bytes().startswith(b'\x89PNG')
         assert all(
             word in (out / 'long_range_row.svg').read_text() for word in ('dw3', 'identity', 'chance, cues shuffled')
@@ -72,7 +71,7 @@ class TestCommand:
             (('--mixers', 'ss2d', 'dw5'), "mixer 'dw5' unknown"),
             (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: a value occurs twice'),
             (('--seeds', '1', '1'), '--seeds 1 1: a value occurs twice'),
-            (('--tokens', '128'), '128 tokens per side, expected 16 to 64'),
+            (('--tokens', '129'), '129 tokens per side, expected 16 to 128'),
             (('--distractors', '9'), '9 distractors'),
             (('--noise', 'inf'), 'noise inf'),
             (('--cue-side', 'top'), "cue side 'top' unknown"),

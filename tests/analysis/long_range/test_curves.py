@@ -6,10 +6,8 @@ import pytest
 
 from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
 from mmbackbones.analysis.long_range.records import to_record
+from mmbackbones.analysis.long_range.runs import LongRangeRun
 from mmbackbones.analysis.long_range.show import markdown
-from mmbackbones.analysis.long_range.train import (
-    LongRangeRun,
-)
 from mmbackbones.datasets.long_range import LongRangeTask
 
 
