@@ -44,10 +44,22 @@ class TestReach:
         net.blocks[0].mixer_norm = ImageNorm()
         assert receptive_field(net, 16, (8, 8)).all()
 
+    def test_positive_controls(self):
+        assert receptive_field(LongRangeNet('image-max'), 16, (5, 9)).any(1).sum() > 1
+        row = receptive_field(LongRangeNet('row-max'), 16, (5, 9))
+        assert row[5].sum() > 8 and not row[:5].any() and not row[6:].any()
+
+    def test_grid_that_is_not_square(self):
+        reach = receptive_field(LongRangeNet('dw3'), (16, 24), (8, 20))
+        assert torch.equal(reach.nonzero().amin(0), torch.tensor([4, 16]))
+        assert reach.shape == (16, 24) and reach.sum() == 9 * 8  # cut by the border
+        assert receptive_field(LongRangeNet('ss2d'), (24, 16), (3, 3)).all()
+
     def test_every_mixer_is_covered(self):
         causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
         whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
-        assert {'identity', 'dw3', 'dw7', *causal, *whole} <= set(MIXERS)
+        alone = {'identity', 'dw3', 'dw7', 'row-max', 'image-max', *(name for name in MIXERS if 'pointwise:' in name)}
+        assert alone | causal | whole == set(MIXERS)
 
 
 def test_position_code_tells_places_apart():
