@@ -73,7 +73,7 @@ class TestCurriculum:
         assert [(task.tokens, size) for task, size in stages] == [(16, 32), (21, 18), (28, 10), (37, 5), (49, 3)]
         assert {(task.task, task.copies, task.reach) for task, _ in stages} == {('routed', 1, None)}
         wide = self.stages('grid', LongRangeTask('routed', (32, 64)))
-        assert wide[0][0].tokens == (16, 32) and wide[0][1] == 4
+        assert wide[0][0].tokens == (16, 32) and wide[0][1] == 8
 
     def test_distance(self):
         assert [task.reach for task, _ in self.stages('distance')] == [4, 7, 12, 21, 36]
