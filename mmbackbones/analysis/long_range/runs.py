@@ -92,9 +92,7 @@ class LongRangeRun:
             raise InputError('long-range task: precision fp16 on a CPU, expected fp32 or bf16')
         if self.draw != 'in-turn':
             if self.steps > MOST_STEPS:
-                raise InputError(
-                    f'long-range task: {self.steps} steps drawn {self.draw}, expected {MOST_STEPS} at most'
-                )
+                raise InputError(f'long-range task: {self.steps} steps drawn {self.draw}, expected up to {MOST_STEPS}')
             if self.seed >= TEST_SEEDS // MOST_STEPS:
                 most = TEST_SEEDS // MOST_STEPS - 1
                 raise InputError(f'long-range task: seed {self.seed} drawn {self.draw}, expected 0 to {most}')

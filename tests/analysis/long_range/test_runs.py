@@ -223,6 +223,29 @@ def test_autocast_keeps_weights_and_state_in_float32(mixer):
         assert half.net(torch.zeros(1, 3, 64, 64)).dtype == torch.bfloat16
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+@pytest.mark.parametrize('draw', ['per-step', 'on-device'])
+def test_on_cuda(precision, draw, tmp_path):
+    """It trains as the CPU does, starts from the same weights, and goes on from a state."""
+    options = dict(task=ROW, mixer='ss2d', steps=6, images=8, draw=draw, precision=precision, device='cuda')
+    run, saved = LongRangeRun(**options), StateFile(tmp_path / 'state.pt', 4)
+
+    def stop(step, loss):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(run, stop, saved=saved)
+    resumed, unbroken = train(run, saved=saved), train(run)
+    assert resumed.losses == pytest.approx(unbroken.losses, rel=1e-2)  # sums on a GPU have no fixed order
+    assert {parameter.dtype for parameter in unbroken.net.parameters()} == {torch.float32}
+    if draw == 'per-step':
+        on_cpu = train(LongRangeRun(**{**options, 'device': 'cpu', 'precision': 'fp32'}))
+        assert unbroken.losses[0] == pytest.approx(on_cpu.losses[0], rel=1e-4 if precision == 'fp32' else 3e-2)
+    assert train_and_test(run, workers=2 if draw == 'per-step' else 0)['device'] == 'cuda'
+
+
 @pytest.mark.parametrize('task', ['row', 'routed', 'single'])
 def test_scores_of_grids_that_are_not_square(task):
     run = LongRangeRun(LongRangeTask(task, (16, 24)), 'dw3', steps=1, batch=2, images=4)
