@@ -238,7 +238,7 @@ def test_on_cuda(precision, draw, tmp_path):
     with pytest.raises(Stop):
         train(run, stop, saved=saved)
     resumed, unbroken = train(run, saved=saved), train(run)
-    assert resumed.losses == pytest.approx(unbroken.losses, rel=1e-2)  # sums on a GPU have no fixed order
+    assert resumed.losses == pytest.approx(unbroken.losses, rel=1e-2)  # some sums on a GPU have no fixed order
     assert {parameter.dtype for parameter in unbroken.net.parameters()} == {torch.float32}
     if draw == 'per-step':
         on_cpu = train(LongRangeRun(**{**options, 'device': 'cpu', 'precision': 'fp32'}))
