@@ -1,5 +1,6 @@
 """Records of runs on the long-range task, and the runs that are missing in a file of records."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -93,7 +94,12 @@ class HowToRun:
     def state_file(self, run: LongRangeRun, folder: Path) -> StateFile:
         """Where a run keeps its state."""
         name = f'{run.task.task}_{run.mixer.replace(":", "-")}_{run.seed}_{_digest(run.settings())}.pt'
-        return StateFile(folder / 'unfinished' / name, self.save_every)
+        return StateFile(self.folder_of_states(folder) / name, self.save_every)
+
+    @staticmethod
+    def folder_of_states(folder: Path) -> Path:
+        """The folder of all states beside the records of ``folder``."""
+        return folder / 'unfinished'
 
 
 def run_missing(runs: Sequence[LongRangeRun], path: Path, how: HowToRun = HowToRun()) -> list[dict]:
@@ -125,6 +131,8 @@ def run_missing(runs: Sequence[LongRangeRun], path: Path, how: HowToRun = HowToR
         how.state_file(run, path.parent).remove()
         done[run] = record
         _tell(runs.index(run) + 1, runs, record, f'{record["result"]["seconds"]:.0f} s')
+    with contextlib.suppress(OSError):  # it is not there, or has states of other runs
+        how.folder_of_states(path.parent).rmdir()
     records = [done[run] for run in runs]
     wanted = [_common(run.settings()) for run in runs]
     more = {
@@ -145,11 +153,18 @@ def _each_done(runs: Sequence[LongRangeRun], folder: Path, how: HowToRun) -> Ite
     # A forked process could not use a GPU that this one has touched.
     with ProcessPoolExecutor(min(how.jobs, len(runs)), multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(how.run, run, folder): run for run in runs}
-        try:
-            for future in as_completed(waiting):
+        failed = None
+        for future in as_completed(waiting):
+            if future.cancelled():
+                continue
+            if error := future.exception():
+                failed = failed or error
+                for other in waiting:
+                    other.cancel()  # those that have begun go on to their end
+            else:
                 yield waiting[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise failed
 
 
 def _tell(number: int, runs: Sequence[LongRangeRun], record: dict, state: str) -> None:

@@ -30,8 +30,8 @@ class StateFile:
             raise InputError(f'long-range task: a state every {self.every} steps, expected 1 or more')
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether the state is written after this many steps of so many."""
-        return step % self.every == 0 or step == steps
+        """Whether the state is written after this many steps of so many. A run that is shorter writes none."""
+        return step % self.every == 0 or step == steps > self.every
 
     def write(self, state: dict) -> None:
         """Replace the file.

@@ -191,7 +191,7 @@ def test_stopped_command_goes_on(tmp_path, monkeypatch, capsys):
     steps = []
     monkeypatch.setattr(training.Training, 'learn', lambda *args: steps.append(args[0].step) or learn(*args))
     (record,) = run_missing([run], records, how)
-    assert steps == [2, 3] and not list((tmp_path / 'unfinished').iterdir())
+    assert steps == [2, 3] and not (tmp_path / 'unfinished').exists()
     expected = train_and_test(run)
     assert record['result']['loss'] == expected['loss'] and record['result']['bins'] == expected['bins']
     assert '[1/1] dw3, seed 0: ' in capsys.readouterr().out
@@ -199,17 +199,24 @@ def test_stopped_command_goes_on(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_runs_at_a_time_are_those_alone(tmp_path, capsys):
-    runs = [LongRangeRun(ROW, mixer, steps=2, batch=2, images=4) for mixer in ('dw3', 'identity')]
+    """A run that fails beside them takes none of them along."""
+    runs = [LongRangeRun(ROW, mixer, steps=2, batch=2, images=4) for mixer in ('dw3', 'identity', 'dw7')]
+    alone = run_missing(runs[:2], tmp_path / 'alone.jsonl')
+    how, path = HowToRun(jobs=3), tmp_path / 'records.jsonl'
+    damaged = how.state_file(runs[2], tmp_path).path
+    damaged.parent.mkdir()
+    damaged.write_bytes(b'PK')
+    damaged.with_name(f'{damaged.name}.sha256').write_text('0' * 64)
+    with pytest.raises(InputError, match='dw7.*damaged, refused'):
+        run_missing(runs, path, how)
+    assert len(read_records(path)) == 2 and damaged.exists()
+    together = run_missing(runs[:2], path, how)
+    assert capsys.readouterr().out.count('(done before)') == 2
     alone, together = (
-        run_missing(runs, tmp_path / str(jobs) / 'records.jsonl', HowToRun(jobs=jobs)) for jobs in (1, 2)
-    )
-    parts = [
         [(each['settings'], each['result']['loss'], each['result']['bins']) for each in found]
         for found in (alone, together)
-    ]
-    assert parts[0] == parts[1] and [each['settings']['mixer'] for each in together] == ['dw3', 'identity']
-    assert len(read_records(tmp_path / '2' / 'records.jsonl')) == 2
-    assert capsys.readouterr().out.count('/2] identity, seed 0: ') == 2
+    )
+    assert alone == together and [each[0]['mixer'] for each in alone] == ['dw3', 'identity']
 
 
 @pytest.mark.parametrize('mixer', ['attn', 'ss2d', 'image-max'])
