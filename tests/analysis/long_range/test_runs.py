@@ -1,12 +1,15 @@
 """Runs on the long-range task: curricula, images by worker processes, resumption, precision, runs at a time."""
 
 import hashlib
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmbackbones.analysis.long_range import train as training
 from mmbackbones.analysis.long_range.images import training_images
+from mmbackbones.analysis.long_range.net import LongRangeNet
 from mmbackbones.analysis.long_range.records import HowToRun, run_missing, to_record
 from mmbackbones.analysis.long_range.runs import MOST_STEPS, TEST_SEEDS, LongRangeRun
 from mmbackbones.analysis.long_range.state import StateFile
@@ -198,25 +201,43 @@ def test_stopped_command_goes_on(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_runs_at_a_time_are_those_alone(tmp_path, capsys):
-    """A run that fails beside them takes none of them along."""
-    runs = [LongRangeRun(ROW, mixer, steps=2, batch=2, images=4) for mixer in ('dw3', 'identity', 'dw7')]
-    alone = run_missing(runs[:2], tmp_path / 'alone.jsonl')
-    how, path = HowToRun(jobs=3), tmp_path / 'records.jsonl'
-    damaged = how.state_file(runs[2], tmp_path).path
+def test_runs_at_a_time_are_those_alone(tmp_path):
+    """A run that fails beside another does not take it along."""
+    runs = [LongRangeRun(ROW, mixer, steps=2, batch=2, images=4) for mixer in ('dw3', 'dw7')]
+    (alone,) = run_missing(runs[:1], tmp_path / 'alone.jsonl')
+    how, path = HowToRun(jobs=2), tmp_path / 'records.jsonl'
+    damaged = how.state_file(runs[1], tmp_path).path
     damaged.parent.mkdir()
     damaged.write_bytes(b'PK')
     damaged.with_name(f'{damaged.name}.sha256').write_text('0' * 64)
-    with pytest.raises(InputError, match='dw7.*damaged, refused'):
+    with pytest.raises(InputError, match=r'dw7.*damaged, refused'):
         run_missing(runs, path, how)
-    assert len(read_records(path)) == 2 and damaged.exists()
-    together = run_missing(runs[:2], path, how)
-    assert capsys.readouterr().out.count('(done before)') == 2
-    alone, together = (
-        [(each['settings'], each['result']['loss'], each['result']['bins']) for each in found]
-        for found in (alone, together)
+    (beside,) = read_records(path)
+    assert all(beside['result'][key] == alone['result'][key] for key in ('loss', 'bins', 'parameters'))
+    assert beside['settings'] == alone['settings'] and damaged.exists()
+
+
+@pytest.mark.parametrize('mixer', ['dw3', 'ss2d'])
+def test_defaults_train_as_the_first_release_did(mixer):
+    """Its loop, written out; the committed figures come from it."""
+    run = LongRangeRun(ROW, mixer, seed=4, steps=3)
+    torch.manual_seed(4)
+    net = LongRangeNet(mixer)
+    generator = torch.Generator().manual_seed(4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 3, 0.5 * (1 + math.cos(math.pi * step / 3)))
     )
-    assert alone == together and [each[0]['mixer'] for each in alone] == ['dw3', 'identity']
+    for _ in range(3):
+        batch = ROW.batch(16, generator)
+        loss = F.cross_entropy(net(batch.images).flatten(0, 2), batch.labels.flatten(), reduction='none')
+        other = (batch.labels == 4).flatten()
+        optimizer.zero_grad()
+        (loss[~other].mean() + 0.3 * loss[other].mean()).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    assert digest(train(run).net) == digest(net)
 
 
 @pytest.mark.parametrize('mixer', ['attn', 'ss2d', 'image-max'])
