@@ -20,8 +20,7 @@ from mmbackbones.errors import InputError
 TOKENS_PER_STEP, FEWEST_IMAGES = 4096, 2
 TEST_SEEDS = 2**31  # seeds from here on draw test images; torch's generator keeps the lower 32 bits of a seed
 MOST_STEPS = 100_000  # of a training that draws every step by a seed of its own
-# First and last reach in tokens, and first and last copies of a cue, of the curricula.
-FIRST_REACH, FIRST_COPIES, STAGES = 4, 16, 5
+FIRST_REACH, STAGES = 4, 5  # tokens, and stages of a curriculum
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,8 @@ class LongRangeRun:
 
         The curriculum makes five equal stages of its share of the steps. ``'grid'``: the grid grows from 16 tokens on
         its shorter side to its size in equal factors, with as many tokens per step in all stages. ``'distance'``:
-        shapes are at most 4 tokens from their cue, then farther, in equal factors up to all. ``'copies'``: every cue
-        is there 16 times, or as often as it may be, then less often, in equal factors.
+        shapes are at most 4 tokens from their cue, then farther, in equal factors up to all. ``'copies'``: cues
+        fill half of the places of cues, by equal copies, then less, in equal factors.
         """
         size = self.batch or self.batch_size
         share = 1.0 if self.curriculum_share is None else step / (self.curriculum_share * self.steps)
@@ -124,7 +123,8 @@ class LongRangeRun:
         if self.curriculum == 'distance':
             farthest = self.task.farthest
             return replace(self.task, reach=round(farthest * (FIRST_REACH / farthest) ** left)), size
-        return replace(self.task, copies=round(min(FIRST_COPIES, self.task.most_copies) ** left)), size
+        fewest, most = self.task.copies, self.task.most_copies
+        return replace(self.task, copies=round(fewest * (most / fewest) ** left)), size
 
     def _copies_at(self, grid: tuple[int, int]) -> int:
         return replace(self.task, tokens=grid, copies=1).most_copies

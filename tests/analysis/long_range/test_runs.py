@@ -82,7 +82,7 @@ class TestCurriculum:
         assert [task.reach for task, _ in self.stages('distance')] == [4, 7, 12, 21, 36]
 
     def test_copies(self):
-        assert [task.copies for task, _ in self.stages('copies')] == [16, 9, 5, 3, 2]
+        assert [task.copies for task, _ in self.stages('copies')] == [341, 106, 33, 10, 3]
 
     def test_share(self):
         run = LongRangeRun(ROUTED, 'attn', steps=100, curriculum='distance', curriculum_share=0.9)
