@@ -1,30 +1,9 @@
-"""Every tensor that a golden case of a staged backbone records, taken from our model."""
+"""What a golden case of a staged backbone records, beside what our model gives."""
 
 import torch
 from torch import Tensor
 
-from mmbackbones.backbones.base import StagedBackbone
-from tests.backbones.staged_cases import TOLERANCE, Case, load_weights
-
-
-@torch.no_grad()
-def record(model: StagedBackbone, case: Case) -> dict[str, Tensor]:
-    """Load a case's weights, run its image: stem, last block of each stage, downsamplings and normed maps, NCHW."""
-    load_weights(model.eval(), case.weights)
-    actual = {}
-
-    def keep(key):
-        return lambda module, inputs, output: actual.__setitem__(key, output.permute(0, 3, 1, 2))
-
-    hooks = [model.patch_embed.register_forward_hook(keep('patch_embed'))]
-    for i, stage in enumerate(model.layers):
-        hooks.append(stage.blocks[-1].register_forward_hook(keep(f'stage.{i}')))
-        if stage.downsample is not None:
-            hooks.append(stage.downsample.register_forward_hook(keep(f'downsample.{i}')))
-    outs = model(case.tensors['x'])
-    for hook in hooks:
-        hook.remove()
-    return actual | {f'out.{i}': out for i, out in enumerate(outs)}
+from tests.backbones.staged_cases import TOLERANCE, Case
 
 
 def recorded(case: Case) -> set[str]:

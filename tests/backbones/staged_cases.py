@@ -68,23 +68,29 @@ def check_published_keys(family: type[StagedBackbone], arch: str, golden_keys: s
 
 
 @torch.no_grad()
-def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
-    """Every recorded tensor: stem, stages, downsamplings, normed maps, and the classifier put on top."""
+def record(model: StagedBackbone, case: Case) -> dict[str, Tensor]:
+    """Load a case's weights, run its image: stem, last block of each stage, downsamplings and normed maps, NCHW."""
     load_weights(model.eval(), case.weights)
     actual = {}
 
-    def record(key):
+    def keep(key):
         return lambda module, inputs, output: actual.__setitem__(key, output.permute(0, 3, 1, 2))
 
-    hooks = [model.patch_embed.register_forward_hook(record('patch_embed'))]
+    hooks = [model.patch_embed.register_forward_hook(keep('patch_embed'))]
     for i, stage in enumerate(model.layers):
-        hooks.append(stage.blocks[-1].register_forward_hook(record(f'stage.{i}')))
+        hooks.append(stage.blocks[-1].register_forward_hook(keep(f'stage.{i}')))
         if stage.downsample is not None:
-            hooks.append(stage.downsample.register_forward_hook(record(f'downsample.{i}')))
+            hooks.append(stage.downsample.register_forward_hook(keep(f'downsample.{i}')))
     outs = model(case.tensors['x'])
     for hook in hooks:
         hook.remove()
-    actual |= {f'out.{i}': out for i, out in enumerate(outs)}
+    return actual | {f'out.{i}': out for i, out in enumerate(outs)}
+
+
+@torch.no_grad()
+def compare(model: StagedBackbone, case: Case, prefix: str = '') -> None:
+    """Every recorded tensor: stem, stages, downsamplings, normed maps, and the classifier put on top."""
+    actual = record(model, case)
     w = model.convert_state_dict(dict(case.weights))
     last = actual[f'stage.{len(model.layers) - 1}'].permute(0, 2, 3, 1)
     last = F.layer_norm(last, last.shape[-1:], w['classifier.norm.weight'], w['classifier.norm.bias'], 1e-5)

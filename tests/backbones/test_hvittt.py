@@ -11,8 +11,8 @@ from mmbackbones.backbones.hvittt import PadToMultiple, TestTimeTraining
 from mmbackbones.checkpoints.adapters.hvittt import convert_hvittt
 from mmbackbones.errors import InputError
 from mmbackbones.layers.rotation import rotation_of
-from tests.backbones.recording import assert_close, record, recorded
-from tests.backbones.staged_cases import load_case, load_keys, load_weights
+from tests.backbones.recording import assert_close, recorded
+from tests.backbones.staged_cases import load_case, load_keys, load_weights, record
 
 SMALL = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1), num_heads=(2, 3, 2, 2), mlp_ratio=2)
 CASES = ['square', 'nonsquare', 'heads8_nonsquare', 'odd_size', 'eps']
