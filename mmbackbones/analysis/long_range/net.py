@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.analysis.long_range.choices import KERNELS, MAXIMA, MIXERS, POSITIONS
+from mmbackbones.analysis.long_range.choices import HYBRIDS, KERNELS, MAXIMA, MIXERS, POSITIONS
 from mmbackbones.datasets.long_range import COLOURS, PATCH, grid_of
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import build_branch
+from mmbackbones.layers.token_mixers import build_branch, names_in_turn
 
 WIDTH, INNER, DEPTH = 48, 64, 4
 
@@ -50,9 +50,9 @@ def build_mixer(name: str, dim: int) -> nn.Module:
     """Token mixer of channels-last maps [B, H, W, C].
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, or several mixers that take turns.
     """
-    require_known('mixer', name, MIXERS)
+    require_known('mixer', name, [each for each in MIXERS if each not in HYBRIDS])
     if name == 'identity':
         return nn.Identity()
     if name in KERNELS:
@@ -93,7 +93,7 @@ class GatedBlock(nn.Module):
 
 
 class LongRangeNet(nn.Module):
-    """Patches, four gated blocks with one mixer, a linear head per token.
+    """Patches, four gated blocks with one mixer or two that take turns, a linear head per token.
 
     Args:
         mixer (str): one of ``MIXERS``.
@@ -106,10 +106,12 @@ class LongRangeNet(nn.Module):
 
     def __init__(self, mixer: str, position: str = 'none'):
         super().__init__()
+        require_known('mixer', mixer, MIXERS)
         require_known('position', position, POSITIONS)
         self.position = position
         self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.blocks = nn.Sequential(*(GatedBlock(mixer) for _ in range(DEPTH)))
+        mixers = names_in_turn('long-range task: mixers', HYBRIDS.get(mixer, mixer), DEPTH, MIXERS)
+        self.blocks = nn.Sequential(*map(GatedBlock, mixers))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, COLOURS + 1)
 

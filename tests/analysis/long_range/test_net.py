@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmbackbones.analysis.long_range.choices import MIXERS
-from mmbackbones.analysis.long_range.net import LongRangeNet, radius, receptive_field
+from mmbackbones.analysis.long_range.net import LongRangeNet, build_mixer, radius, receptive_field
+from mmbackbones.errors import InputError
 
 
 class TestReach:
@@ -16,7 +17,9 @@ class TestReach:
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'])
+    @pytest.mark.parametrize(
+        'mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'hybrid']
+    )
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -44,6 +47,13 @@ class TestReach:
         net.blocks[0].mixer_norm = ImageNorm()
         assert receptive_field(net, 16, (8, 8)).all()
 
+    def test_hybrid_takes_turns(self):
+        blocks = LongRangeNet('hybrid').blocks
+        for number, mixer in enumerate(('ss2d', 'attn', 'ss2d', 'attn')):
+            assert type(blocks[number].mixer.mixer) is type(LongRangeNet(mixer).blocks[0].mixer.mixer)
+        with pytest.raises(InputError, match="mixer 'hybrid' unknown"):
+            build_mixer('hybrid', 8)
+
     def test_positive_controls(self):
         assert receptive_field(LongRangeNet('image-max'), 16, (5, 9)).any(1).sum() > 1
         row = receptive_field(LongRangeNet('row-max'), 16, (5, 9))
@@ -57,7 +67,7 @@ class TestReach:
 
     def test_every_mixer_is_covered(self):
         causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
-        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'hybrid'}
         alone = {'identity', 'dw3', 'dw7', 'row-max', 'image-max', *(name for name in MIXERS if 'pointwise:' in name)}
         assert alone | causal | whole == set(MIXERS)
 
