@@ -17,7 +17,7 @@ from mmbackbones.analysis.long_range.runs import LongRangeRun
 from mmbackbones.analysis.long_range.state import StateFile
 from mmbackbones.analysis.long_range.train import train_and_test
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.environment import environment
+from mmbackbones.evaluation.environment import commit, environment
 from mmbackbones.evaluation.records import append_record, read_records
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
@@ -89,7 +89,9 @@ class HowToRun:
     def run(self, run: LongRangeRun, folder: Path) -> dict:
         """The record of a run, done here. Its state stays in ``folder`` until the caller removes it."""
         torch.set_num_threads(self.threads)
-        return to_record(run, train_and_test(run, workers=self.workers, saved=self.state_file(run, folder)))
+        source = commit()  # the tree may have changed when the training is done
+        result = train_and_test(run, workers=self.workers, saved=self.state_file(run, folder))
+        return to_record(run, result) | dict(commit=source)
 
     def state_file(self, run: LongRangeRun, folder: Path) -> StateFile:
         """Where a run keeps its state."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmbackbones.analysis.long_range import records
 from mmbackbones.analysis.long_range import train as training
 from mmbackbones.analysis.long_range.images import training_images
 from mmbackbones.analysis.long_range.net import LongRangeNet
@@ -16,6 +17,7 @@ from mmbackbones.analysis.long_range.state import StateFile
 from mmbackbones.analysis.long_range.train import train, train_and_test
 from mmbackbones.datasets.long_range import LongRangeTask
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation import environment
 from mmbackbones.evaluation.records import read_records
 
 ROW, ROUTED = LongRangeTask('row', 16), LongRangeTask('routed', 64)
@@ -61,6 +63,12 @@ class TestRecords:
         assert (record['recipe'], record['precision']) == (named, 'bf16')
         other = to_record(LongRangeRun(LongRangeTask('routed', (16, 32)), 'attn'), dict(bins=[], seconds=1.0))
         assert record['data_fingerprint'] != other['data_fingerprint']
+
+    def test_commit_is_that_of_the_start(self, monkeypatch, tmp_path):
+        found = iter(['at the start', 'while it trained'])
+        monkeypatch.setattr(environment, 'commit', lambda: next(found))
+        monkeypatch.setattr(records, 'commit', environment.commit)
+        assert HowToRun().run(LongRangeRun(ROW, 'identity', steps=1, images=1), tmp_path)['commit'] == 'at the start'
 
 
 class TestCurriculum:
