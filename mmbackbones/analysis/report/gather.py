@@ -15,6 +15,7 @@ from mmbackbones.analysis.report.pictures import fullest_first
 from mmbackbones.analysis.report.scores import Score, arms_of, name_of, scores_of
 from mmbackbones.analysis.tokens import sweep_points
 from mmbackbones.analysis.tokens.sweep_points import SweepPoint, points_of
+from mmbackbones.datasets.long_range import grid_of
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import draw_counts
 from mmbackbones.evaluation.outputs import RECORD
@@ -261,11 +262,12 @@ def _timings(records: Sequence[dict]) -> dict[str, list[dict]]:
 def _long_range(records: Sequence[dict]) -> list[LongRangeCurves]:
     groups: dict[tuple, list[dict]] = {}
     for record in records:
-        groups.setdefault((record['settings']['task'], record['recipe'], record['data_fingerprint']), []).append(record)
+        alike = ('recipe', 'data_fingerprint', 'precision')
+        groups.setdefault((record['settings']['task'], *(record[key] for key in alike)), []).append(record)
     found = []
-    for (task, recipe, _), group in groups.items():
-        tokens = group[0]['settings']['tokens']
+    for (task, recipe, *_), group in groups.items():
+        height, width = grid_of(group[0]['settings']['tokens'])
         drawn = curves(group)
         if drawn:
-            found.append(LongRangeCurves(task, f'{task}, {tokens} x {tokens} tokens, {recipe}', drawn))
+            found.append(LongRangeCurves(task, f'{task}, {height} x {width} tokens, {recipe}', drawn))
     return found
