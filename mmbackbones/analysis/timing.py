@@ -4,8 +4,8 @@ Compared functions take turns in each round, so that they have the same conditio
 rounds. On a CPU with one thread the clock is the processor time of the process, so other work on the machine does not
 count. On CUDA the time is measured on the device by events.
 
-A call with short kernels takes as long as Python needs to launch them, and that says nothing about the kernels. So on CUDA
-a call is also recorded as a CUDA graph, whose replay launches all its kernels at once.
+A call with short kernels takes as long as Python needs to launch them, and that says nothing about the kernels. So on
+CUDA a call is also recorded as a CUDA graph, whose replay launches all its kernels at once.
 """
 
 import ctypes

@@ -126,7 +126,7 @@ def package(request, monkeypatch, tmp_path):
 
 def refusal() -> str:
     inputs = random_inputs(1, 2, 5, 3, 1, dtype=torch.float32)
-    with pytest.raises(InputError, match="^backend='mamba_ssm' cannot be used: ") as error:
+    with pytest.raises(InputError, match=r"^backend='mamba_ssm' cannot be used: ") as error:
         selective_scan(**inputs, backend='mamba_ssm')
     assert '\n' not in str(error.value)
     return str(error.value)

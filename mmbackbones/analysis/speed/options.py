@@ -13,7 +13,8 @@ def benchmark_parser(description: str, cases: Iterable[str], methods: Iterable[s
     cases, methods = list(cases), list(methods)
     parser = argparse.ArgumentParser(
         description=f'{description} Interleaved medians with their spread, after a parity check without which no ratio '
-        'is given. On CUDA each call is also replayed as a CUDA graph, which no launch delays. Exit status: 0, 1 if parity fails, 2 for bad usage.'
+        'is given. On CUDA each call is also replayed as a CUDA graph, which no launch delays. Exit status: 0, 1 if '
+        'parity fails, 2 for bad usage.'
     )
     parser.add_argument('--cases', nargs='+', choices=cases, default=cases, metavar='CASE', help=', '.join(cases))
     parser.add_argument(

@@ -25,8 +25,8 @@ NO_STEP = -1e4  # within float16; its softplus is exactly 0
 
 
 EXTENSION = 'selective_scan_cuda'
-# Of the releases since mamba_ssm's pull request 977 (2026) only the first variable makes the build compile the scan. With
-# the second one it compiles here, and fetches no wheel that was built for another torch.
+# Since mamba_ssm's pull request 977 (2026) a build compiles the scan only with the first variable. With the second one
+# it compiles here, and fetches no wheel that was built for another torch.
 BUILD = 'MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation'
 
 
