@@ -110,7 +110,8 @@ def recorded(function: Callable[[], object]) -> Callable[[], None]:
         graph.replay()
         torch.cuda.synchronize()
     except RuntimeError as error:
-        reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+        cause = error.__context__ or error  # leaving a broken recording raises in its turn
+        reason = next(iter(str(cause).splitlines()), '') or type(cause).__name__
         raise NotRecordable(f'no replay, the call cannot be recorded as a CUDA graph: {reason}') from error
     return graph.replay
 

@@ -79,7 +79,10 @@ def device(monkeypatch):
     @contextlib.contextmanager
     def graph(graph):
         done.append('record')
-        yield
+        try:
+            yield
+        except RuntimeError:
+            raise RuntimeError('CUDA error: operation failed due to a previous error during capture')  # noqa: B904
         done.append('recorded')
 
     stream = SimpleNamespace(wait_stream=lambda other: None)

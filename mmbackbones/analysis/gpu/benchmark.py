@@ -8,7 +8,9 @@ from mmbackbones.analysis.gpu.choices import Settings
 from mmbackbones.analysis.gpu.findings import FAILED, OK, SKIPPED, Finding, guarded
 from mmbackbones.analysis.speed import mixers, scan
 from mmbackbones.analysis.speed.methods import MethodTiming
+from mmbackbones.analysis.speed.worker import is_out_of_memory
 from mmbackbones.analysis.timing import median
+from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
 BATCHES = (1, 4, 16, 64)
@@ -46,7 +48,12 @@ def _timed(name: str, measure: Callable[[], Iterable[MethodTiming]]) -> Iterator
     rows: list[Finding] = []
 
     def run() -> dict:
-        rows.extend(row_of(name, timing) for timing in measure())
+        try:
+            rows.extend(row_of(name, timing) for timing in measure())
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError('out of memory on this device') from error
         return {}
 
     whole = guarded(name, run)

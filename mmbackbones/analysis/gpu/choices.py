@@ -27,7 +27,7 @@ PHASES = {
         'mmbackbones.analysis.gpu.parity:findings',
         'Compares outputs and gradients of every backend, in every dtype and with every option, and whole mixers, with '
         'the specification in float64.',
-        600,
+        1200,  # nearly all of it is Triton's compiler, the first time
     ),
     'determinism': Phase(
         'mmbackbones.analysis.gpu.determinism:findings',

@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(plan(names), end='')
         sys.exit(1)
     settings = Settings(require_device(args.device), args.config, args.size)
-    findings, seconds, text = {}, {}, ''
+    about, findings, seconds, text = _about(settings.device), {}, {}, ''
     for name in names:
         findings[name], seconds[name] = _run(name, settings)
-        text = page(_about(settings.device), findings, seconds)
+        text = page(about, findings, seconds)
         if args.out:
             write_file(args.out, text)  # after each phase, so that an interruption loses one
     print(text)

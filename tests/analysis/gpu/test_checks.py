@@ -110,7 +110,11 @@ def test_benchmark_rows(monkeypatch):
 
     def breaks(*_):
         yield timing
-        raise RuntimeError('out of memory')
+        raise RuntimeError('a kernel is broken')
+
+    def fills(*_):
+        yield timing
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 64 GiB')
 
     monkeypatch.setattr(scan, 'benchmark', breaks)
     monkeypatch.setattr(mixers, 'benchmark', lambda *_: [])
@@ -118,7 +122,10 @@ def test_benchmark_rows(monkeypatch):
     assert [(row.check, row.status) for row in rows] == [
         (f'{case}, batch 1', FAILED) for case in benchmark.SCANS for _ in range(2)
     ]
-    assert rows[1].note == 'RuntimeError: out of memory'
+    assert rows[1].note == 'RuntimeError: a kernel is broken'
+    monkeypatch.setattr(scan, 'benchmark', fills)
+    row = list(benchmark.findings(Settings('cpu')))[1]
+    assert (row.status, row.note) == (SKIPPED, 'out of memory on this device')
 
 
 @pytest.fixture(scope='module')
