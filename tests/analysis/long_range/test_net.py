@@ -18,7 +18,7 @@ class TestReach:
         assert reach.sum() == (2 * tokens + 1) ** 2
 
     @pytest.mark.parametrize(
-        'mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'hybrid']
+        'mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state', 'hybrid']
     )
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
@@ -67,7 +67,7 @@ class TestReach:
 
     def test_every_mixer_is_covered(self):
         causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
-        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'hybrid'}
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state', 'hybrid'}
         alone = {'identity', 'dw3', 'dw7', 'row-max', 'image-max', *(name for name in MIXERS if 'pointwise:' in name)}
         assert alone | causal | whole == set(MIXERS)
 
