@@ -439,9 +439,9 @@ def test_bad_input(tmp_path):
     cfg = config('mambaout-tiny', 'detection')
     with pytest.raises(InputError, match='--shape 0 640: expected positive'):
         count_complexity(cfg, (0, 640))
-    cfg.model.roi_head.type = 'CascadeRoIHead'
+    cfg.model.roi_head.type = 'PointRendRoIHead'
     assert task_of(cfg) == 'detection'
-    with pytest.raises(InputError, match=r'model\.roi_head\.type=CascadeRoIHead: expected StandardRoIHead'):
+    with pytest.raises(InputError, match=r'roi_head\.type=PointRendRoIHead: expected StandardRoIHead or Casc'):
         count_complexity(cfg)
     cfg.model = dict(type='DETR', backbone=cfg.model.backbone, bbox_head={}, encoder={})
     with pytest.raises(
