@@ -64,7 +64,9 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
     """Fit the neck, and return the options that it wants of the backbone."""
     necks = model.get('neck') or ConfigDict(type=None)
     neck = necks[-1] if isinstance(necks, list) else necks
-    if neck.type in ONE_STAGE_NECKS and (not isinstance(necks, list) or [each.type for each in necks[:-1]] == [PYRAMID]):
+    if neck.type in ONE_STAGE_NECKS and (
+        not isinstance(necks, list) or [each.type for each in necks[:-1]] == [PYRAMID]
+    ):
         return _fit_one_stage(model, neck, channels, strides)
     if isinstance(necks, list):
         raise InputError(f'--backbone {name}: model.neck is a list of {len(necks)} necks, expected one')

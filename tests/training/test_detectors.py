@@ -1,10 +1,13 @@
 """Every detection task of configs/tasks, scaled down to the generated shapes, trains and tests as a user calls it."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from mmbackbones.analysis.complexity.count import count_complexity
+from mmbackbones.analysis.speed.worker import NetworkCase, NetworkStep
 from mmbackbones.datasets.shapes import write_shapes
 from mmbackbones.engine import cli
 from mmbackbones.engine.config import load_config
@@ -102,6 +105,36 @@ def test_trains_and_tests(task, network, shapes, tmp_path):
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= trained['metrics'].keys()
     checkpoint = next(tmp_path.glob('work/*_[24].pth'))
     out = tmp_path / 'tested'
-    cli.test([str(path), str(checkpoint), '--backbone', network, '--work-dir', str(tmp_path / 'other'), '--out', str(out)])
+    cli.test(
+        [str(path), str(checkpoint), '--backbone', network, '--work-dir', str(tmp_path / 'other'), '--out', str(out)]
+    )
     tested = json.loads((out / 'run.json').read_text())
     assert tested['metrics'] == trained['metrics']
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ('task', 'network', 'size'),
+    [
+        ('rtmdet-ins-tiny_100e', 'efficientvmamba_tiny', 640),
+        ('rtmdet-ins_100e', 'vmamba_tiny_s1l8', 640),
+        ('cascade-mask-rcnn_lsj-100e', 'vim_tiny', 1024),
+        ('cascade-mask-rcnn_3x', 'convnext_tiny', 800),
+        ('cascade-mask-rcnn_3x', 'mambavision_tiny', 800),
+    ],
+)
+def test_one_step_at_full_size(task, network, size, tmp_path):
+    """The whole network at the size of its recipe: one image, forward, backward, optimizer. Prints what it counts."""
+    cfg = load_config(ROOT / f'configs/tasks/{task}_coco.py', {'model.backbone.init_cfg': None}, network)
+    cfg.dump(tmp_path / 'whole.py')
+    step = NetworkStep(NetworkCase(str(tmp_path / 'whole.py'), size=size, batch=1, part='model', step='training'))
+    before = {name: parameter.clone() for name, parameter in step.model.named_parameters()}
+    started = time.monotonic()
+    step(step.images(size), step.samples(size))
+    seconds = time.monotonic() - started
+    moved = [name for name, value in step.model.named_parameters() if not value.equal(before[name])]
+    assert all(bool(value.isfinite().all()) for value in step.model.parameters())
+    assert len(moved) > 0.8 * len(before), 'the gradient reaches the network'
+    counted = count_complexity(cfg, (size, size))
+    millions, giga = counted.params['total'] / 1e6, counted.macs['total'] / 1e9
+    print(f'{task} {network} {size}x{size}: {millions:.1f} M parameters, {giga:.0f} G MACs, a step in {seconds:.0f} s')

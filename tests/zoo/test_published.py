@@ -105,7 +105,10 @@ def test_a_task_with_a_backbone_has_the_row_of_the_backbones_file():
     [
         ('mask-rcnn_1x', dict(mambavision_tiny=None, swin_tiny=42.7, vim_tiny=None)),
         ('mask-rcnn_3x', dict(vmamba_tiny_s1l8=48.8, swin_tiny=46.0, ravlt_large=53.6, swin_base=None)),
-        ('cascade-mask-rcnn_3x', dict(mambavision_tiny=51.1, mambavision_base=52.8, convnext_base=52.7, swin_small=51.9)),
+        (
+            'cascade-mask-rcnn_3x',
+            dict(mambavision_tiny=51.1, mambavision_base=52.8, convnext_base=52.7, swin_small=51.9),
+        ),
         ('cascade-mask-rcnn_lsj-100e', dict(vim_tiny=45.7, vim_small=47.1, deit_tiny=44.4, mambaout_tiny=None)),
         ('rtmdet-ins_100e', dict(vmamba_tiny_s1l8=None)),
         ('rtmdet-ins-tiny_100e', dict(swin_tiny=None)),

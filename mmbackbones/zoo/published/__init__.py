@@ -31,6 +31,8 @@ RECIPES = {
     'segmentation': ('iterations', '160k'),
     'classification': ('resolution', '224'),
 }
+
+
 @dataclass(frozen=True)
 class Setting:
     """A task, a head and a schedule whose published rows our configs are compared with.
@@ -55,6 +57,7 @@ SETTINGS = {
     'cascade-mask-rcnn-3x': Setting('detection', 'Cascade Mask R-CNN', MULTI_SCALE_3X),
     'cascade-mask-rcnn-lsj': Setting('detection', 'Cascade Mask R-CNN, ViTDet pyramid', None),
     'rtmdet-ins': Setting('detection', 'RTMDet-Ins', None),
+    'mamba-yolo': Setting('detection', 'one-stage, Ultralytics', None),
 }
 # Patterns of the names of detectors' configs, and their settings. The first one that fits counts.
 DETECTORS = {
