@@ -79,7 +79,7 @@ class MetaRun:
             Untried: it fails for another reason, which may be the meta device.
         """
         self._stack.clear()
-        # Every tensor once for each module that has it: of a layer with two names torch would put the second back empty.
+        # Every tensor once for each module that has it. A layer with two names would stay empty with tie_weights=True.
         state = {
             f'{prefix}.{name}' if prefix else name: torch.empty_like(tensor, device='meta')
             for prefix, part in module.named_modules()
