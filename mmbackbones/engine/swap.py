@@ -2,8 +2,8 @@
 
 The result equals the config file of that backbone. Options, drop path and weights come from the zoo, channels and
 strides from the registered class. The maps of a plain backbone have one stride, so it gets a neck that makes a pyramid:
-SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck, which
-reads the maps from stride 8 on, behind that pyramid.
+SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck behind
+that pyramid; it reads the maps from stride 8 on.
 """
 
 import functools
@@ -64,9 +64,8 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
     """Fit the neck, and return the options that it wants of the backbone."""
     necks = model.get('neck') or ConfigDict(type=None)
     neck = necks[-1] if isinstance(necks, list) else necks
-    if neck.type in ONE_STAGE_NECKS and (
-        not isinstance(necks, list) or [each.type for each in necks[:-1]] == [PYRAMID]
-    ):
+    before = [each.type for each in necks[:-1]] if isinstance(necks, list) else []
+    if neck.type in ONE_STAGE_NECKS and before in ([], [PYRAMID]):
         return _fit_one_stage(model, neck, channels, strides)
     if isinstance(necks, list):
         raise InputError(f'--backbone {name}: model.neck is a list of {len(necks)} necks, expected one')

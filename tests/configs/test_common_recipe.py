@@ -19,7 +19,7 @@ REFERENCE = {
     'coco': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'ade20k': 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
 }
-# Native recipes of other heads and schedules are held against their task, with the same backbone as the other references.
+# Native recipes of other heads and schedules are held against their task, with the backbone of the references.
 OTHER_TASKS = {
     'cascade-mask-rcnn_.*lsj': 'tasks/cascade-mask-rcnn_lsj-100e_coco.py',
     'cascade-mask-rcnn_.*3x': 'tasks/cascade-mask-rcnn_3x_coco.py',

@@ -5,7 +5,7 @@ is counted. The rules are those of mmengine's analyzer: one MAC for a fused mult
 A Fourier transform, for which it has none, counts 2.5 n log2 n for n complex points and half of it for real ones.
 Attention is decomposed into products, so that every kind of attention counts alike. Parameters include the auxiliary
 head. MACs do not, because it does not run in a test. The box head runs on the number of proposals that the config keeps
-(1,000), the mask head on 100, as in mmdet; in a cascade, those of every stage. Of the masks of RTMDet-Ins the maps and the
+(1,000), the mask head on 100, as in mmdet; in a cascade, those of every stage. Of RTMDet-Ins's masks the maps and the
 kernels are counted, not their product.
 """
 
