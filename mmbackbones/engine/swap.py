@@ -2,8 +2,8 @@
 
 The result equals the config file of that backbone. Options, drop path and weights come from the zoo, channels and
 strides from the registered class. The maps of a plain backbone have one stride, so it gets a neck that makes a pyramid:
-SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck behind
-that pyramid; it reads the maps from stride 8 on.
+SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck
+behind that pyramid; it reads the maps from stride 8 on.
 """
 
 import functools
