@@ -125,7 +125,7 @@ class TimmBackbone(Backbone):
         self.check_choice(ATTENTION, attention=attention)
         if bn_cfg.get('type') not in BATCH_NORMS:
             raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
-        net = _create(self.arch.name, self.arch.options, self.drop_path_rate)
+        net = create_net(self.arch.name, self.arch.options, self.drop_path_rate)
         if out_type == 'cls_token' and getattr(net, 'cls_token', None) is None:
             raise InputError(f"{self.family}: out_type='cls_token', but it has no class token")
         if run.get('out_indices') is None:
@@ -266,8 +266,8 @@ class TimmBackbone(Backbone):
         return {f'net.{name}' for name, _ in self.net.named_parameters() if name in named}
 
 
-def _create(name: str, options: dict, drop_path_rate: float) -> nn.Module:
-    """timm's model without weights, for any image size if timm supports that."""
+def create_net(name: str, options: dict, drop_path_rate: float = 0.0) -> nn.Module:
+    """timm's model without weights. ``options`` are arguments of its class, which may fix none of them."""
     if drop_path_rate:
         options = dict(options, drop_path_rate=drop_path_rate)
     try:

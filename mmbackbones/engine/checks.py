@@ -24,6 +24,7 @@ CLASS_HEADS = (
     'decode_head',
     'auxiliary_head',
 )
+CLASSIFIER_HEAD = 'head'  # of a model of mmpretrain
 OTHER_CLASSES = ('STDCHead',)  # learns boundaries beside the classes
 
 
@@ -87,12 +88,8 @@ def require_class_count(model: nn.Module, dataset: Dataset) -> None:
     for name, module in model.named_modules():
         count = getattr(module, 'num_classes', None)
         head = next((part for part in reversed(name.split('.')) if not part.isdecimal()), '')
-        # A classifier's head has no other name.
-        if (
-            (head not in CLASS_HEADS and name.removeprefix('module.') != 'head')
-            or not isinstance(count, int)
-            or type(module).__name__ in OTHER_CLASSES
-        ):
+        named = head in CLASS_HEADS or name.removeprefix('module.') == CLASSIFIER_HEAD
+        if not named or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
             continue
         if count != len(classes):
             key = f'model.{name.removeprefix("module.")}.num_classes'

@@ -5,14 +5,15 @@ Both classifiers with the networks of the zoo use it: timm's interface (:mod:`.t
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-import timm
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from timm.models.mambaout import MlpHead
 from torch import Tensor, nn
 
+from mmbackbones.backbones.timm_backbone import create_net
 from mmbackbones.checkpoints.adapters.timm_models import timm_module
 from mmbackbones.errors import InputError
 
@@ -115,10 +116,7 @@ class MambaOutTop(nn.Module):
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
-        norm_eps = 1e-6
-        self.mlp = MlpHead(
-            channels, num_classes, norm_layer=lambda width, **where: nn.LayerNorm(width, norm_eps, **where)
-        )
+        self.mlp = MlpHead(channels, num_classes, norm_layer=partial(nn.LayerNorm, eps=1e-6))
         for module in self.mlp.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -145,10 +143,10 @@ class TimmTop(nn.Module):
 
     def __init__(self, arch: str | Mapping[str, Any], num_classes: int):
         super().__init__()
-        options: dict[str, Any] = dict(model_name=arch) if isinstance(arch, str) else dict(arch)
-        name = options.setdefault('model_name', options.pop('name', None))
+        options = dict(name=arch) if isinstance(arch, str) else dict(arch)
+        name = options.pop('name')
         self.layout = TIMM_LAYOUTS.get(timm_module(name).__name__.rpartition('.')[2], 'NCHW')
-        net = timm.create_model(num_classes=num_classes, **options)
+        net = create_net(name, dict(options, num_classes=num_classes))
         for part in [part for part, _ in net.named_children() if part not in TIMM_TOP]:
             delattr(net, part)
         for part in [part for part, _ in net.named_parameters(recurse=False)]:

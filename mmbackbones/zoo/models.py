@@ -17,8 +17,8 @@
 =====================  ================================================================================================
 
 ``options.csv`` has the other settings of a family under the common recipe, with reasons; ``*`` matches anything.
-``classification.csv`` has those of a classifier, and how the authors test theirs (``test.size`` in pixels, ``test.crop``
-as a fraction of the resized short side, ``test.interpolation``); of several matching lines the last one counts.
+``classification.csv`` has those of a classifier, and how the authors test theirs (``test.size`` in pixels,
+``test.crop`` as a fraction of the resized short side, ``test.interpolation``); the last matching line counts.
 ``miniatures.csv`` has networks that a CPU core trains in minutes from random weights. A dict in a cell is a Python
 literal. The option ``arch.img_size`` sets the key ``img_size`` of ``arch``.
 """

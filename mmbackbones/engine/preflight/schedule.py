@@ -36,13 +36,13 @@ def effective_batch(cfg: Config, world_size: int) -> int:
 
 def batch_notes(cfg: Config, world_size: int) -> Iterator[str]:
     """A sentence if the learning rate belongs to another number of images than a step of the optimizer has."""
-    scale = cfg.get('auto_scale_lr') or {}
+    scale, steps = cfg.get('auto_scale_lr') or {}, cfg.optim_wrapper.get('accumulative_counts') or 1
     base, images = scale.get('base_batch_size'), effective_batch(cfg, world_size)
     if base and images != base and not scale.get('enable'):
+        batch = cfg.train_dataloader.batch_size
         yield (
-            f'a step of the optimizer has {images} images (train_dataloader.batch_size={cfg.train_dataloader.batch_size}'
-            f' x {world_size} processes x optim_wrapper.accumulative_counts='
-            f'{cfg.optim_wrapper.get("accumulative_counts") or 1}), but its learning rate is for {base}; set '
+            f'a step of the optimizer has {images} images (train_dataloader.batch_size={batch} x {world_size} '
+            f'processes x optim_wrapper.accumulative_counts={steps}), but its learning rate is for {base}; set '
             'accumulative_counts, or scale the rate by --auto-scale-lr'
         )
 
