@@ -24,7 +24,7 @@ CLASS_HEADS = (
     'decode_head',
     'auxiliary_head',
 )
-CLASSIFIER_HEAD = 'head'  # of a model of mmpretrain
+OF_CLASSIFIERS = ('head', 'data_preprocessor')  # of a model of mmpretrain
 OTHER_CLASSES = ('STDCHead',)  # learns boundaries beside the classes
 
 
@@ -88,7 +88,7 @@ def require_class_count(model: nn.Module, dataset: Dataset) -> None:
     for name, module in model.named_modules():
         count = getattr(module, 'num_classes', None)
         head = next((part for part in reversed(name.split('.')) if not part.isdecimal()), '')
-        named = head in CLASS_HEADS or name.removeprefix('module.') == CLASSIFIER_HEAD
+        named = head in CLASS_HEADS or name.removeprefix('module.') in OF_CLASSIFIERS
         if not named or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
             continue
         if count != len(classes):
