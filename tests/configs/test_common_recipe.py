@@ -22,7 +22,7 @@ REFERENCE = {
 SINGLE_STRIDE = {'mamba', 'vim', 'localvim', 'plainmamba', 'deit'}  # their neck makes the pyramid
 TASKS = {'coco': 'tasks/mask-rcnn_1x_coco.py', 'ade20k': 'tasks/upernet_160k_ade20k-512x512.py'}
 CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
-TASK_NAMES = {'coco': 'detection', 'ade20k': 'segmentation'}
+TASK_NAMES = {'coco': 'detection', 'ade20k': 'segmentation', 'imagenet': 'classification'}
 UNIVERSAL = ('type', 'arch', 'init_cfg', 'drop_path_rate')
 
 
@@ -33,6 +33,8 @@ def flatten(node: object, prefix: str = '') -> dict[str, object]:
 
 
 def task_of(path: Path) -> str:
+    if '_imagenet-' in path.stem:
+        return 'imagenet'
     return 'coco' if path.stem.endswith('coco') else 'ade20k'
 
 
@@ -41,10 +43,16 @@ def name_of(path: Path) -> str:
     return re.match('(?:mask-rcnn_)?([^_]+)_', path.name)[1].replace('-', '_')
 
 
+def reference_of(task: str) -> Config:
+    if task == 'imagenet':
+        return load_config(CONFIGS / 'tasks/imagenet-224.py', backbone='mambaout_tiny')
+    return Config.fromfile(CONFIGS / REFERENCE[task])
+
+
 def offences(cfg: Config, path: Path) -> list[str]:
     """Keys in which ``cfg`` departs from the reference without leave."""
     task, name = task_of(path), name_of(path)
-    reference = Config.fromfile(CONFIGS / REFERENCE[task])
+    reference = reference_of(task)
     ours, theirs = flatten(cfg._cfg_dict.to_dict()), flatten(reference._cfg_dict.to_dict())
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...)]
     declared = options_of(name, TASK_NAMES[task])
