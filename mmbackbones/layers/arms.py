@@ -1,7 +1,9 @@
 """The arms of the controlled experiment: one name for each choice of token mixers.
 
 An arm's name stands wherever a network takes ``mixers``. ``pointwise-ssm`` is the control of ``ssm``: as many
-parameters, and no mixing across tokens. ``hybrid`` takes turns. ``-last2`` mixes in stages 3 and 4, ``-all`` in all.
+parameters, and no mixing across tokens. ``pointwise-macs-block-state`` has as many multiply-accumulates. ``hybrid`` and
+``bissm-moe`` take turns; in the controls of the latter, a dense network with as many parameters or multiply-accumulates
+stands in for the experts. ``-last2`` mixes in stages 3 and 4, ``-all`` in all.
 """
 
 from collections.abc import Sequence
@@ -9,12 +11,31 @@ from collections.abc import Sequence
 Mixers = str | Sequence[str | Sequence[str]]
 
 # Branches with a control of their own. Causal attention has the parameters, and so the control, of full attention.
-_WITH_CONTROL = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
+_WITH_CONTROL = (
+    'ssm',
+    'bissm',
+    'ss2d',
+    'ss1d-state-fused',
+    'attn',
+    'linear-attn',
+    'ssd-noncausal',
+    'ttt',
+    's4nd',
+    'block-state',
+)
+# Names that both networks know and that do not follow from those of their branches.
+_FOR_BOTH: dict[str, str | tuple[str, ...]] = {
+    'pointwise-macs-block-state': 'pointwise-macs:block-state',
+    'bissm-moe': ('bissm', 'moe'),
+    'bissm-pointwise-moe': ('bissm', 'pointwise:moe'),
+    'bissm-pointwise-macs-moe': ('bissm', 'pointwise-macs:moe'),
+}
 _STAGED = {
     **{name: name for name in (*_WITH_CONTROL, 'causal-attn')},
     **{f'pointwise-{name}': f'pointwise:{name}' for name in _WITH_CONTROL},
     'identity': 'identity',
     'hybrid': ('ss2d', 'attn'),
+    **_FOR_BOTH,
 }
 _PLACES = {
     'last2': lambda mixer: ('none', 'none', mixer, mixer),
@@ -27,27 +48,9 @@ ARMS: dict[str, dict[str, Mixers]] = {
         **{f'{name}-{place}': put(mixer) for name, mixer in _STAGED.items() for place, put in _PLACES.items()},
     },
     'IsotropicMixerNet': {
-        name: name.replace('pointwise-', 'pointwise:')
-        for name in (
-            'attn',
-            'causal-attn',
-            'ssm',
-            'ssm-reversed',
-            'bissm',
-            'ss1d-state-fused',
-            'linear-attn',
-            'ssd-noncausal',
-            'ttt',
-            's4nd',
-            'pointwise-attn',
-            'pointwise-ssm',
-            'pointwise-bissm',
-            'pointwise-ss1d-state-fused',
-            'pointwise-linear-attn',
-            'pointwise-ssd-noncausal',
-            'pointwise-ttt',
-            'pointwise-s4nd',
-        )
+        **{name: name for name in (*_WITH_CONTROL, 'causal-attn', 'ssm-reversed') if name != 'ss2d'},
+        **{f'pointwise-{name}': f'pointwise:{name}' for name in _WITH_CONTROL if name != 'ss2d'},
+        **_FOR_BOTH,
     },
 }
 # The archs of GatedMixerNet whose widths can be adjusted to equal MambaOut's cost.

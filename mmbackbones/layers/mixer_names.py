@@ -6,6 +6,10 @@ ATTENTIONS = ('attn', 'causal-attn')
 SUMS = ('linear-attn', 'ssd-noncausal')  # linear in the tokens, without an order
 TRAINED = ('ttt',)
 CONVOLUTIONS = ('s4nd',)
-MIXING = SCANS + ATTENTIONS + SUMS + TRAINED + CONVOLUTIONS
-POINTWISE = tuple(f'pointwise:{name}' for name in MIXING)
-BRANCHES = (*MIXING, *POINTWISE, 'none')
+BLOCKWISE = ('block-state',)
+MIXING = SCANS + ATTENTIONS + SUMS + TRAINED + CONVOLUTIONS + BLOCKWISE
+EXPERTS = ('moe',)  # of each token alone
+# Controls with the parameters of a branch, and with its MACs where the two are far apart.
+POINTWISE = tuple(f'pointwise:{name}' for name in MIXING + EXPERTS)
+POINTWISE_MACS = tuple(f'pointwise-macs:{name}' for name in BLOCKWISE + EXPERTS)
+BRANCHES = (*MIXING, *EXPERTS, *POINTWISE, *POINTWISE_MACS, 'none')

@@ -10,7 +10,8 @@ B and C projected from the tokens and its skip weight D; the four directions are
 (https://arxiv.org/abs/2410.15091). ``linear-attn`` is MILA's attention and ``ssd-noncausal`` VSSD's duality, both
 without what these give them besides: rotary positions, convolutions, gates. Test-time training is the gated branch of
 H-ViT3 (https://arxiv.org/abs/2512.01643), without its rotation and its convolution. The long convolution is S4ND's
-(:mod:`mmbackbones.layers.s4nd`).
+(:mod:`mmbackbones.layers.s4nd`), the blocks with states the Block-State Transformer's
+(:mod:`mmbackbones.layers.block_state`). The experts (:mod:`mmbackbones.layers.moe`) mix no tokens.
 """
 
 import math
@@ -22,18 +23,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
+from mmbackbones.layers.block_state import WIDEST_BLOCK, BlockStateMixer, block_state_macs
 from mmbackbones.layers.linear_attention import LinearAttention
 from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.layers.mixer_names import (
     ATTENTIONS,
+    BLOCKWISE,
     BRANCHES,
     CONVOLUTIONS,
+    EXPERTS,
     POINTWISE,
+    POINTWISE_MACS,
     SCANS,
     STATE_FUSED,
     SUMS,
     TRAINED,
 )
+from mmbackbones.layers.moe import ExpertBranch, experts_macs
 from mmbackbones.layers.noncausal_ssd import TokenSSD
 from mmbackbones.layers.s4nd import S4NDMixer, s4nd_macs
 from mmbackbones.layers.ss2d import DirectionalScans
@@ -41,7 +47,7 @@ from mmbackbones.layers.state_fusion import StateFusion
 from mmbackbones.layers.ttt import learn_gated
 
 CAUSAL = ('ssm', 'causal-attn')  # in raster order
-DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4, STATE_FUSED: 1}
+DIRECTIONS = {'ssm': 1, 'ssm-reversed': 1, 'bissm': 2, 'ss2d': 4, STATE_FUSED: 1, 'block-state': 2}
 WIDEST_HEAD = 32
 
 
@@ -59,14 +65,17 @@ def build_branch(
             in raster order; ``'linear-attn'``, attention with ELU + 1 in place of the softmax; ``'ssd-noncausal'``,
             one state for all tokens; ``'ttt'``, a model of a head's width learns keys and values of all tokens by a
             gradient step, then reads the queries; ``'s4nd'``, one convolution over the whole map, in both directions
-            of both axes; ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that
-            branch; ``'none'``, the map as it is.
+            of both axes; ``'block-state'``, attention within blocks of up to 7x7 tokens, to those and to the outputs
+            of ``'bissm'``'s scans at them; ``'moe'``, one of 8 MLPs on each token alone, which it chooses;
+            ``'pointwise:<one of these>'``, an MLP on each token alone with as many parameters as that branch;
+            ``'pointwise-macs:block-state'`` and ``'pointwise-macs:moe'``, one with as many multiply-accumulates;
+            ``'none'``, the map as it is.
         dim (int): channels C.
-        d_state (int): state size N of the scans except ``'ss1d-state-fused'``, of ``'ssd-noncausal'``, and of each
-            axis of ``'s4nd'``.
+        d_state (int): state size N of the scans except ``'ss1d-state-fused'``, of ``'block-state'`` and
+            ``'ssd-noncausal'``, and of each axis of ``'s4nd'``.
         dt_rank (int | None): rank of the projection of the scans' ``dt``. None: ceil(C / 16).
-        head_width (int | None): channels of a head of attention, ``'linear-attn'``, ``'ssd-noncausal'`` or ``'ttt'``;
-            None: the largest divisor of C up to 32.
+        head_width (int | None): channels of a head of attention, ``'block-state'``, ``'linear-attn'``,
+            ``'ssd-noncausal'`` or ``'ttt'``; None: the largest divisor of C up to 32.
 
     Raises:
         InputError: unknown name, a size below 1, or heads that do not divide the channels.
@@ -81,6 +90,10 @@ def build_branch(
         return nn.Identity()
     if name in POINTWISE:
         return Branch(PointwiseMixer(dim, branch_parameters(name.removeprefix('pointwise:'), dim, **options)))
+    if name in POINTWISE_MACS:
+        return Branch(PointwiseMixer(dim, macs_per_token(name.removeprefix('pointwise-macs:'), dim, **options)))
+    if name in EXPERTS:
+        return ExpertBranch(dim)
     if name in ATTENTIONS:
         return Branch(Attention(dim, head_width or largest_head(dim), causal=name == 'causal-attn'))
     if name in CONVOLUTIONS:
@@ -91,6 +104,8 @@ def build_branch(
     if name in TRAINED:
         return Branch(TestTimeTraining(dim, head_width or largest_head(dim)))
     rank = dt_rank or math.ceil(dim / 16)
+    if name in BLOCKWISE:
+        return Branch(BlockStateMixer(dim, d_state, rank, head_width or largest_head(dim)))
     return Branch(ScanMixer(name, dim, d_state, rank))
 
 
@@ -141,6 +156,11 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
         macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
     elif name in CONVOLUTIONS:
         macs += round(s4nd_macs(dim, height, width))
+    elif name in BLOCKWISE:
+        macs += tokens * dim * DIRECTIONS[name] * (9 * branch.mixer.d_state + 1) // 2
+        macs += block_state_macs(dim, height, width)
+    elif name in EXPERTS:
+        macs = experts_macs(dim, tokens)
     elif name == 'linear-attn':  # the sum over keys and values, what queries read of it, the normalizer
         macs += tokens * dim * (2 * branch.mixer.head_width + 1)
     elif name == 'ssd-noncausal':
@@ -148,6 +168,11 @@ def branch_macs(name: str, dim: int, height: int, width: int, **options: Any) ->
     elif name in TRAINED:
         macs += 3 * 2 * tokens * dim * branch.mixer.head_width
     return macs
+
+
+def macs_per_token(name: str, dim: int, **options: Any) -> int:
+    """Multiply-accumulates of a branch per token of one full block, rounded down; see :func:`branch_macs`."""
+    return branch_macs(name, dim, WIDEST_BLOCK, WIDEST_BLOCK, **options) // WIDEST_BLOCK**2
 
 
 def largest_head(dim: int) -> int:

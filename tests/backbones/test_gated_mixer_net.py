@@ -274,6 +274,7 @@ def test_macs_as_the_tables_count_them(mambaout_sizes, mixers, equal):
     ('arch', 'mixers'),
     [
         *(('tiny', name) for name in ('ssm', 'bissm', 'ss2d', 'attn', 'pointwise:ss2d', 'pointwise:attn', 'identity')),
+        ('tiny', 'block-state'),
         ('small', 'ss2d'),
         ('small', 'attn'),
     ],
@@ -290,11 +291,17 @@ def test_equal_parameters_and_macs(mambaout_sizes, arch, mixers, everywhere):
     )
     assert count_params(build_empty(arch, spec)) == params + added
     assert abs(count_params(build_empty(arch, spec, 'params')) / params - 1) < 0.01
-    if mixers == 'attn' and everywhere:
+    if mixers in ('attn', 'block-state') and everywhere:
         with pytest.raises(InputError, match="cost more than the blocks can give up for equal='macs'"):
             build_empty(arch, spec, 'macs')
     else:
         assert abs((count_macs(build_empty(arch, spec, 'macs')) - macs) / (macs + rest)) < 0.01
+
+
+def test_experts_that_take_turns_fit_equal_widths(mambaout_sizes):
+    params, macs, rest = mambaout_sizes['tiny']
+    assert abs(count_params(build_empty('tiny', 'bissm-moe-all', 'params')) / params - 1) < 0.01
+    assert abs((count_macs(build_empty('tiny', 'bissm-moe-all', 'macs')) - macs) / (macs + rest)) < 0.01
 
 
 @pytest.mark.parametrize('name', [name for name in ARMS if ':' not in name])

@@ -7,7 +7,7 @@ from torch import nn
 from mmbackbones.analysis.complexity.count import count_module
 from mmbackbones.backbones import IsotropicMixerNet
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mixer_names import BRANCHES, POINTWISE
+from mmbackbones.layers.mixer_names import BRANCHES, POINTWISE, POINTWISE_MACS
 
 TINY = dict(embed_dims=16, depth=3)
 ROWS, COLUMNS = 3, 4
@@ -24,8 +24,10 @@ REACH = {
     'linear-attn': set(range(12)),
     'ssd-noncausal': set(range(12)),
     'ttt': set(range(12)),
+    'block-state': set(range(12)),
+    'moe': {CHANGED},
     'none': {CHANGED},
-    **{name: {CHANGED} for name in POINTWISE},
+    **{name: {CHANGED} for name in POINTWISE + POINTWISE_MACS},
 }
 
 

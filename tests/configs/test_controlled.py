@@ -32,7 +32,9 @@ def test_the_table_of_arms():
     """By hand, so that a slip in the table does not pass."""
     gated = ARMS['GatedMixerNet']
     branches = ('ssm', 'bissm', 'ss2d', 'ss1d-state-fused', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd')
+    branches += ('block-state',)
     mixers = (*branches, *(f'pointwise-{name}' for name in branches), 'causal-attn', 'hybrid', 'identity')
+    mixers += ('pointwise-macs-block-state', 'bissm-moe', 'bissm-pointwise-moe', 'bissm-pointwise-macs-moe')
     assert gated.keys() == {'none', *(f'{mixer}-{place}' for mixer in mixers for place in ('last2', 'all'))}
     assert gated['none'] == 'none'
     assert gated['ss2d-last2'] == ('none', 'none', 'ss2d', 'ss2d')
@@ -42,6 +44,10 @@ def test_the_table_of_arms():
     assert gated['pointwise-linear-attn-all'] == 'pointwise:linear-attn'
     assert gated['ttt-last2'] == ('none', 'none', 'ttt', 'ttt') and gated['pointwise-ttt-all'] == 'pointwise:ttt'
     assert gated['hybrid-last2'] == ('none', 'none', ('ss2d', 'attn'), ('ss2d', 'attn'))
+    assert gated['block-state-last2'] == ('none', 'none', 'block-state', 'block-state')
+    assert gated['pointwise-macs-block-state-all'] == 'pointwise-macs:block-state'
+    assert gated['bissm-moe-all'] == (('bissm', 'moe'),) * 4
+    assert gated['bissm-pointwise-macs-moe-last2'] == ('none', 'none', *(('bissm', 'pointwise-macs:moe'),) * 2)
     assert gated['hybrid-all'] == (('ss2d', 'attn'),) * 4
     assert ARMS['IsotropicMixerNet'] == {
         'attn': 'attn',
@@ -62,6 +68,12 @@ def test_the_table_of_arms():
         'pointwise-ssd-noncausal': 'pointwise:ssd-noncausal',
         'ttt': 'ttt',
         'pointwise-ttt': 'pointwise:ttt',
+        'block-state': 'block-state',
+        'pointwise-block-state': 'pointwise:block-state',
+        'pointwise-macs-block-state': 'pointwise-macs:block-state',
+        'bissm-moe': ('bissm', 'moe'),
+        'bissm-pointwise-moe': ('bissm', 'pointwise:moe'),
+        'bissm-pointwise-macs-moe': ('bissm', 'pointwise-macs:moe'),
     }
 
 

@@ -3,6 +3,7 @@
 Labels follow from the pixels by each task's rule. At the hardest value of each setting the best accuracy is chance.
 """
 
+import hashlib
 import itertools
 
 import pytest
@@ -111,6 +112,66 @@ def test_sizes(tokens):
         assert batch.distances.max() < tokens
 
 
+def test_images_are_those_of_the_committed_figures():
+    """A digest of all tasks' images from before the options that were added later."""
+    digest = hashlib.sha256()
+    settings = itertools.product(('row', 'routed', 'single'), ('left', 'random', 'none'), (0, 3), (False, True))
+    tasks = [LongRangeTask(task, 16, side, apart, shuffled=shuffled) for task, side, apart, shuffled in settings]
+    for task in tasks:
+        for part in task.batch(2, torch.Generator().manual_seed(5)):
+            digest.update(part.numpy().tobytes())
+    for part in LongRangeTask('routed', 33).batch(2, torch.Generator().manual_seed(6)):
+        digest.update(part.numpy().tobytes())
+    assert digest.hexdigest() == '223bbe90b2747115279d2707138c44c3357aafbdb4b03042913e902d77515cfc'
+
+
+@pytest.mark.parametrize('tokens', [(16, 24), (24, 16)])
+@pytest.mark.parametrize('task', TASKS)
+def test_grid_that_is_not_square(task, tokens):
+    batch = draw(task=task, tokens=tokens, size=32)
+    height, width = tokens
+    assert batch.images.shape == (32, 3, 4 * height, 4 * width) and batch.labels.shape == (32, height, width)
+    colour, key = read(batch.images)
+    assert batch.distances.max() <= LongRangeTask(task, tokens).farthest == (width if task == 'row' else 24) - 1
+    for image, row, column in shapes_of(batch)[::7]:
+        own = key[image] == key[image, row, column] if task == 'routed' else torch.ones(height, width).bool()
+        ((r, c),) = [cue for cue in ((colour[image] >= 0) & own).nonzero().tolist() if task != 'row' or cue[0] == row]
+        assert batch.labels[image, row, column] == colour[image, r, c]
+        assert batch.distances[image, row, column] == max(abs(r - row), abs(c - column))
+    assert LongRangeTask(task, (24, 24)) == LongRangeTask(task, 24) == LongRangeTask(task, [24])
+
+
+def test_copies_say_the_same_nearer():
+    batch = draw(task='routed', copies=4)
+    colour, key = read(batch.images)
+    for image in range(8):
+        cues = {}
+        for r, c in (colour[image] >= 0).nonzero().tolist():
+            cues.setdefault((int(key[image, r, c]), int(colour[image, r, c])), []).append((r, c))
+        assert [len(places) for places in cues.values()] == 6 * [4] and len({key for key, _ in cues}) == 6
+        for r, c in (batch.labels[image] != BACKGROUND).nonzero().tolist():
+            places = cues[int(key[image, r, c]), int(batch.labels[image, r, c])]
+            assert batch.distances[image, r, c] == min(max(abs(r - i), abs(c - j)) for i, j in places)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_reach_leaves_far_shapes_out(task):
+    far, near = draw(task=task), draw(task=task, reach=5)
+    kept = (far.distances > 0) & (far.distances <= 5)
+    assert torch.equal(near.labels, far.labels.where(kept, BACKGROUND)) and near.distances.max() == 5
+    assert torch.equal(read(near.images)[0], read(far.images)[0])  # every cue is there
+    assert torch.equal((read(near.images)[1] >= 0) & (read(near.images)[0] < 0), kept)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_all_is_drawn_on_the_device_of_the_generator(task):
+    """Tensors that name no device would come to be on the default device, which holds no values here."""
+    plain = draw(task=task, shuffled=True)
+    with torch.device('meta'):
+        batch = LongRangeTask(task, 16, noise=0.0, shuffled=True).batch(8, torch.Generator('cpu').manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(plain, batch))
+
+
 class TestFarEnds:
     """At the hardest value of each setting the best possible observer, hence every mixer, is at chance."""
 
@@ -188,8 +249,14 @@ class TestShuffled:
     ('options', 'message'),
     [
         (dict(task='column'), "task 'column' unknown; expected one of row, routed, single"),
-        (dict(tokens=15), '15 tokens per side, expected 16 to 64'),
-        (dict(tokens=65), '65 tokens per side, expected 16 to 64'),
+        (dict(tokens=15), '15 tokens per side, expected 16 to 128'),
+        (dict(tokens=129), '129 tokens per side, expected 16 to 128'),
+        (dict(tokens=(32, 8)), '8 tokens per side, expected 16 to 128'),
+        (dict(tokens=(16, 16, 16)), 'tokens 16 16 16, expected a side or rows and columns'),
+        (dict(copies=2), '2 copies of a cue, expected 1 to 1 here'),
+        (dict(task='routed', tokens=16, copies=22), '22 copies of a cue, expected 1 to 21 here'),
+        (dict(task='routed', copies=0), '0 copies of a cue'),
+        (dict(reach=0), 'reach 0, expected 1 or more tokens'),
         (dict(cue_side='top'), "cue side 'top' unknown; expected one of left, right, random, none"),
         (dict(distractors=4), '4 distractors, expected 0 to 3'),
         (dict(distractors=-1), '-1 distractors, expected 0 to 3'),

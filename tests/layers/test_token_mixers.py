@@ -5,7 +5,7 @@ import torch
 
 from mmbackbones.analysis.complexity.count import PUBLISHED_RULE, SCAN_RULES, count_module
 from mmbackbones.errors import InputError
-from mmbackbones.layers.mixer_names import BRANCHES, MIXING, POINTWISE
+from mmbackbones.layers.mixer_names import BRANCHES, EXPERTS, MIXING, POINTWISE, POINTWISE_MACS
 from mmbackbones.layers.token_mixers import (
     CAUSAL,
     branch_macs,
@@ -28,8 +28,10 @@ REACH = {
     'linear-attn': set(range(20)),
     'ssd-noncausal': set(range(20)),
     'ttt': set(range(20)),
+    'block-state': set(range(20)),
+    'moe': {7},
     'none': {7},
-    **{name: {7} for name in POINTWISE},
+    **{name: {7} for name in POINTWISE + POINTWISE_MACS},
 }
 
 
@@ -150,7 +152,7 @@ def test_what_sums_over_tokens_knows_no_places(name):
     torch.testing.assert_close(branch(shuffled).flatten(1, 2), branch(x).flatten(1, 2)[:, order])
 
 
-@pytest.mark.parametrize('name', MIXING)
+@pytest.mark.parametrize('name', MIXING + EXPERTS)
 def test_scale_of_the_input_does_not_matter(name):
     """So that what a gate means does not depend on the features' scale or the mixer's."""
     branch, x = build(name), tokens()
@@ -159,18 +161,18 @@ def test_scale_of_the_input_does_not_matter(name):
     assert 0.8 < y.std() < 1.2
 
 
-@pytest.mark.parametrize('name', ['ss2d', *MIXING[4:], 'pointwise:attn'])
+@pytest.mark.parametrize('name', ['ss2d', *MIXING[4:], *EXPERTS, 'pointwise:attn'])
 def test_autocast(name):
-    branch, x = build(name), tokens()
+    branch, x = build(name), tokens().bfloat16()
     with torch.autocast('cpu', torch.bfloat16):
-        y = branch(x.bfloat16())
+        y = branch(x)
     assert y.isfinite().all()
-    torch.testing.assert_close(y.float(), branch(x), atol=0.2, rtol=0.1)
+    torch.testing.assert_close(y.float(), branch(x.float()), atol=0.2, rtol=0.1)
 
 
 @pytest.mark.parametrize('dim', [16, 24, 66, 96, 576])
 @pytest.mark.parametrize('d_state', [1, 16])
-@pytest.mark.parametrize('name', MIXING)
+@pytest.mark.parametrize('name', MIXING + EXPERTS)
 def test_the_control_has_as_many_parameters(name, d_state, dim):
     wanted = branch_parameters(name, dim, d_state=d_state)
     apart = abs(branch_parameters(f'pointwise:{name}', dim, d_state=d_state) - wanted)
@@ -179,14 +181,25 @@ def test_the_control_has_as_many_parameters(name, d_state, dim):
     assert wanted == count(build(name, dim, d_state=d_state))
 
 
+@pytest.mark.parametrize('dim', [24, 96, 576])
+@pytest.mark.parametrize('name', [name.partition(':')[2] for name in POINTWISE_MACS])
+def test_a_control_has_as_many_macs(name, dim):
+    """On maps that whole blocks cover; the control with as many parameters is far from it."""
+    by_macs, by_parameters, wanted = (
+        branch_macs(f'{kind}{name}', dim, 14, 21) for kind in ('pointwise-macs:', 'pointwise:', '')
+    )
+    assert abs(by_macs / wanted - 1) < 0.01 < 0.2 < abs(by_parameters / wanted - 1)
+
+
 def test_parameters_by_hand():
     """C = 96: rank 6, 16 states: (6 + 32) + 6 + 1 + 16 + 1 per channel and direction; attention has 4 C**2.
 
     Linear attention has 2 C**2. Test-time training has, besides attention's, two matrices of each head's width, 32. The
-    long convolution has C**2 and, per channel, a skip weight and 1 + 8 + 8 + 32 for each axis.
+    long convolution has C**2 and, per channel, a skip weight and 1 + 8 + 8 + 32 for each axis. Blocks with states have
+    what attention and two scans have; experts are 8 times C**2, and the router 8 times C.
     """
     by_hand = {'ssm': 62, 'ssm-reversed': 62, 'bissm': 124, 'ss2d': 248, 'attn': 384, 'causal-attn': 384, 'none': 0}
-    by_hand |= {'linear-attn': 192, 'ttt': 448, 's4nd': 195}
+    by_hand |= {'linear-attn': 192, 'ttt': 448, 's4nd': 195, 'block-state': 384 + 124, 'moe': 8 * 96 + 8}
     assert {name: branch_parameters(name, 96) / 96 for name in by_hand} == by_hand
     # With one state, fused: (6 + 2) + 6 + 1 + 1 + 1 and three kernels of 9 per channel, and three weights.
     assert branch_parameters('ss1d-state-fused', 96) == 96 * (17 + 27) + 3
@@ -209,6 +222,17 @@ def test_macs_of_sums_by_hand():
     assert branch_macs('ssd-noncausal', 24, 6, 8) == 48 * (24 * (2 * 16 + 1) + 2 * 16 * 24)
 
 
+def test_macs_of_experts_and_blocks_by_hand():
+    """C = 24, 16 states, 48 tokens in two blocks of 6 x 4. Each token has one expert, 12 wide, and the router.
+
+    Blocks have queries, two times keys and values, and an output; two products with tokens and with states; two scans
+    of 145 operations per channel and token, whose projections have 2 + 32 and 2 columns.
+    """
+    assert branch_macs('moe', 24, 6, 8) == 48 * (24 * 8 + 2 * 24 * 12)
+    projections = 6 * 24**2 + 2 * 24 * (34 + 2)
+    assert branch_macs('block-state', 24, 6, 8) == 48 * (projections + 2 * 2 * 24 * 24 + 145 * 24)
+
+
 @pytest.mark.parametrize(('dim', 'width'), [(96, 32), (576, 32), (48, 24), (66, 22), (31, 31), (37, 1), (64, 32)])
 def test_heads(dim, width):
     assert largest_head(dim) == width and build('attn', dim).mixer.head_width == width
@@ -222,6 +246,7 @@ def test_heads(dim, width):
         ('attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ssd-noncausal', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('linear-attn', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
+        ('block-state', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ttt', dict(head_width=5), 'head_width=5, expected a divisor of the 24 channels'),
         ('ssm', dict(d_state=0), 'd_state=0, expected 1 or more'),
         ('ssm', dict(dt_rank=-1), 'dt_rank=-1, expected 1 or more'),

@@ -1,4 +1,4 @@
-"""Test whether a difference in AP or mIoU is real: tools/analysis/compare.py RUN_A RUN_B [...] [--json FILE]."""
+"""Test whether a difference in AP or mIoU is real: tools/analysis/compare.py RUN_A RUN_B [...] [--power]."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.py'))['end_without']()
 
 from mmbackbones.engine.command import run_command
+from mmbackbones.errors import InputError
 from mmbackbones.evaluation.choices import IOU_TYPES, RECORDS, SPLITS
 from mmbackbones.output_paths import FileOption
 
@@ -56,20 +57,57 @@ def main(argv: list[str] | None = None) -> None:
         metavar='FILE',
         help=f'append the record to this file (default: {RECORDS} in the work dir of the first run)',
     )
+    parser.add_argument(
+        '--power',
+        action='store_true',
+        help='take the runs as a pilot: say how many images and seeds it takes to see a difference, and no conclusion',
+    )
+    parser.add_argument(
+        '--differences',
+        nargs='+',
+        type=float,
+        metavar='POINTS',
+        help='with --power: the differences to be seen (default: 0.3 0.5 1.0)',
+    )
+    parser.add_argument(
+        '--images',
+        type=int,
+        metavar='N',
+        help='with --power: images of the planned test (default: 5000 of COCO val2017 for AP, 2000 of ADE20K val)',
+    )
     args = parser.parse_args(argv)
+    for option in ('differences', 'images'):
+        if getattr(args, option) is not None and not args.power:
+            raise InputError(f'--{option} goes with --power')
 
-    from mmbackbones.analysis.compare.paired import compare_runs, to_record
-    from mmbackbones.analysis.compare.show import tables
-    from mmbackbones.analysis.tables import show, write_file
+    from mmbackbones.analysis.compare import paired, pilot, show
+    from mmbackbones.analysis.tables import show as print_parts
+    from mmbackbones.analysis.tables import write_file
     from mmbackbones.evaluation.predictions import load_run
     from mmbackbones.evaluation.records import append_record
 
-    found = compare_runs(args.runs, args.resamples, args.seed, args.allow, args.splits, args.metrics, args.annotations)
-    record = to_record(found)
+    if args.power:
+        plan = pilot.read_pilot(
+            args.runs,
+            args.differences or pilot.DIFFERENCES,
+            args.resamples,
+            args.seed,
+            args.allow,
+            args.metrics,
+            args.annotations,
+            args.images,
+        )
+        record, parts = pilot.to_record(plan), [*pilot.tables(plan), *plan.sentences]
+    else:
+        found = paired.compare_runs(
+            args.runs, args.resamples, args.seed, args.allow, args.splits, args.metrics, args.annotations
+        )
+        notes = [f'Note: {note}.' for note in found.notes]
+        record, parts = paired.to_record(found), [*show.tables(found), *found.sentences, *notes]
     append_record(args.record or load_run(args.runs[0]).work_dir / RECORDS, record)
     if args.json:
         write_file(args.json, json.dumps(record, indent=1, sort_keys=True) + '\n')
-    show(*tables(found), *found.sentences, *(f'Note: {note}.' for note in found.notes), width=160)
+    print_parts(*parts, width=160)
 
 
 if __name__ == '__main__':

@@ -45,6 +45,20 @@ def compare_runs(
     Raises:
         InputError: fewer than two runs, runs that may not be compared (the keys are named), or faulty predictions.
     """
+    scored, images = score_runs(paths, resamples, seed, allow, splits, metrics, annotations)
+    return compare_scores(scored, images, resamples, seed, splits)
+
+
+def score_runs(
+    paths: Sequence[str | Path],
+    resamples: int = 1000,
+    seed: int = 0,
+    allow: Sequence[str] = (),
+    splits: Sequence[str] = SPLITS,
+    metrics: Sequence[str] | None = None,
+    annotations: Path | None = None,
+) -> tuple[list[tuple[FinishedRun, Values]], int]:
+    """Runs with scores on the same draws, and the number of images. Arguments and errors: see :func:`compare_runs`."""
     runs = [load_run(path) for path in paths]
     _require_comparable(runs, allow)
     detection = runs[0].record['task'] == 'detection'
@@ -52,8 +66,7 @@ def compare_runs(
     wanted = metrics or [name for name in scorable[0] if all(name in names for names in scorable)]
     sample = Sample(runs[0], annotation_file(runs[0], annotations) if detection else None)
     counts = draw_counts(len(sample.image_ids), resamples, seed)
-    scored = [(run, score(run, sample, counts, splits, wanted)) for run in runs]
-    return compare_scores(scored, len(sample.image_ids), resamples, seed, splits)
+    return [(run, score(run, sample, counts, splits, wanted)) for run in runs], len(sample.image_ids)
 
 
 def compare_scores(
@@ -69,7 +82,7 @@ def compare_scores(
         splits: of ``SPLITS`` that were asked for.
     """
     runs = [run for run, _ in scored]
-    arms = _group(runs)
+    arms = group_arms(runs)
     differences = _differences(arms, {run.folder: values for run, values in scored}, images, seed)
     notes = surroundings([run.record for run in runs])
     notes += [
@@ -99,7 +112,8 @@ def _require_comparable(runs: Sequence[FinishedRun], allow: Sequence[str]) -> No
             )
 
 
-def _group(runs: Sequence[FinishedRun]) -> list[Arm]:
+def group_arms(runs: Sequence[FinishedRun]) -> list[Arm]:
+    """Runs that differ only in their seed, as arms in the order given. Runs of one method alone are an arm each."""
     arms: dict[str, list[FinishedRun]] = {}
     for run in runs:
         arms.setdefault(arm_of(run.record), []).append(run)
@@ -155,29 +169,11 @@ def _differences(arms: Sequence[Arm], values: dict[Path, Values], images: int, s
 
 def to_record(comparison: Comparison) -> dict:
     """The record of a comparison, see :mod:`mmbackbones.evaluation.records`."""
-    records = [run.record for arm in comparison.arms for run in arm.runs]
-    shared = {
-        key: records[0][key] if all(record[key] == records[0][key] for record in records) else None
-        for key in ('recipe', 'data_fingerprint', 'precision', 'scan_backend')
-    }
     return plain_floats(
         dict(
             kind='compare',
-            config=None,
-            config_hash=None,
-            task=records[0]['task'],
             seed=comparison.seed,
             resamples=comparison.resamples,
-            arms=[
-                dict(
-                    name=arm.name,
-                    configs=sorted({run.record['config'] for run in arm.runs}),
-                    config_hashes=[run.record['config_hash'] for run in arm.runs],
-                    seeds=[run.record['seed'] for run in arm.runs],
-                    runs=[str(run.folder) for run in arm.runs],
-                )
-                for arm in comparison.arms
-            ],
             metrics={
                 f'{row.metric}: {row.arm} - {row.reference}': row.difference
                 for row in comparison.differences
@@ -186,7 +182,27 @@ def to_record(comparison: Comparison) -> dict:
             differences=[dataclasses.asdict(row) for row in comparison.differences],
             sentences=comparison.sentences,
             notes=comparison.notes,
-            **shared,
+            **facts_of_arms(comparison.arms),
             **environment(),
         )
     )
+
+
+def facts_of_arms(arms: Sequence[Arm]) -> dict:
+    """What the record of a comparison says of its runs; a fact that they don't share is None."""
+    records = [run.record for arm in arms for run in arm.runs]
+    shared = {
+        key: records[0][key] if all(record[key] == records[0][key] for record in records) else None
+        for key in ('recipe', 'data_fingerprint', 'precision', 'scan_backend')
+    }
+    about = [
+        dict(
+            name=arm.name,
+            configs=sorted({run.record['config'] for run in arm.runs}),
+            config_hashes=[run.record['config_hash'] for run in arm.runs],
+            seeds=[run.record['seed'] for run in arm.runs],
+            runs=[str(run.folder) for run in arm.runs],
+        )
+        for arm in arms
+    ]
+    return dict(config=None, config_hash=None, task=records[0]['task'], arms=about, **shared)

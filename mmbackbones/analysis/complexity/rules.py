@@ -101,6 +101,10 @@ WITHOUT_PRODUCTS = (
     "without the products of attention, which mmcv's counter did not see, ours has {} G (by arithmetic; no script is "
     'public)'
 )
+WITH_CLASSIFIER = (
+    "the published parameters have the classifier, {} M, which the authors' dense backbone keeps unused "
+    '(Meituan-AutoML/Twins, detection/gvt.py); '
+)
 POOLED_AS_SQUARE = (
     'with the pooled tokens of a 512x512 image, 256 and not 1,024, and without the resizing of the position bias, ours '
     'has {} G (by arithmetic; no script is public)'
@@ -113,8 +117,8 @@ REMARKS = {
         for variant in 'TSB'
     },
     **{
-        ('segmentation', 'Twins', variant): WITHOUT_PRODUCTS.format(macs)
-        for variant, macs in (('S', 904), ('B', 1024), ('L', 1165))
+        ('segmentation', 'Twins', variant): WITH_CLASSIFIER.format(classifier) + WITHOUT_PRODUCTS.format(macs)
+        for variant, classifier, macs in (('S', 0.51, 904), ('B', 0.77, 1024), ('L', 1.02, 1165))
     },
     **{
         ('segmentation', 'TransNeXt', variant): POOLED_AS_SQUARE.format(macs)

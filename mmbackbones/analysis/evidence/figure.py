@@ -13,9 +13,7 @@ from mmbackbones.analysis.figures import MARKERS, new_figure
 
 NAMES = {'AP_box': 'box AP, Mask R-CNN 1x', 'AP_mask': 'mask AP, Mask R-CNN 1x', 'mIoU_ss': 'mIoU, UperNet 160k'}
 # Okabe and Ito's, which the colour-blind tell apart too.
-COLORS = dict(
-    zip(CLASSES, ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7f7f7f'))
-)  # told apart by the colour-blind too
+COLORS = dict(zip(CLASSES, ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#7f7f7f')))
 
 
 def draw(points: dict[str, list[Point]]) -> Figure:

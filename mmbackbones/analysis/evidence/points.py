@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbackbones.analysis.evidence.choices import METRICS
 from mmbackbones.analysis.tables import read_csv
 from mmbackbones.errors import InputError
-from mmbackbones.zoo.published import RECIPES, TOKEN_MIXERS, PublishedRow, published_rows, row_of
+from mmbackbones.zoo.published import CROP, RECIPES, TOKEN_MIXERS, PublishedRow, published_rows, row_of
 
 CLASSES = ('conv', 'SSM', 'attention', 'linear attention', 'hybrid')
 # Mixers of a fixed-size state that are no selective scan: linear in the tokens, as it is.
@@ -103,6 +103,8 @@ def collect(
 def _reason(row: PublishedRow, accuracy: PublishedRow | None, without: Sequence[str], only_plain: bool) -> str:
     if row.recipe != RECIPES[row.task][1]:
         return f'another schedule than {RECIPES[row.task][1]}'
+    if row.crop not in ('', CROP):
+        return f'another crop than {CROP}'
     if accuracy is None:
         return NO_ACCURACY
     if row.family in without:

@@ -19,8 +19,16 @@ def interval(found: Estimate | Trend) -> str:
     return f'{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]'
 
 
+CONTRASTS_HEAD = ['metric', 'at equal top-1', 'difference [95 %]', 'one family left out', 'families', 'rows']
+
+
 def contrasts(points: dict[str, list[Point]], covariate: str = 'none') -> str:
     """A table: every contrast of every metric, with its interval, the leave-one-family-out range and its families."""
+    return markdown_table(CONTRASTS_HEAD, contrast_rows(points, covariate))
+
+
+def contrast_rows(points: dict[str, list[Point]], covariate: str = 'none') -> list[list[str]]:
+    """The rows of :func:`contrasts`."""
     lines = []
     for metric, group in points.items():
         for contrast in CONTRASTS:
@@ -28,8 +36,7 @@ def contrasts(points: dict[str, list[Point]], covariate: str = 'none') -> str:
             spread = '' if found.lowest is None else f'{found.lowest:+.1f} to {found.highest:+.1f}'
             families = f'{found.families[0]} / {found.families[1]}'
             lines.append([NAMES[metric], contrast, interval(found), spread, families, str(found.rows)])
-    head = ['metric', 'at equal top-1', 'difference [95 %]', 'one family left out', 'families', 'rows']
-    return markdown_table(head, lines)
+    return lines
 
 
 def robustness(variants: dict[str, tuple[dict[str, list[Point]], str]]) -> str:

@@ -3,16 +3,18 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import stats
 
+from mmbackbones.analysis.long_range.choices import MAXIMA
 from mmbackbones.analysis.long_range.records import bin_name
 from mmbackbones.datasets.long_range import COLOURS
 
 NOMINAL_CHANCE = 1 / COLOURS
 # Shares of the way from chance to the best possible accuracy.
 ABOVE_CHANCE, LEARNED = 0.25, 0.75
+EVERY_BIN = 'above chance in every bin'
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Curve:
         seeds (int): number of seeds.
         chance_seeds (int): number of shuffled runs; 0: chance was not measured.
         ceiling (float): the best possible accuracy.
+        controlled (bool): some mixer of the same table is above chance in every bin, so that data and training are
+            enough to learn them all. Without that, no limit of a view is stated.
     """
 
     mixer: str
@@ -39,6 +43,7 @@ class Curve:
     seeds: int
     chance_seeds: int
     ceiling: float
+    controlled: bool = True
 
     def gains(self) -> list[float]:
         """Share of the way from chance to the ceiling, per bin."""
@@ -60,16 +65,22 @@ class Curve:
         if not above[0]:
             return 'uneven: above chance only at ' + ', '.join(name for name, is_ in zip(self.bins, above) if is_)
         if all(above):
-            extent = 'above chance in every bin'
+            extent = EVERY_BIN
         else:
-            extent = f'above chance up to {self.bins[above.index(False) - 1].split("-")[1]} tokens'
+            reached = self.bins[above.index(False) - 1].split('-')[1]
+            if not self.controlled:
+                return f'did not train beyond {reached} tokens: no mixer here is above chance in every bin'
+            extent = f'above chance up to {reached} tokens'
         if gains[0] < LEARNED:
             return f'{extent}; trained in part ({100 * self.mean[0]:.1f} % at {self.bins[0]}), so it may see further'
         return extent
 
 
 def curves(records: Sequence[dict]) -> list[Curve]:
-    """One curve per mixer, in the order of the records. The records may differ only in mixer, seed and shuffling."""
+    """One curve per mixer, in the order of the records. The records may differ only in mixer, seed and shuffling.
+
+    The positive control is a mixer that learned every bin. Where the one that is made for this was run, it must have.
+    """
     found = []
     for mixer in dict.fromkeys(record['settings']['mixer'] for record in records):
         mine = [record for record in records if record['settings']['mixer'] == mixer]
@@ -91,7 +102,9 @@ def curves(records: Sequence[dict]) -> list[Curve]:
         settings = runs[0]['settings']
         ceiling = NOMINAL_CHANCE if settings['cue_side'] == 'none' else 1 / (1 + settings['distractors'])
         found.append(Curve(mixer, bins, mean, low, high, chance, len(runs), len(shuffled), ceiling))
-    return found
+    made = [curve for curve in found if curve.mixer in MAXIMA]
+    controlled = any(curve.verdict() == EVERY_BIN for curve in made or found)
+    return [replace(curve, controlled=controlled) for curve in found]
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:

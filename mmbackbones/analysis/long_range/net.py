@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.analysis.long_range.choices import KERNELS, MIXERS, POSITIONS
-from mmbackbones.datasets.long_range import COLOURS, PATCH
+from mmbackbones.analysis.long_range.choices import HYBRIDS, KERNELS, MAXIMA, MIXERS, POSITIONS
+from mmbackbones.datasets.long_range import COLOURS, PATCH, grid_of
 from mmbackbones.errors import InputError
-from mmbackbones.layers.token_mixers import build_branch
+from mmbackbones.layers.token_mixers import build_branch, names_in_turn
 
 WIDTH, INNER, DEPTH = 48, 64, 4
 
@@ -29,17 +29,36 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class MaxOverTokens(nn.Module):
+    """The largest value of each channel over the tokens of the image, or of each row. A positive control.
+
+    A gated block with it solves the task in one layer: channels that detect one cue each, their maximum, and a gate
+    that reads the channels of the token's own key. A maximum stays as large in an image of more tokens, where a mean
+    is diluted, so that nothing but a broken set-up or too short a training keeps it from learning.
+    """
+
+    def __init__(self, rows: bool):
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> the same shape."""
+        return x.amax(2 if self.rows else (1, 2), keepdim=True).expand_as(x)
+
+
 def build_mixer(name: str, dim: int) -> nn.Module:
     """Token mixer of channels-last maps [B, H, W, C].
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, or several mixers that take turns.
     """
-    require_known('mixer', name, MIXERS)
+    require_known('mixer', name, [each for each in MIXERS if each not in HYBRIDS])
     if name == 'identity':
         return nn.Identity()
     if name in KERNELS:
         return DepthwiseConv(dim, KERNELS[name])
+    if name in MAXIMA:
+        return MaxOverTokens(rows=name == 'row-max')
     return build_branch(name, dim)
 
 
@@ -74,7 +93,7 @@ class GatedBlock(nn.Module):
 
 
 class LongRangeNet(nn.Module):
-    """Patches, four gated blocks with one mixer, a linear head per token.
+    """Patches, four gated blocks with one mixer or two that take turns, a linear head per token.
 
     Args:
         mixer (str): one of ``MIXERS``.
@@ -87,10 +106,12 @@ class LongRangeNet(nn.Module):
 
     def __init__(self, mixer: str, position: str = 'none'):
         super().__init__()
+        require_known('mixer', mixer, MIXERS)
         require_known('position', position, POSITIONS)
         self.position = position
         self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.blocks = nn.Sequential(*(GatedBlock(mixer) for _ in range(DEPTH)))
+        mixers = names_in_turn('long-range task: mixers', HYBRIDS.get(mixer, mixer), DEPTH, MIXERS)
+        self.blocks = nn.Sequential(*map(GatedBlock, mixers))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, COLOURS + 1)
 
@@ -111,27 +132,28 @@ def sincos_position(height: int, width: int, dim: int) -> Tensor:
     return torch.cat((rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1)
 
 
-def receptive_field(net: LongRangeNet, tokens: int, at: tuple[int, int], seed: int = 0) -> Tensor:
+def receptive_field(net: LongRangeNet, tokens: int | tuple[int, int], at: tuple[int, int], seed: int = 0) -> Tensor:
     """The tokens whose pixels affect the logits of one token, by the gradient.
 
     Args:
         net: any net; it runs in float64, so that far gradients do not underflow.
-        tokens: side of the image in tokens.
+        tokens: side of the image in tokens, or rows and columns.
         at: row and column of the token of the logits.
         seed: seed of the random image.
 
     Returns:
-        Tensor: bool [n, n].
+        Tensor: bool [H, W].
     """
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(1, 3, *2 * [PATCH * tokens], generator=generator, dtype=torch.float64).requires_grad_()
+    height, width = grid_of(tokens)
+    image = torch.randn(1, 3, PATCH * height, PATCH * width, generator=generator, dtype=torch.float64).requires_grad_()
     logits = net.double()(image)[0, at[0], at[1]]
     logits.mul(torch.randn(logits.shape, generator=generator, dtype=torch.float64)).sum().backward()
-    grid = image.grad[0].unflatten(2, (tokens, PATCH)).unflatten(1, (tokens, PATCH))  # [3, n, 4, n, 4]
+    grid = image.grad[0].unflatten(2, (width, PATCH)).unflatten(1, (height, PATCH))  # [3, H, 4, W, 4]
     return (grid != 0).any(-1).any(2).any(0)
 
 
 def radius(field: Tensor, at: tuple[int, int]) -> int:
-    """Largest Chebyshev distance from ``at`` to a token of the receptive field ``field``, bool [n, n]."""
+    """Largest Chebyshev distance from ``at`` to a token of the receptive field ``field``, bool [H, W]."""
     rows, columns = field.nonzero(as_tuple=True)
     return int(torch.maximum((rows - at[0]).abs(), (columns - at[1]).abs()).max())

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mmbackbones.analysis.figures import new_figure, plot_interval
 from mmbackbones.analysis.long_range.curves import Curve
+from mmbackbones.analysis.long_range.runs import DEFAULTS, LongRangeRun
 from mmbackbones.analysis.tables import markdown_table, write_csv
 
 SETTINGS = (
@@ -25,7 +26,10 @@ SETTINGS = (
     'shuffled',
 )
 BIN = ('first', 'last', 'total', 'correct', 'low', 'high')
-COLUMNS = (*SETTINGS, *BIN, 'accuracy', 'seconds', 'device', 'torch', 'python', 'scan_backend', 'date', 'commit')
+ABOUT = ('seconds', 'device', 'torch', 'python', 'scan_backend', 'date', 'commit')
+# Last, so that tables from before they existed have the same columns before them.
+LATER = {name: DEFAULTS[name] for name in ('copies', 'curriculum', 'curriculum_share', 'batch', 'draw', 'precision')}
+COLUMNS = (*SETTINGS, *BIN, 'accuracy', *ABOUT, *LATER)
 SAYS = {
     'row': 'row tests distance in the image, not sequence length: a scan along rows carries a cue over at most '
     'n - 1 steps. Attention needs a position code to know its row.',
@@ -85,6 +89,17 @@ def draw(found: Sequence[Curve], title: str = '') -> Figure:
     return figure
 
 
+def grid_name(tokens: int | Sequence[int]) -> str | int:
+    """``'16x32'`` of rows and columns; the side of a square grid as it is."""
+    return tokens if isinstance(tokens, int) else 'x'.join(map(str, tokens))
+
+
+def more_settings(run: LongRangeRun) -> str:
+    """Text such as ``', curriculum grid'`` about the settings that are not at their defaults."""
+    settings = run.settings()
+    return ''.join(f', {name.replace("_", " ")} {settings[name]}' for name in DEFAULTS if name in settings)
+
+
 def write_runs(path: Path, records: Sequence[dict]) -> None:
     """One line per run and distance bin, with settings, device, versions, date and commit on each.
 
@@ -104,6 +119,7 @@ def write_runs(path: Path, records: Sequence[dict]) -> None:
         ]
         for each in record['result']['bins']:
             accuracy = each['correct'] / max(1, each['total'])
-            settings = [record['settings'][key] for key in SETTINGS]
-            rows.append([*settings, *(each[key] for key in BIN), f'{accuracy:.4f}', *about])
+            settings = {**LATER, **record['settings'], 'tokens': grid_name(record['settings']['tokens'])}
+            row = [*(settings[key] for key in SETTINGS), *(each[key] for key in BIN), f'{accuracy:.4f}', *about]
+            rows.append([*row, *('' if settings[key] is None else settings[key] for key in LATER)])
     write_csv(path, COLUMNS, rows)

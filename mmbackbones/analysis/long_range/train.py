@@ -6,114 +6,141 @@ not train.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbackbones.analysis.long_range.choices import MIXERS, POSITIONS, STEPS
-from mmbackbones.analysis.long_range.net import LongRangeNet, require_known
+from mmbackbones.analysis.long_range.images import training_images
+from mmbackbones.analysis.long_range.net import LongRangeNet
+from mmbackbones.analysis.long_range.runs import TEST_SEEDS, LongRangeRun
+from mmbackbones.analysis.long_range.state import StateFile
 from mmbackbones.datasets.long_range import BACKGROUND, COLOURS, LongRangeTask
-from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import interval, ratio_of_sums
 
-TOKENS_PER_STEP = 4096
 LEARNING_RATE, WARM_UP, BACKGROUND_WEIGHT = 3e-3, 50, 0.3
-TEST_SEEDS = 2**31  # seeds from here on draw test images; torch's generator keeps the lower 32 bits of a seed
-BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49)  # distances in tokens
+LAST_LOSSES = 10  # steps whose mean loss a record states
+BIN_STARTS = (1, 5, 9, 13, 17, 25, 33, 49, 65, 97)  # distances in tokens
+AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
-@dataclass(frozen=True)
-class LongRangeRun:
-    """One training: task, mixer, seed and settings.
+class Training:
+    """A net in training, with all that its next step depends on.
 
     Attributes:
-        task (LongRangeTask): the data.
-        mixer (str): one of ``MIXERS``.
-        seed (int): seed of weights and data. Runs with the same seed see the same images in the same order.
-        steps (int): training steps.
-        position (str): position code of the net.
-        images (int): number of new test images.
-
-    Raises:
-        InputError: unknown mixer or position, no steps or images, a seed outside 0 .. 2^31 - 1.
+        net (LongRangeNet): in training mode, on the device of the run.
+        step (int): steps done.
+        losses (list[float]): of the last ten steps.
     """
 
-    task: LongRangeTask
-    mixer: str
-    seed: int = 0
-    steps: int = 300
-    position: str = 'none'
-    images: int = 256
+    def __init__(self, run: LongRangeRun):
+        self.run = run
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            self.net = LongRangeNet(run.mixer, run.position).to(run.device)
+        self.generator = torch.Generator().manual_seed(run.seed)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=LEARNING_RATE)
+        warm_up = min(WARM_UP, run.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / run.steps)))
+        )
+        # Gradients of float16 underflow without a scale. Disabled, it changes nothing.
+        self.scaler = torch.amp.GradScaler(run.device, enabled=run.precision == 'fp16')
+        self.step, self.losses = 0, []
 
-    def __post_init__(self):
-        require_known('mixer', self.mixer, MIXERS)
-        require_known('position', self.position, POSITIONS)
-        if self.steps < 1 or self.images < 1:
-            raise InputError(f'long-range task: {self.steps} steps and {self.images} test images, expected 1 or more')
-        if not 0 <= self.seed < TEST_SEEDS:
-            raise InputError(f'long-range task: seed {self.seed}, expected 0 to {TEST_SEEDS - 1}')
+    def learn(self, images: Tensor, labels: Tensor) -> float:
+        """One step on a batch -> its loss."""
+        with autocast(self.run):
+            logits = self.net(images)
+        loss = long_range_loss(logits.float(), labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.step += 1
+        value = loss.item()
+        self.losses = [*self.losses[1 - LAST_LOSSES :], value]
+        return value
 
-    @property
-    def batch_size(self) -> int:
-        return max(2, TOKENS_PER_STEP // self.task.tokens**2)
+    def state(self) -> dict:
+        """Tensors and plain values, from which :meth:`restore` goes on."""
+        parts = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return dict(step=self.step, losses=self.losses, generator=self.generator.get_state(), **parts)
 
-    def settings(self) -> dict:
-        """All settings that affect the result, as plain values."""
-        return {**asdict(self.task), **{key: value for key, value in asdict(self).items() if key != 'task'}}
+    def restore(self, state: dict) -> None:
+        """Be as the training was whose state this is."""
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state['generator'])
+        self.step, self.losses = state['step'], state['losses']
+
+    _PARTS = ('net', 'optimizer', 'schedule', 'scaler')
 
 
-def train(run: LongRangeRun, progress: Callable[[int, float], None] | None = None) -> LongRangeNet:
+def autocast(run: LongRangeRun) -> torch.autocast:
+    """The context of a run's precision: nothing in float32."""
+    return torch.autocast(run.device, AUTOCAST.get(run.precision), enabled=run.precision in AUTOCAST)
+
+
+def train(
+    run: LongRangeRun,
+    progress: Callable[[int, float], None] | None = None,
+    workers: int = 0,
+    saved: StateFile | None = None,
+) -> Training:
     """Train one net: AdamW 3e-3, 50 steps of warm-up, cosine to zero, gradients clipped at norm 1.
 
     Args:
         run: what to train.
-        progress: called with step and loss after every step.
+        progress: called with step and loss after every step, before a state is written.
+        workers: processes that draw the images ahead.
+        saved: where to keep the state. A training that finds one goes on from it, to the same result.
 
     Returns:
-        LongRangeNet: in evaluation mode.
+        Training: done, its net in evaluation mode.
+
+    Raises:
+        InputError: the state is damaged, of another run, or cannot be written; or workers cannot draw the images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        net = LongRangeNet(run.mixer, run.position)
-    generator = torch.Generator().manual_seed(run.seed)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
-    warm_up = min(WARM_UP, run.steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / run.steps)))
-    )
-    for step in range(run.steps):
-        batch = run.task.batch(run.batch_size, generator)
-        loss = long_range_loss(net(batch.images), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    training = Training(run)
+    if saved is not None and (state := saved.read(run.settings())):
+        training.restore(state)
+    for batch in training_images(run, training.generator, training.step, workers):
+        loss = training.learn(batch.images, batch.labels)
         if progress is not None:
-            progress(step + 1, loss.item())
-    return net.eval()
+            progress(training.step, loss)
+        if saved is not None and saved.due(training.step, run.steps):
+            saved.write(dict(settings=run.settings(), **training.state()))
+    training.net.eval()
+    return training
 
 
 def long_range_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of shapes plus 0.3 times that of the other tokens.
 
     Args:
-        logits: [B, n, n, 5].
-        labels: [B, n, n] int64.
+        logits: [B, H, W, 5].
+        labels: [B, H, W] int64.
     """
     loss = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction='none')
     other = (labels == BACKGROUND).flatten()
-    return loss[~other].mean() + BACKGROUND_WEIGHT * loss[other].mean()
+    shapes, background = loss[~other], BACKGROUND_WEIGHT * loss[other].mean()
+    # A short reach may leave a batch without shapes, whose mean would be NaN.
+    return shapes.mean() + background if len(shapes) else background
 
 
-def distance_bins(tokens: int) -> list[tuple[int, int]]:
-    """First and last distance of each bin on n x n tokens: 1-4, 5-8, 9-12, 13-16, 17-24, 25-32, 33-48, 49-63."""
-    starts = [start for start in BIN_STARTS if start < tokens]
-    return list(zip(starts, [start - 1 for start in starts[1:]] + [tokens - 1]))
+def distance_bins(task: LongRangeTask) -> list[tuple[int, int]]:
+    """First and last distance of each bin: 1-4, 5-8, 9-12, 13-16, 17-24, 25-32, 33-48, 49-64, 65-96, 97-127.
+
+    The last one ends at the largest distance that occurs.
+    """
+    starts = [start for start in BIN_STARTS if start <= task.farthest]
+    return list(zip(starts, [start - 1 for start in starts[1:]] + [task.farthest]))
 
 
 @torch.no_grad()
@@ -127,45 +154,47 @@ def count_correct(net: nn.Module, run: LongRangeRun) -> Tensor:
         Tensor: [images, bins, 2] int64, number of right shapes and of all shapes.
     """
     generator = torch.Generator().manual_seed(TEST_SEEDS + run.seed)
-    bins, counts = distance_bins(run.task.tokens), []
+    bins, counts = distance_bins(run.task), []
     for start in range(0, run.images, run.batch_size):
-        images, labels, distances = run.task.batch(run.batch_size, generator)
-        right = net(images)[..., :COLOURS].argmax(-1) == labels
+        batch = run.task.batch(run.batch_size, generator)
+        with autocast(run):
+            logits = net(batch.images.to(run.device)).cpu()
+        labels, distances = batch.labels, batch.distances
+        right = logits[..., :COLOURS].argmax(-1) == labels
         inside = torch.stack([(distances >= first) & (distances <= last) for first, last in bins], dim=1)
-        both = torch.stack((inside & right[:, None], inside), dim=2)  # [B, bins, 2, n, n]
+        both = torch.stack((inside & right[:, None], inside), dim=2)  # [B, bins, 2, H, W]
         counts.append(both.sum((-2, -1))[: run.images - start])
     return torch.cat(counts)
 
 
-def train_and_test(run: LongRangeRun, progress: Callable[[int, float], None] | None = None) -> dict:
-    """Train and test one net.
+def train_and_test(
+    run: LongRangeRun,
+    progress: Callable[[int, float], None] | None = None,
+    workers: int = 0,
+    saved: StateFile | None = None,
+) -> dict:
+    """Train and test one net; the arguments are those of :func:`train`.
 
     Returns:
         dict: plain values: the settings, ``bins`` (per distance bin ``first``, ``last``, ``correct``, ``total`` and a
         95 % bootstrap interval over test images, in 0 .. 1), ``parameters``, ``loss`` (mean of the last ten steps)
-        and ``seconds``.
+        and ``seconds`` (since the last time that it was resumed).
     """
-    losses, start = [], time.perf_counter()
-
-    def note(step: int, loss: float) -> None:
-        losses.append(loss)
-        if progress is not None:
-            progress(step, loss)
-
-    net = train(run, note)
-    counts = count_correct(net, run)
+    start = time.perf_counter()
+    training = train(run, progress, workers, saved)
+    counts = count_correct(training.net, run)
     total = counts.sum(0).tolist()
     bins = [
         dict(first=first, last=last, correct=correct, total=shapes, low=round(low, 4), high=round(high, 4))
         for (first, last), (correct, shapes), (low, high) in zip(
-            distance_bins(run.task.tokens), total, accuracy_intervals(counts, run.seed)
+            distance_bins(run.task), total, accuracy_intervals(counts, run.seed)
         )
     ]
     return dict(
         **run.settings(),
         bins=bins,
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
-        loss=sum(losses[-10:]) / len(losses[-10:]),
+        parameters=sum(parameter.numel() for parameter in training.net.parameters()),
+        loss=sum(training.losses) / len(training.losses),
         seconds=round(time.perf_counter() - start, 1),
     )
 
@@ -187,21 +216,3 @@ def accuracy_intervals(counts: Tensor, seed: int, resamples: int = 1000) -> list
     correct, shapes = counts.numpy().transpose(2, 0, 1)
     accuracy = ratio_of_sums(correct, shapes, drawn.numpy())
     return [interval(column) for column in np.nan_to_num(accuracy).T]
-
-
-def runs_of(
-    task: LongRangeTask, mixers: Sequence[str], seeds: Sequence[int], chance_seeds: Sequence[int] = (), **options
-) -> list[LongRangeRun]:
-    """Every mixer with every seed, then every mixer with shuffled cues and every seed of ``chance_seeds``.
-
-    Seeds are the outer loop, so that a command that is stopped early leaves complete seeds. ``options`` are arguments
-    of :class:`LongRangeRun`.
-    """
-    options.setdefault('steps', STEPS[task.task])
-    shuffled = replace(task, shuffled=True)
-    return [
-        LongRangeRun(data, mixer, seed, **options)
-        for data, those in ((task, seeds), (shuffled, chance_seeds))
-        for seed in those
-        for mixer in mixers
-    ]

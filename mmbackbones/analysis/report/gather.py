@@ -7,12 +7,15 @@ from pathlib import Path
 from mmbackbones.analysis.compare.collect import collect
 from mmbackbones.analysis.compare.comparison import Comparison
 from mmbackbones.analysis.compare.paired import compare_scores
+from mmbackbones.analysis.evidence.page import Selection
+from mmbackbones.analysis.evidence.points import Point
 from mmbackbones.analysis.long_range import records as long_range
 from mmbackbones.analysis.long_range.curves import Curve, curves
 from mmbackbones.analysis.report.pictures import fullest_first
 from mmbackbones.analysis.report.scores import Score, arms_of, name_of, scores_of
 from mmbackbones.analysis.tokens import sweep_points
 from mmbackbones.analysis.tokens.sweep_points import SweepPoint, points_of
+from mmbackbones.datasets.long_range import grid_of
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import draw_counts
 from mmbackbones.evaluation.outputs import RECORD
@@ -75,6 +78,7 @@ class ReportData:
         tokens (list[dict]): records of token counts.
         timings (dict[str, list[dict]]): records of speed by conditions.
         long_range (list[LongRangeCurves]): one per setting.
+        published (dict[str, list[Point]]): published scores of the zoo's networks, by metric.
         pictures (dict[Path, list[Path]]): painted predictions by work dir, those with the most objects first.
         faults (list[str]): one sentence for everything that was left out.
         resamples, seed (int): number of resamples and seed of every bootstrap.
@@ -88,6 +92,7 @@ class ReportData:
     tokens: list[dict]
     timings: dict[str, list[dict]]
     long_range: list[LongRangeCurves]
+    published: dict[str, list[Point]]
     pictures: dict[Path, list[Path]]
     faults: list[str]
     resamples: int
@@ -130,6 +135,7 @@ def gather(folders: Sequence[str | Path], resamples: int = 1000, seed: int = 0) 
         tokens=found.of_kind('tokens'),
         timings=_timings(found.of_kind('speed')),
         long_range=_long_range(found.of_kind(long_range.KIND)),
+        published=Selection().points(),
         pictures={
             work_dir: fullest_first(paths, [run for run in found.runs if run.work_dir == work_dir])
             for work_dir, paths in found.pictures.items()
@@ -256,11 +262,12 @@ def _timings(records: Sequence[dict]) -> dict[str, list[dict]]:
 def _long_range(records: Sequence[dict]) -> list[LongRangeCurves]:
     groups: dict[tuple, list[dict]] = {}
     for record in records:
-        groups.setdefault((record['settings']['task'], record['recipe'], record['data_fingerprint']), []).append(record)
+        alike = ('recipe', 'data_fingerprint', 'precision')
+        groups.setdefault((record['settings']['task'], *(record[key] for key in alike)), []).append(record)
     found = []
-    for (task, recipe, _), group in groups.items():
-        tokens = group[0]['settings']['tokens']
+    for (task, recipe, *_), group in groups.items():
+        height, width = grid_of(group[0]['settings']['tokens'])
         drawn = curves(group)
         if drawn:
-            found.append(LongRangeCurves(task, f'{task}, {tokens} x {tokens} tokens, {recipe}', drawn))
+            found.append(LongRangeCurves(task, f'{task}, {height} x {width} tokens, {recipe}', drawn))
     return found

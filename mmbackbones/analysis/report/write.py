@@ -7,6 +7,7 @@ from mmbackbones.analysis.report import results, sequences
 from mmbackbones.analysis.report.answer import answer
 from mmbackbones.analysis.report.gather import ReportData, gather
 from mmbackbones.analysis.report.page import Section, write_page
+from mmbackbones.analysis.report.published import published
 from mmbackbones.evaluation.environment import environment
 
 TITLE = 'Visual Mamba on dense prediction'
@@ -41,6 +42,7 @@ def render(data: ReportData) -> list[Section]:
         sequences.cost(data.timings),
         results.controlled(data.scores),
         sequences.long_range(data.long_range),
+        published(data.published),
         results.limits(data),
         results.who_ran(data),
     ]

@@ -30,6 +30,7 @@ RECIPES = {
     'segmentation': ('iterations', '160k'),
     'classification': ('resolution', '224'),
 }
+CROP = '512x512'  # of our segmentors
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
 TOKEN_MIXERS = ('conv', 'ssm', 'linear-attn', 'ttt', 'wkv', 'attn')
 # Words of the column pretraining_extras, beyond supervised training on ImageNet-1K.
@@ -59,6 +60,7 @@ class PublishedRow:
         token_mixer (str): one of :data:`TOKEN_MIXERS`, or several, joined by ``+``.
         head (str): detector or segmentor; empty for classifiers.
         recipe (str): schedule, iterations or resolution.
+        crop (str): crop of training, such as ``'512x512'``; empty for other tasks, or if it is not stated.
         params (float | None): million parameters of the whole model.
         macs (float | None): G multiply-accumulates, by the source's rules.
         shape (str): image size of ``macs`` as the source states it.
@@ -74,6 +76,7 @@ class PublishedRow:
     token_mixer: str
     head: str
     recipe: str
+    crop: str
     params: float | None
     macs: float | None
     shape: str
@@ -224,6 +227,7 @@ def _row(task: str, line: dict[str, str]) -> PublishedRow:
         token_mixer=line['token_mixer'],
         head=line.get('detector') or line.get('segmentor') or '',
         recipe=line[RECIPES[task][0]],
+        crop=line.get('crop', ''),
         params=_number(line['params_M']),
         macs=_number(line['macs_G']),
         shape=line['macs_input'],

@@ -114,6 +114,14 @@ def test_what_remarks_say_of_attention(path, left_out):
     assert abs(counts.macs['total'] / 1e9 / row.macs - 1) > 0.03
 
 
+def test_what_remarks_say_of_the_classifier_of_twins():
+    """768 channels times 1,000 classes, with biases: with them ours are the 88.5 M of the authors' README."""
+    counts = counts_of('twins/twins-svt-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
+    classifier = 769 * 1000
+    assert f' {classifier / 1e6:.2f} M' in REMARKS['segmentation', 'Twins', 'B']
+    assert round((counts.params['total'] + classifier) / 1e6, 1) == 88.5
+
+
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
     assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'RAVLT', 'VSSD'}

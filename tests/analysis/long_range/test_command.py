@@ -5,9 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from mmbackbones.analysis.long_range.train import (
-    distance_bins,
-)
+from mmbackbones.analysis.long_range.train import distance_bins
+from mmbackbones.datasets.long_range import LongRangeTask
 from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.records import RECORDS, read_records
 from tests.conftest import ROOT
@@ -52,7 +51,7 @@ class TestCommand:
 
         lines = (out / 'long_range_row.csv').read_text().splitlines()
         assert lines[0].startswith('task,tokens,cue_side,distractors,noise,position,steps,images,mixer,seed,shuffled,')
-        assert len(lines) == 1 + 4 * len(distance_bins(16))
+        assert len(lines) == 1 + 4 * len(distance_bins(LongRangeTask('row', 16)))
         assert (out / 'long_range_row.png').read_bytes().startswith(b'\x89PNG')
         assert all(
             word in (out / 'long_range_row.svg').read_text() for word in ('dw3', 'identity', 'chance, cues shuffled')
@@ -65,6 +64,26 @@ class TestCommand:
         said = capsys.readouterr().out
         assert '(done before)' not in said and 'identity' not in said
 
+    def test_longer_trainings_say_what_they_are(self, command, tmp_path, capsys):
+        out = tmp_path / 'out'
+        few = ('--tokens', 16, 24, '--steps', 2, '--images', 4, '--seeds', 0, '--chance-seeds', '--out', out)
+        command('--task', 'routed', '--mixers', 'dw3', *few, '--control', '--curriculum', 'distance', '--batch', 2)
+        said = ' '.join(capsys.readouterr().out.split())
+        assert '[1/2] image-max, seed 0: ' in said and '[2/2] dw3, seed 0: ' in said
+        assert 'routed, 16 x 24 tokens' in said and 'curriculum distance, curriculum share 0.5, batch 2' in said
+        control, _ = read_records(out / RECORDS)
+        assert control['recipe'].endswith(' curriculum=distance curriculum_share=0.5 batch=2')
+        header, line, *_ = (row.split(',') for row in (out / 'long_range_routed.csv').read_text().splitlines())
+        row = dict(zip(header, line, strict=True))
+        assert (row['tokens'], row['mixer'], row['curriculum'], row['batch']) == ('16x24', 'image-max', 'distance', '2')
+        assert (row['copies'], row['draw'], row['precision']) == ('1', 'in-turn', 'fp32')
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+    def test_no_device(self, command, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            command('--device', 'cuda', '--out', tmp_path / 'out')
+        assert '--device cuda: torch sees no CUDA device here' in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ('argv', 'message'),
         [
@@ -72,13 +91,21 @@ class TestCommand:
             (('--mixers', 'ss2d', 'dw5'), "mixer 'dw5' unknown"),
             (('--mixers', 'dw3', 'dw3'), '--mixers dw3 dw3: a value occurs twice'),
             (('--seeds', '1', '1'), '--seeds 1 1: a value occurs twice'),
-            (('--tokens', '128'), '128 tokens per side, expected 16 to 64'),
+            (('--tokens', '129'), '129 tokens per side, expected 16 to 128'),
             (('--distractors', '9'), '9 distractors'),
             (('--noise', 'inf'), 'noise inf'),
             (('--cue-side', 'top'), "cue side 'top' unknown"),
             (('--position', 'rope'), "position 'rope' unknown"),
             (('--steps', '0'), '0 steps'),
             (('--threads', '0'), '--threads 0: expected 1 or more'),
+            (('--jobs', '0'), '--jobs 0: expected 1 or more'),
+            (('--save-every', '0'), '--save-every 0: expected 1 or more'),
+            (('--workers', '2'), '2 workers with images drawn in-turn'),
+            (('--tokens', '32', '200'), '200 tokens per side, expected 16 to 128'),
+            (('--tokens', '32', '32', '32'), 'tokens 32 32 32, expected a side or rows and columns'),
+            (('--curriculum', 'noise'), "curriculum 'noise' unknown"),
+            (('--copies', '2'), '2 copies of a cue, expected 1 to 1 here'),
+            (('--precision', 'fp16'), 'precision fp16 on a CPU'),
         ],
     )
     def test_bad_usage(self, command, argv, message, tmp_path, capsys):

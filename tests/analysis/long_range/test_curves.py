@@ -6,10 +6,8 @@ import pytest
 
 from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
 from mmbackbones.analysis.long_range.records import to_record
+from mmbackbones.analysis.long_range.runs import LongRangeRun
 from mmbackbones.analysis.long_range.show import markdown
-from mmbackbones.analysis.long_range.train import (
-    LongRangeRun,
-)
 from mmbackbones.datasets.long_range import LongRangeTask
 
 
@@ -43,6 +41,20 @@ class TestStatistics:
     def test_verdict(self, accuracies, says, never):
         verdict = curve(accuracies).verdict()
         assert verdict.startswith(says) and never not in verdict and 'short' not in verdict
+
+    def test_no_limit_without_a_positive_control(self):
+        """A limit is stated only beside a mixer that learned every bin; the one made for it must have, if it ran."""
+
+        def limit(*others):
+            runs = [('dw7', 0.9, 0.25), *others]
+            return curves([record(mixer, 0, near, far) for mixer, near, far in runs])[0].verdict()
+
+        alone = 'did not train beyond 4 tokens: no mixer here is above chance in every bin'
+        assert limit() == limit(('ss2d', 0.9, 0.3)) == limit(('ss2d', 0.6, 0.6)) == alone
+        assert limit(('ss2d', 0.9, 0.9)) == limit(('row-max', 0.9, 0.9)) == 'above chance up to 4 tokens'
+        assert limit(('ss2d', 0.9, 0.9), ('row-max', 0.9, 0.25)) == alone
+        failed = curves([record('row-max', 0, 0.3, 0.3), record('ss2d', 0, 0.9, 0.9)])
+        assert [each.verdict().split(':')[0] for each in failed] == ['did not train', 'above chance in every bin']
 
     def test_verdict_of_the_far_end(self):
         assert curve((0.25, 0.26, 0.24), ceiling=0.25).verdict().startswith('nothing to learn')

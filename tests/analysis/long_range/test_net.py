@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmbackbones.analysis.long_range.choices import MIXERS
-from mmbackbones.analysis.long_range.net import LongRangeNet, radius, receptive_field
+from mmbackbones.analysis.long_range.net import LongRangeNet, build_mixer, radius, receptive_field
+from mmbackbones.errors import InputError
 
 
 class TestReach:
@@ -16,7 +17,9 @@ class TestReach:
         assert radius(reach, (16, 16)) == tokens
         assert reach.sum() == (2 * tokens + 1) ** 2
 
-    @pytest.mark.parametrize('mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'])
+    @pytest.mark.parametrize(
+        'mixer', ['bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state', 'hybrid']
+    )
     def test_whole_image(self, mixer):
         assert receptive_field(LongRangeNet(mixer), 16, (5, 9)).all()
 
@@ -44,10 +47,29 @@ class TestReach:
         net.blocks[0].mixer_norm = ImageNorm()
         assert receptive_field(net, 16, (8, 8)).all()
 
+    def test_hybrid_takes_turns(self):
+        blocks = LongRangeNet('hybrid').blocks
+        for number, mixer in enumerate(('ss2d', 'attn', 'ss2d', 'attn')):
+            assert type(blocks[number].mixer.mixer) is type(LongRangeNet(mixer).blocks[0].mixer.mixer)
+        with pytest.raises(InputError, match="mixer 'hybrid' unknown"):
+            build_mixer('hybrid', 8)
+
+    def test_positive_controls(self):
+        assert receptive_field(LongRangeNet('image-max'), 16, (5, 9)).any(1).sum() > 1
+        row = receptive_field(LongRangeNet('row-max'), 16, (5, 9))
+        assert row[5].sum() > 8 and not row[:5].any() and not row[6:].any()
+
+    def test_grid_that_is_not_square(self):
+        reach = receptive_field(LongRangeNet('dw3'), (16, 24), (8, 20))
+        assert torch.equal(reach.nonzero().amin(0), torch.tensor([4, 16]))
+        assert reach.shape == (16, 24) and reach.sum() == 9 * 8  # cut by the border
+        assert receptive_field(LongRangeNet('ss2d'), (24, 16), (3, 3)).all()
+
     def test_every_mixer_is_covered(self):
         causal = {'ssm', 'ssm-reversed', 'causal-attn', 'ss1d-state-fused'}
-        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd'}
-        assert {'identity', 'dw3', 'dw7', *causal, *whole} <= set(MIXERS)
+        whole = {'bissm', 'ss2d', 'attn', 'linear-attn', 'ssd-noncausal', 'ttt', 's4nd', 'block-state', 'hybrid'}
+        alone = {'identity', 'dw3', 'dw7', 'row-max', 'image-max', *(name for name in MIXERS if 'pointwise:' in name)}
+        assert alone | causal | whole == set(MIXERS)
 
 
 def test_position_code_tells_places_apart():

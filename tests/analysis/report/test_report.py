@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmbackbones.analysis.compare.paired import compare_runs
+from mmbackbones.analysis.evidence.page import Selection
+from mmbackbones.analysis.evidence.show import sentences as published_sentences
 from mmbackbones.analysis.report import gather as gathering
 from mmbackbones.analysis.report.answer import answer
 from mmbackbones.analysis.report.gather import comparable, gather, read_folders
@@ -111,12 +113,15 @@ class TestReport:
             'cost.csv',
             'differences.csv',
             'long-range-0-row.csv',
+            'published-differences.csv',
             'resolution-sweep.csv',
             'results.csv',
             'runs.csv',
             'tokens.csv',
         ]
         assert 'did not train' in text and 'No controlled run' in text
+        for sentence in published_sentences(Selection().points()):
+            assert sentence in text
         assert faults_of(page) == []
 
     def test_mambaout_is_the_reference(self, runs):
@@ -139,7 +144,8 @@ class TestReport:
         monkeypatch.setattr('builtins.open', None)
         titles = [section.title for section in render(data) if section.blocks]
         assert titles[:3] == ['Results', 'Differences', 'Predictions'] and titles[-1] == 'The runs'
-        assert len(titles) == 8 and 'Token mixers, all else equal' not in titles  # no controlled run, no heading
+        assert len(titles) == 9 and 'Published results' in titles
+        assert 'Token mixers, all else equal' not in titles  # no controlled run, no heading
         assert answer(data).startswith('vmamba_mini against MambaOut: mIoU ')
 
     def test_comparisons_are_those_of_the_command(self, runs):
