@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmbackbones.engine.config import config_hash
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.evaluation.records import REQUIRED
 
 
@@ -23,7 +23,7 @@ def config_record(kind: str, cfg: Config, config: str | Path, metrics: dict, **m
     found = dict(
         dict.fromkeys(REQUIRED),
         kind=kind,
-        task=task_of(cfg),
+        task=dense_task_of(cfg),
         config=Path(config).name,
         config_hash=config_hash(cfg),
         recipe=cfg.get('recipe'),

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import Unpack
 
-from mmbackbones.backbones.base import STRIDES, Backbone, RunOptions
+from mmbackbones.backbones.base import OUT_TYPES, STRIDES, Backbone, RunOptions
 from mmbackbones.backbones.base.checkpointing import keep_statistics_still
 from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
 from mmbackbones.choices import ATTENTION, OLD_ATTENTION
@@ -95,6 +95,8 @@ class TimmBackbone(Backbone):
             networks that require it; maps are cropped afterwards. None: pad to whole patches if patches do not overlap.
         norm_eval (bool): keep the network's batch norms at their pretrained running statistics.
         bn_cfg (dict): ``type='SyncBN'`` synchronises the network's batch norms over the devices, ``'BN'`` does not.
+        out_type (str): ``'map'`` returns the patches. ``'cls_token'`` returns the class token, which classifiers read,
+            as a map of one pixel [B, C, 1, 1].
 
     The other arguments are those of :class:`Backbone`. ``out_indices`` are those of timm's ``features_only`` mode (0 of
     a ResNet is its stem). None: the maps of strides 4, 8, 16 and 32. Plain nets, whose maps have one stride, need the
@@ -113,14 +115,19 @@ class TimmBackbone(Backbone):
         size_divisor: int | None = None,
         norm_eval: bool = False,
         bn_cfg: dict = BATCH_NORM,
+        out_type: str = 'map',
         **run: Unpack[RunOptions],
     ):
         super().__init__(**run)
+        self.check_choice(OUT_TYPES, out_type=out_type)
+        self.out_type = out_type
         attention = OLD_ATTENTION.get(str(attention), attention)
         self.check_choice(ATTENTION, attention=attention)
         if bn_cfg.get('type') not in BATCH_NORMS:
             raise InputError(f'TimmBackbone: bn_cfg={bn_cfg}, expected a type of {", ".join(BATCH_NORMS)}')
-        net = _create(self.arch.name, self.arch.options, self.drop_path_rate)
+        net = create_net(self.arch.name, self.arch.options, self.drop_path_rate)
+        if out_type == 'cls_token' and getattr(net, 'cls_token', None) is None:
+            raise InputError(f"{self.family}: out_type='cls_token', but it has no class token")
         if run.get('out_indices') is None:
             self.out_indices = self._usual_maps(net)
         self.check_out_indices(len(net.feature_info), 'feature maps')
@@ -195,11 +202,17 @@ class TimmBackbone(Backbone):
         target = [max(-(-side // self.size_divisor) * self.size_divisor, self.out_strides[-1]) for side in size]
         x = F.pad(x, (0, target[1] - size[1], 0, target[0] - size[0]))
         try:
-            maps = self.net.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True)
+            token = dict(return_prefix_tokens=True) if self.out_type == 'cls_token' else {}
+            maps = self.net.forward_intermediates(x, indices=list(self.out_indices), intermediates_only=True, **token)
         except (AssertionError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not SHAPE_ERROR.search(str(error)):
                 raise
             raise self._refuse(size, ' '.join(str(error).split())[:200] or 'it does not divide it') from error
+        if token:
+            # Prefix tokens [B, n, C], the class token first -> [B, 1, 1, C]
+            return tuple(
+                self.apply_out_norm(index, prefix[:, None, :1]) for index, (_, prefix) in zip(self.out_indices, maps)
+            )
         outs = []
         for index, stride, out in zip(self.out_indices, self.out_strides, maps):
             out = out[..., : -(-size[0] // stride), : -(-size[1] // stride)]
@@ -253,8 +266,8 @@ class TimmBackbone(Backbone):
         return {f'net.{name}' for name, _ in self.net.named_parameters() if name in named}
 
 
-def _create(name: str, options: dict, drop_path_rate: float) -> nn.Module:
-    """timm's model without weights, for any image size if timm supports that."""
+def create_net(name: str, options: dict, drop_path_rate: float = 0.0) -> nn.Module:
+    """timm's model without weights. ``options`` are arguments of its class, which may fix none of them."""
     if drop_path_rate:
         options = dict(options, drop_path_rate=drop_path_rate)
     try:

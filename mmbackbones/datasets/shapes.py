@@ -22,6 +22,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,31 @@ def write_shapes(out_dir: str | Path, seed: int = 0, train: int = 200, val: int 
     Raises:
         InputError: ``out_dir`` holds something else, other settings, or damaged files.
     """
+    return write_once(out_dir, dict(version=VERSION, seed=seed, train=train, val=val), _write)
+
+
+def write_once(out_dir: str | Path, settings: dict, write: Callable[[Path, dict], dict[str, str]]) -> Path:
+    """Write a folder of generated files, complete or not at all. If an earlier call wrote it, verify every file.
+
+    Args:
+        out_dir: Folder to create.
+        settings: What the files depend on.
+        write: Writes the files below a folder and returns the SHA-256 of each by its relative name.
+
+    Returns:
+        ``out_dir`` as a path.
+
+    Raises:
+        InputError: ``out_dir`` holds something else, other settings, or damaged files.
+    """
     out_dir = Path(out_dir)
-    settings = dict(version=VERSION, seed=seed, train=train, val=val)
     if out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir())):
         _verify(out_dir, settings)
         return out_dir
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}-', dir=out_dir.parent))
     try:
-        hashes = _write(staging, settings)
+        hashes = write(staging, settings)
         (staging / MANIFEST).write_text(json.dumps(dict(**settings, sha256=hashes), indent=1))
         staging.chmod(0o755)
         staging.replace(out_dir)
@@ -107,10 +124,7 @@ def _write(root: Path, settings: dict) -> dict[str, str]:
     hashes: dict[str, str] = {}
 
     def put(name: str, data: bytes) -> str:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        hashes[name] = _sha256(data)
+        hashes[name] = put_file(root / name, data)
         return hashes[name]
 
     images_of: dict[str, set[str]] = {}
@@ -120,11 +134,11 @@ def _write(root: Path, settings: dict) -> dict[str, str]:
             rng = np.random.default_rng([settings['seed'], number, index])
             kind = 'empty' if index % EMPTY_EVERY == 2 else 'crowd' if index % CROWD_EVERY == 1 else 'usual'
             picture, labels, instances = _scene(rng, kind)
-            jpeg = _encode(picture, format='JPEG', quality=95, subsampling=0)
+            jpeg = encode(picture, format='JPEG', quality=95, subsampling=0)
             file_name, ade_name = f'{index:012d}.jpg', f'ADE_{split}_{index:08d}'
             images_of[split].add(put(f'coco/{split}2017/{file_name}', jpeg))
             put(f'ade20k/images/{ade_split}/{ade_name}.jpg', jpeg)
-            put(f'ade20k/annotations/{ade_split}/{ade_name}.png', _encode(labels, format='PNG'))
+            put(f'ade20k/annotations/{ade_split}/{ade_name}.png', encode(labels, format='PNG'))
             images.append(dict(id=index, file_name=file_name, width=labels.shape[1], height=labels.shape[0]))
             annotations += [
                 dict(id=len(annotations) + i, image_id=index, **instance) for i, instance in enumerate(instances, 1)
@@ -157,9 +171,9 @@ def _scene(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarray,
         if centre is None:
             continue
         label = int(rng.integers(len(CLASSES)))
-        polygon = _outline(rng, label, centre, radius)
-        mask = _fill(polygon, owner.shape)
-        _paint(rng, picture, owner, label, mask)
+        polygon = outline(rng, label, centre, radius)
+        mask = fill(polygon, owner.shape)
+        paint(rng, picture, owner, label, mask)
         instances.append(
             dict(
                 category_id=label + 1,
@@ -180,8 +194,8 @@ def _paint_crowd(rng: np.random.Generator, picture: np.ndarray, owner: np.ndarra
     centre = rng.uniform(26, np.array(owner.shape[::-1]) - 26)
     crowd = np.zeros(owner.shape, bool)
     for offset in np.stack(np.meshgrid([-16, 0, 16], [-16, 0, 16]), -1).reshape(-1, 2):
-        mask = _fill(_outline(rng, label, centre + offset, 7), owner.shape)
-        _paint(rng, picture, owner, label, mask)
+        mask = fill(outline(rng, label, centre + offset, 7), owner.shape)
+        paint(rng, picture, owner, label, mask)
         crowd |= mask
     (top, bottom), (left, right) = ((axis.min(), axis.max() + 1) for axis in np.nonzero(crowd))
     return dict(
@@ -205,19 +219,19 @@ def _free_place(rng: np.random.Generator, owner: np.ndarray, radius: float) -> n
     return None
 
 
-def _outline(rng: np.random.Generator, label: int, centre: np.ndarray, radius: float) -> np.ndarray:
+def outline(rng: np.random.Generator, label: int, centre: np.ndarray, radius: float) -> np.ndarray:
     """Polygon float [corners, 2] in pixels, rounded to hundredths; a circle has 36 corners."""
     corners = {'circle': 36, 'square': 4, 'triangle': 3}[CLASSES[label]]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
     return np.round(centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1), 2)
 
 
-def _fill(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fill(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # COCO's own rasteriser, so that picture, index mask and decoded annotation agree in every pixel.
     return mask_api.decode(mask_api.frPyObjects([polygon.ravel().tolist()], *size))[..., 0].astype(bool)
 
 
-def _paint(rng: np.random.Generator, picture: np.ndarray, owner: np.ndarray, label: int, mask: np.ndarray) -> None:
+def paint(rng: np.random.Generator, picture: np.ndarray, owner: np.ndarray, label: int, mask: np.ndarray) -> None:
     hue = (label / len(CLASSES) + rng.normal(0, 0.05)) % 1
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1)))
     picture[mask] = colour + rng.normal(0, 10, size=(int(mask.sum()), 3))
@@ -231,10 +245,17 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     return np.diff([0, *changes, mask.size]).tolist()
 
 
-def _encode(array: np.ndarray, **options) -> bytes:
+def encode(array: np.ndarray, **options) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, **options)
     return buffer.getvalue()
+
+
+def put_file(path: Path, data: bytes) -> str:
+    """Write a file and its folders; return its SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return _sha256(data)
 
 
 def _sha256(data: bytes) -> str:
@@ -248,10 +269,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('out_dir', action=FolderOption, help='folder to create')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--imagenet', action='store_true', help='write OUT_DIR/train and OUT_DIR/val, for classifiers')
     args = parser.parse_args(argv)
     start = time.perf_counter()
+    folders = ('train', 'val') if args.imagenet else ('coco', 'ade20k')
+    from mmbackbones.datasets.shapes_imagenet import write_image_folders  # which draws with this module
+
+    write = write_image_folders if args.imagenet else write_shapes
     try:
-        out_dir = write_shapes(args.out_dir, seed=args.seed)
+        out_dir = write(args.out_dir, seed=args.seed)
     except OSError as error:
         raise InputError(f'{args.out_dir}: cannot be written: {error}') from error
-    print(f'{out_dir}/coco and {out_dir}/ade20k are complete ({time.perf_counter() - start:.1f} s)')
+    print(f'{out_dir}/{folders[0]} and {out_dir}/{folders[1]} are complete ({time.perf_counter() - start:.1f} s)')

@@ -32,7 +32,7 @@ from mmbackbones.engine.device import adapt_to_device, require_device
 from mmbackbones.engine.initial_weights import drop_pretrained
 from mmbackbones.engine.preflight.images import naming
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 
 LABELLED = 300  # px; a map of at least this size is painted with the names of its classes
 VISUALIZERS: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ class Model:
     ):
         cfg = load_config(config, overrides, backbone)
         self.name, self.config, self.checkpoint = run_name(config, backbone), str(config), checkpoint
-        self.task = task_of(cfg)
+        self.task = dense_task_of(cfg)
         self.device = require_device(device)
         if self.task == 'segmentation' and score_threshold is not None:
             raise InputError(f'--score-threshold: for detectors only, and {config} is a segmentor')

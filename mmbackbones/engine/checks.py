@@ -24,6 +24,7 @@ CLASS_HEADS = (
     'decode_head',
     'auxiliary_head',
 )
+OF_CLASSIFIERS = ('head', 'data_preprocessor')  # of a model of mmpretrain
 OTHER_CLASSES = ('STDCHead',)  # learns boundaries beside the classes
 
 
@@ -49,6 +50,8 @@ def require_weights(cfg: Config) -> None:
 def require_classes(split: str, dataset: Dataset) -> tuple[str, ...]:
     """The class names of a data set.
 
+    Two classes may have one name where folders tell them apart: ImageNet has two cranes.
+
     Raises:
         InputError: it names none, or they are not a sequence of different names.
     """
@@ -58,9 +61,13 @@ def require_classes(split: str, dataset: Dataset) -> tuple[str, ...]:
     if not classes:
         raise InputError(f"{key}: not set, so the data set has no classes; set metainfo=dict(classes=('name', ...))")
     twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice:
+    if twice and not _has_folders(dataset):
         raise InputError(f'{key}: class {twice[0]!r} is named {classes.count(twice[0])} times')
     return tuple(classes)
+
+
+def _has_folders(dataset: Dataset) -> bool:
+    return any(base.__module__.partition('.')[0] == 'mmpretrain' for base in type(dataset).__mro__)
 
 
 def require_class_count(model: nn.Module, dataset: Dataset) -> None:
@@ -81,7 +88,8 @@ def require_class_count(model: nn.Module, dataset: Dataset) -> None:
     for name, module in model.named_modules():
         count = getattr(module, 'num_classes', None)
         head = next((part for part in reversed(name.split('.')) if not part.isdecimal()), '')
-        if head not in CLASS_HEADS or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
+        named = head in CLASS_HEADS or name.removeprefix('module.') in OF_CLASSIFIERS
+        if not named or not isinstance(count, int) or type(module).__name__ in OTHER_CLASSES:
             continue
         if count != len(classes):
             key = f'model.{name.removeprefix("module.")}.num_classes'

@@ -13,6 +13,7 @@ from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmbackbones.checkpoints.resume import find_newest
 from mmbackbones.checkpoints.sources import split_checksum
 from mmbackbones.engine.checks import check_data, require_weights
+from mmbackbones.engine.classifiers import use_published_test
 from mmbackbones.engine.command import run_command, say
 from mmbackbones.engine.command_line import test_parser, train_parser
 from mmbackbones.engine.config import ARM_KEY, arm_of_config, config_hash, load_config, run_name
@@ -98,6 +99,7 @@ def test(argv: list[str] | None = None) -> None:
 def test_with(args: argparse.Namespace) -> None:
     """The same with the options of :func:`test_parser`."""
     cfg = _prepare(args)
+    expected = use_published_test(cfg, args.checkpoint, args.cfg_options or {})
     recipe = _as_asked_for(cfg)
     identity = _identity(cfg, args, args.cfg_options or {})
     if args.tta:
@@ -125,7 +127,7 @@ def test_with(args: argparse.Namespace) -> None:
     )
     keep_result(cfg, identity, fingerprints, runner, metrics, folder, facts)
     where = f'  ({folder.summary()})' if folder else ''
-    say(f'{headline(cfg, metrics)}{"  multi-scale" if args.tta else ""}{where}')
+    say(f'{headline(cfg, metrics)}{expected}{"  multi-scale" if args.tta else ""}{where}')
 
 
 def _prepare(args: argparse.Namespace) -> Config:
@@ -133,7 +135,7 @@ def _prepare(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', _name(cfg, args)))
-    task_of(cfg)  # refuses what is neither a detector nor a segmentor
+    task_of(cfg)  # refuses what is of no known task
     for folder in _folders(cfg):
         require_folder('--work-dir' if args.work_dir else 'work_dir', folder)
     return cfg
@@ -190,6 +192,8 @@ def _training_options(cfg: Config, args: argparse.Namespace) -> dict:
 
 
 def _augment_test(cfg: Config, config_file: str) -> None:
+    if task_of(cfg) == 'classification':
+        raise InputError('--tta: for segmentors only')
     if task_of(cfg) == 'detection':
         raise InputError("--tta: for segmentors only; mmdet's test-time augmentation of Mask R-CNN has no masks")
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:

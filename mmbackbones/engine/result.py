@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mmbackbones.engine.runner import Runner
+from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
 from mmbackbones.evaluation.metric_names import format_metric, main_metrics
 from mmbackbones.evaluation.outputs import OutputFolder, image_ids, left_out, plain, scan_backend, task_of
@@ -83,7 +84,10 @@ def _nothing(cfg: Config) -> str:
 
 def paint_into(cfg: Config, folder: str) -> None:
     """Make a configuration write images of predictions and ground truth to a folder."""
-    detection = task_of(cfg) == 'detection'
+    task = task_of(cfg)
+    detection = task == 'detection'
+    if task == 'classification':
+        raise InputError('--show-dir: for detectors and segmentors; a classifier draws nothing into its images')
     hooks = cfg.get('default_hooks') or {}
     hook = hooks.get('visualization') or dict(
         type='mmdet.DetVisualizationHook' if detection else 'mmseg.SegVisualizationHook'

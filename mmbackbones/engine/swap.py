@@ -1,9 +1,9 @@
 """``--backbone NAME``: replace the backbone of a config, and every setting that depends on its maps.
 
 The result equals the config file of that backbone. Options, drop path and weights come from the zoo, channels and
-strides from the registered class. The maps of a plain backbone have one stride, so it gets a neck that makes a pyramid:
-SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck
-behind that pyramid; it reads the maps from stride 8 on.
+strides from the registered class. A classifier gets its authors' head. The maps of a plain backbone have one stride, so
+it gets a neck that makes a pyramid: SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A
+one-stage detector keeps its own neck behind that pyramid; it reads the maps from stride 8 on.
 """
 
 import functools
@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.zoo.create import shape_only
-from mmbackbones.zoo.models import backbone_config
+from mmbackbones.zoo.models import arch_and_options, backbone_config
 
 STRIDES = (4, 8, 16, 32)  # of the maps that the heads of both tasks read
 PYRAMID = 'mmbackbones.SimpleFeaturePyramid'
@@ -21,14 +21,16 @@ DETECTOR_NECKS = ('FPN', PYRAMID)
 ONE_STAGE_NECKS = {'CSPNeXtPAFPN': (8, 16, 32)}  # and the strides of the maps that they read
 SEGMENTOR_NECKS = (None, 'Feature2Pyramid')
 SEGMENTOR_HEADS = ('UPerHead', 'FCNHead')
+CLASSIFIER_HEAD = 'mmbackbones.ClsHead'
 
 
 def swap_backbone(cfg: Config, name: str) -> None:
     """Replace the backbone of ``cfg``, in place.
 
     Args:
-        cfg: a detector with FPN, a simple pyramid or RTMDet's neck, or a segmentor with UperNet or a context-free FCN
-            head. It may have no backbone, like the configs in ``configs/tasks``.
+        cfg: a detector with FPN, a simple pyramid or RTMDet's neck, a segmentor with UperNet or a context-free FCN
+            head, or a classifier with ``mmbackbones.ClsHead``. It may have no backbone, like the configs in
+            ``configs/tasks``.
         name: a model of the zoo.
 
     Raises:
@@ -43,9 +45,16 @@ def swap_backbone(cfg: Config, name: str) -> None:
     channels, strides = _maps(name, task)
     if strides != STRIDES and len(set(strides)) > 1:
         raise InputError(f'--backbone {name}: its maps have the strides {strides}, expected {STRIDES} or equal ones')
-    fit = _fit_detector if task == 'detection' else _fit_segmentor
-    options = fit(cfg.model, name, list(channels), strides)
+    options = FITS[task](cfg.model, name, list(channels), strides)
     cfg.model['backbone'] = ConfigDict(backbone_config(name, task), **options)
+
+
+def _fit_classifier(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
+    if model.head.type != CLASSIFIER_HEAD:
+        raise InputError(f'--backbone {name}: model.head.type={model.head.type}, expected {CLASSIFIER_HEAD}')
+    kind, arch, _ = arch_and_options(name, 'classification')
+    model.head.update(family=kind, in_channels=channels[-1], arch=arch if kind == 'TimmBackbone' else None)
+    return {}
 
 
 @functools.cache
@@ -135,3 +144,6 @@ def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: t
             type='Feature2Pyramid', embed_dim=channels[0], rescales=_scales(strides[0]), norm_cfg=head.norm_cfg
         )
     return {}
+
+
+FITS = {'detection': _fit_detector, 'segmentation': _fit_segmentor, 'classification': _fit_classifier}

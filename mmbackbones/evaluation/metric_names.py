@@ -18,11 +18,13 @@ LABELS = {
     'mIoU': 'mIoU',
     'mDice': 'mDice',
     'mFscore': 'mFscore',
+    'accuracy/top1': 'top-1',
+    'accuracy/top5': 'top-5',
 }
 # Metrics of these under a prefix that the config chooses have it behind their label: "box AP (night)".
 PREFIXED = ('coco/bbox_mAP', 'coco/segm_mAP', 'coco/AR@100', 'mIoU', 'mDice', 'mFscore')
 FRACTIONS = ('coco/', 'lvis/', 'pascal_voc/', 'cityscapes/', 'openimages/')
-PERCENTAGES = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'PQ', 'SQ', 'RQ')
+PERCENTAGES = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'PQ', 'SQ', 'RQ', 'top1', 'top5')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 AR_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 IOU_METRICS = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}

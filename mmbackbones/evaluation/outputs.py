@@ -24,14 +24,14 @@ from mmbackbones.ops.selective_scan import selective_scan_backend
 from mmbackbones.ops.selective_scan.dispatch import log_once
 
 RECORD = 'run.json'
-TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the framework of the model
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}  # by the framework of the model
 
 
 def task_of(cfg: Config) -> str:
-    """``'detection'`` or ``'segmentation'``, by the framework of the model, else by its heads.
+    """``'detection'``, ``'segmentation'`` or ``'classification'``, by the framework of the model, else by its heads.
 
     Raises:
-        InputError: the model is of neither task.
+        InputError: the model is of no such task.
     """
     model = cfg.model.get('module', cfg.model)
     kind = model.get('type')
@@ -44,9 +44,21 @@ def task_of(cfg: Config) -> str:
     if any(head in model for head in ('roi_head', 'rpn_head', 'bbox_head', 'mask_head', 'panoptic_head')):
         return 'detection'
     raise InputError(
-        f'model.type={kind}: neither a detector of mmdet nor a segmentor of mmseg '
+        f'model.type={kind}: no detector of mmdet, segmentor of mmseg or classifier of mmpretrain '
         f'(default_scope={cfg.get("default_scope")!r})'
     )
+
+
+def dense_task_of(cfg: Config) -> str:
+    """:func:`task_of` for what reads maps of whole images.
+
+    Raises:
+        InputError: the model is a classifier, or of no known task.
+    """
+    task = task_of(cfg)
+    if task == 'classification':
+        raise InputError(f'{cfg.filename or "this config"}: a classifier; expected a detector or a segmentor')
+    return task
 
 
 class OutputFolder:

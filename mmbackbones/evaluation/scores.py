@@ -23,6 +23,8 @@ def scored_metrics(run: FinishedRun) -> tuple[str, ...]:
     Raises:
         InputError: none of the evaluators keeps predictions that can be scored, or they score in a way of their own.
     """
+    if run.record['task'] == 'classification':
+        raise InputError(f'{run.folder}: a classifier keeps no predictions per image, so nothing can be resampled')
     detection, evaluators = run.record['task'] == 'detection', evaluators_of(run)
     kind = 'CocoMetric' if detection else 'IoUMetric'
     keepers = [each for each in evaluators if str(each.get('type')).rpartition('.')[2] == kind]

@@ -14,7 +14,7 @@ The tag ``mmb`` names the weights of the zoo. A model that timm has itself under
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from timm.layers import SelectAdaptivePool2d
 from timm.models import is_model, register_model
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmbackbones.checkpoints.layout import of_backbone, weights_of
 from mmbackbones.checkpoints.load import load_checkpoint
 from mmbackbones.errors import InputError
+from mmbackbones.integrations.published_heads import HEADS, RAVLT_WIDTH, TOKENS, PublishedHead, build_norm
 from mmbackbones.zoo.create import create_backbone, shape_only
 from mmbackbones.zoo.models import license_of_weights, model_names, model_row
 
@@ -32,32 +33,10 @@ TAG = 'mmb'
 CLASSES = 1000  # of ImageNet-1K
 
 
-class PublishedHead(NamedTuple):
-    """The head of the authors' classifier, where it is a norm on the last map, its mean, and a linear layer.
-
-    Attributes:
-        linear (str): prefix of the linear layer's keys in a converted checkpoint.
-        norm (str | None): prefix of the norm's keys; None if the backbone loads it as the norm of its last map.
-        norm_cfg (dict | str): the norm, for the backbone.
-    """
-
-    linear: str
-    norm: str | None
-    norm_cfg: dict | str = 'LN'
-
-
-# Vim and LocalVim with a class token read that token, which is not part of the maps.
-HEADS = {
-    'VMamba': PublishedHead('classifier.head', 'classifier.norm'),
-    'LocalVMamba': PublishedHead('classifier.head', 'classifier.norm'),
-    'EfficientVMamba': PublishedHead('classifier.head', 'classifier.norm'),
-    'MambaVision': PublishedHead('head', 'norm', dict(type='BN', eps=1e-5)),
-    'PlainMamba': PublishedHead('head.fc', None),
-}
-
-
 class ZooClassifier(nn.Module):
     """A backbone with timm's interface of a classifier: norm on the last map, pooling, linear layer.
+
+    :mod:`.published_heads` has the norm of each family.
 
     Args:
         name (str): a name of :func:`mmbackbones.list_backbones`.
@@ -66,6 +45,7 @@ class ZooClassifier(nn.Module):
         global_pool (str): as in timm: ``'avg'``, ``'max'``, ``''`` for none.
         drop_rate (float): dropout before the linear layer.
         pretrained_cfg (dict): what timm's data functions read.
+        width (int): channels of RAVLT's features, which a 1x1 convolution makes of its last map.
         options: of :func:`mmbackbones.create_backbone`, such as ``drop_path_rate``.
 
     Raises:
@@ -82,19 +62,26 @@ class ZooClassifier(nn.Module):
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         pretrained_cfg: dict | None = None,
+        width: int = RAVLT_WIDTH,
         **options: Any,
     ):
         super().__init__()
         head = HEADS.get(model_row(name)['class'])
+        head = None if head is TOKENS else head  # Vim's reads the class token, which is not part of the maps
         if pretrained and num_classes == CLASSES and head is None:
             raise InputError(
                 f'{name}: its published classifier does not end in the mean of a map; pretrained=True loads the '
                 f'backbone with num_classes=0 or a number of your own other than {CLASSES}'
             )
         if head is not None:
-            options.setdefault('norm_cfg', head.norm_cfg)
+            options.setdefault('norm_cfg', None if head.projection else head.norm_cfg)
         self.backbone = create_backbone(name, pretrained, (last_index(name),), **options)
         self.num_features = self.head_hidden_size = self.backbone.out_channels[-1]
+        self.projection = nn.Identity()
+        if head is not None and head.projection:
+            norm = build_norm(head.norm_cfg, width)
+            self.projection = nn.Sequential(nn.Conv2d(self.num_features, width, 1), norm, nn.SiLU())
+            self.num_features = self.head_hidden_size = width
         self.num_classes, self.drop_rate = num_classes, drop_rate
         self.pretrained_cfg = self.default_cfg = pretrained_cfg or {}
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
@@ -105,7 +92,7 @@ class ZooClassifier(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> the last map with its norm, [B, C, h, w]."""
-        return self.backbone(x)[-1]
+        return self.projection(self.backbone(x)[-1])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map [B, C, h, w] -> logits [B, num_classes]; with ``pre_logits`` the pooled vector [B, C]."""
@@ -145,12 +132,16 @@ class ZooClassifier(nn.Module):
         whole = weights_of(load_checkpoint(address).content, address)
         weights = {**whole, **self.backbone.convert_state_dict(dict(of_backbone(whole)))}
         parts: list[tuple[str, nn.Module]] = []
-        if head.norm:
+        if head.projection:
+            parts += [(head.projection, self.projection[0]), (head.norm or '', self.projection[1])]
+        elif head.norm and head.norm != 'outnorm':  # which the backbone loads as the norm of its last map
             parts.append((head.norm, getattr(self.backbone, f'outnorm{self.backbone.out_indices[-1]}')))
         if self.num_classes == CLASSES:
             parts.append((head.linear, self.head))
         for prefix, module in parts:
             own = {key.removeprefix(f'{prefix}.'): x for key, x in weights.items() if key.startswith(f'{prefix}.')}
+            if module is self.head:
+                own = {key: x.flatten(1) if x.dim() == 4 else x for key, x in own.items()}  # RAVLT: a 1x1 kernel
             try:
                 module.load_state_dict(own)
             except RuntimeError as error:

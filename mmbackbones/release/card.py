@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.bootstrap import draw_counts, interval
 from mmbackbones.evaluation.metric_names import key_of, main_metrics, percent
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.evaluation.predictions import Sample, load_run
 from mmbackbones.evaluation.records import RECORDS, read_records
 from mmbackbones.evaluation.scores import score
@@ -111,7 +111,7 @@ def _with_intervals(record: dict, folder: Path) -> Evidence:
 
 def write_card(facts: Facts, sha256: str) -> str:
     """The card as Markdown with the front matter of the Hugging Face hub."""
-    task, record = task_of(facts.cfg), facts.evidence.record
+    task, record = dense_task_of(facts.cfg), facts.evidence.record
     front = ['---', 'library_name: mmbackbones', f'pipeline_tag: {TAGS[task]}']
     front += [f'license: {facts.license_name}'] if facts.license_name else []
     front += ['tags:', '- mmbackbones', f'- {task}', '---']

@@ -9,7 +9,7 @@ from mmbackbones.backbones.base import Backbone
 from mmbackbones.errors import InputError
 from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.registry import MODELS
-from mmbackbones.zoo.models import TASKS, arch_and_options, drop_path, miniature_names
+from mmbackbones.zoo.models import CLASSIFICATION, TASKS, arch_and_options, drop_path, miniature_names
 from mmbackbones.zoo.weights import SCHEME, address_of
 
 
@@ -29,8 +29,8 @@ def create_backbone(
             address of other weights: a path, ``https://…``, ``hf://owner/name/file`` or ``zoo://model``.
         out_indices (Sequence[int], optional): maps to return, ascending: stages 0 to 3 of hierarchical networks, blocks
             of plain ones. Default: all four stages, or the last block.
-        task (str, optional): ``'detection'`` or ``'segmentation'`` sets drop path rate and options of the common
-            recipe. Default: options that hold in every task, no drop path.
+        task (str, optional): ``'detection'``, ``'segmentation'`` or ``'classification'`` sets drop path rate and
+            options of the common recipe. Default: options that hold in every task, no drop path.
         options: further arguments of the class, such as ``drop_path_rate=0.2``, ``with_cp=True``, ``frozen_stages=1``.
 
     Returns:
@@ -66,10 +66,10 @@ def shape_only(name: str, task: str | None = None, **options: Any) -> Backbone:
 
 
 def _build(name: str, task: str | None, options: dict[str, Any]) -> Backbone:
-    if task is not None and task not in TASKS:
-        raise InputError(f'task {task!r}: expected one of {", ".join(TASKS)}')
+    if task is not None and task not in (known := (*TASKS, CLASSIFICATION)):
+        raise InputError(f'task {task!r}: expected one of {", ".join(known)}')
     kind, arch, recipe = arch_and_options(name, task)
-    if task is not None and name not in miniature_names():
+    if task in TASKS and name not in miniature_names():
         recipe['drop_path_rate'] = drop_path(name, task)[0]
     backbone = MODELS.get(kind)
     known = list(inspect.signature(backbone).parameters)

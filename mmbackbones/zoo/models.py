@@ -17,6 +17,8 @@
 =====================  ================================================================================================
 
 ``options.csv`` has the other settings of a family under the common recipe, with reasons; ``*`` matches anything.
+``classification.csv`` has those of a classifier, and how the authors test theirs (``test.size`` in pixels,
+``test.crop`` as a fraction of the resized short side, ``test.interpolation``); the last matching line counts.
 ``miniatures.csv`` has networks that a CPU core trains in minutes from random weights. A dict in a cell is a Python
 literal. The option ``arch.img_size`` sets the key ``img_size`` of ``arch``.
 """
@@ -26,10 +28,14 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Any
 
+from timm.models import get_pretrained_cfg
+
 from mmbackbones.errors import InputError
 from mmbackbones.zoo.rows import named_rows, read_rows
 
 TASKS = ('detection', 'segmentation')
+CLASSIFICATION = 'classification'
+TEST = 'test.'  # before what is no option of a backbone
 
 
 def model_names() -> list[str]:
@@ -67,14 +73,23 @@ def is_non_commercial(license: str) -> bool:
 def drop_path(name: str, task: str) -> tuple[float, str]:
     """Drop path rate of a published model in a task, and its source."""
     row = model_row(name)
+    if task == CLASSIFICATION:
+        rate, reason = _as_classifier(name)['drop_path_rate']
+        return float(rate), reason
     return float(row[f'{task}_drop_path']), row[f'{task}_source']
 
 
 def options_of(name: str, task: str) -> dict[str, object]:
-    """Arguments of a model in a task under the common recipe, except ``arch``, drop path and weights."""
+    """Arguments of a model in a task under the common recipe, except ``arch``, drop path and weights.
+
+    Those of a classifier have its drop path rate.
+    """
+    if task == CLASSIFICATION:
+        own = {option: value for option, (value, _) in _as_classifier(name).items() if not option.startswith(TEST)}
+        return {**options_of(name, '*'), **own}
     if name in named_rows('miniatures.csv'):
         row = _row(name)
-        return {**literal(row['options'] or '{}'), **literal(row[f'{task}_options'] or '{}')}
+        return {**literal(row['options'] or '{}'), **literal(row.get(f'{task}_options') or '{}')}
     return {
         row['option']: literal(row['value'])
         for row in read_rows('options.csv')
@@ -82,19 +97,43 @@ def options_of(name: str, task: str) -> dict[str, object]:
     }
 
 
+def published_test(name: str) -> dict[str, object]:
+    """How the authors test their classifier: ``size`` (px), ``crop`` (fraction), ``interpolation``.
+
+    timm states it for its own weights, ``classification.csv`` for the others.
+
+    Raises:
+        InputError: no such model; the message names the nearest ones.
+    """
+    row = _row(name)
+    own = _as_classifier(name).items()
+    test = {key.removeprefix(TEST): value for key, (value, _) in own if key.startswith(TEST)}
+    if row['class'] == 'TimmBackbone' and row['arch']:
+        arch = literal_arch(row)
+        cfg = get_pretrained_cfg(arch if isinstance(arch, str) else arch['name'])
+        if cfg is not None:
+            test |= dict(size=cfg.input_size[-1], crop=cfg.crop_pct, interpolation=cfg.interpolation)
+    return test
+
+
+def _as_classifier(name: str) -> dict[str, tuple[Any, str]]:
+    rows = [row for row in read_rows('classification.csv') if fnmatchcase(name, row['models'])]
+    return {row['option']: (literal(row['value']), row['reason']) for row in rows}
+
+
 def backbone_config(name: str, task: str) -> dict[str, object]:
     """``model.backbone`` of a config: class, arch, options, drop path and weights.
 
     Args:
         name: a name of ``models.csv`` or ``miniatures.csv``, such as ``'vmamba_tiny_s1l8'``.
-        task: ``'detection'`` or ``'segmentation'``.
+        task: ``'detection'``, ``'segmentation'`` or ``'classification'``, which starts from random weights.
 
     Raises:
         InputError: no such model; the message names the nearest ones.
     """
     kind, arch, options = arch_and_options(name, task)
     backbone = dict(type=f'mmbackbones.{kind}', arch=arch, **options)
-    if name in named_rows('miniatures.csv'):
+    if task == CLASSIFICATION or name in named_rows('miniatures.csv'):
         return dict(backbone, init_cfg=None)
     rate, _ = drop_path(name, task)
     weights = dict(type='mmbackbones.Pretrained', checkpoint=f'zoo://{name}' if model_row(name)['weights'] else None)

@@ -39,6 +39,12 @@ def load_case(name: str) -> Case:
     return Case(options, weights, tensors)
 
 
+def classifier_of(case: Case) -> dict[str, Tensor]:
+    """The weights of the authors' classifier, without the norms that only the dense backbone has."""
+    whole = {key.removeprefix('state_dict.'): x for key, x in case.tensors.items() if key.startswith('state_dict.')}
+    return {key: x for key, x in whole.items() if 'norm_layer' not in key}
+
+
 def load_keys(name: str) -> dict:
     return json.loads(golden(f'keys_{name}.json').read_text())
 

@@ -23,11 +23,12 @@ REFERENCE = {
 OTHER_TASKS = {
     'cascade-mask-rcnn_.*lsj': 'tasks/cascade-mask-rcnn_lsj-100e_coco.py',
     'cascade-mask-rcnn_.*3x': 'tasks/cascade-mask-rcnn_3x_coco.py',
+    '.*_imagenet-': 'tasks/imagenet-224.py',
 }
 SINGLE_STRIDE = {'mamba', 'vim', 'localvim', 'plainmamba', 'deit'}  # their neck makes the pyramid
 TASKS = {'coco': 'tasks/mask-rcnn_1x_coco.py', 'ade20k': 'tasks/upernet_160k_ade20k-512x512.py'}
 CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
-TASK_NAMES = {'coco': 'detection', 'ade20k': 'segmentation'}
+TASK_NAMES = {'coco': 'detection', 'ade20k': 'segmentation', 'imagenet': 'classification'}
 UNIVERSAL = ('type', 'arch', 'init_cfg', 'drop_path_rate')
 
 
@@ -38,6 +39,8 @@ def flatten(node: object, prefix: str = '') -> dict[str, object]:
 
 
 def task_of(path: Path) -> str:
+    if '_imagenet-' in path.stem:
+        return 'imagenet'
     return 'coco' if path.stem.endswith('coco') else 'ade20k'
 
 

@@ -10,7 +10,16 @@ from PIL import Image
 
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.metrics import IoUMetric
-from mmbackbones.evaluation.outputs import RECORD, OutputFolder, left_out, name_images, names_of_images, plain, task_of
+from mmbackbones.evaluation.outputs import (
+    RECORD,
+    OutputFolder,
+    dense_task_of,
+    left_out,
+    name_images,
+    names_of_images,
+    plain,
+    task_of,
+)
 
 
 def test_folder_appears_on_commit_only(tmp_path):
@@ -74,15 +83,24 @@ def test_what_is_no_number_is_named(metrics, numbers, others):
         (dict(type='SegTTAModel', module=dict(type='EncoderDecoder')), 'mmseg', 'segmentation'),
         (dict(type='Own', decode_head={}), None, 'segmentation'),
         (dict(type='Own', mask_head={}), None, 'detection'),
+        (dict(type='ImageClassifier', head={}), 'mmpretrain', 'classification'),
     ],
 )
 def test_task_of_any_head(model, scope, task):
     assert task_of(Config(dict(model=model, default_scope=scope))) == task
 
 
-def test_a_classifier_has_no_task():
-    with pytest.raises(InputError, match=r'model\.type=ImageClassifier: neither a detector of mmdet nor'):
-        task_of(Config(dict(model=dict(type='ImageClassifier', head={}), default_scope='mmpretrain')))
+def test_another_model_has_no_task():
+    with pytest.raises(
+        InputError, match=r'model\.type=Blip: no detector of mmdet, segmentor of mmseg or classifier of'
+    ):
+        task_of(Config(dict(model=dict(type='Blip', head={}), default_scope='mmagic')))
+
+
+def test_what_reads_maps_refuses_a_classifier():
+    cfg = Config(dict(model=dict(type='ImageClassifier', head={}), default_scope='mmpretrain'))
+    with pytest.raises(InputError, match='a classifier; expected a detector or a segmentor'):
+        dense_task_of(cfg)
 
 
 @pytest.mark.parametrize(

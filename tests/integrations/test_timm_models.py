@@ -9,12 +9,18 @@ import torch
 from mmbackbones.errors import InputError
 from mmbackbones.integrations import timm_models
 from mmbackbones.zoo.rows import named_rows
-from tests.backbones.staged_cases import TOLERANCE, load_case
+from tests.backbones.staged_cases import TOLERANCE, classifier_of, load_case
 from tests.backbones.test_efficientvmamba import build_like as build_efficientvmamba
+from tests.backbones.test_hvittt import build_like as build_hvittt
 from tests.backbones.test_local_vmamba import build_like as build_localvmamba
 from tests.backbones.test_mambavision import build_like as build_mambavision
+from tests.backbones.test_mila import build_like as build_mila
 from tests.backbones.test_plainmamba import build_like as build_plainmamba
+from tests.backbones.test_ravlt import build_like as build_ravlt
+from tests.backbones.test_spatialmamba import build_like as build_spatialmamba
+from tests.backbones.test_transnext import build_like as build_transnext
 from tests.backbones.test_vmamba import build_like as build_vmamba
+from tests.backbones.test_vssd import build_like as build_vssd
 
 NAME = 'vmamba_tiny_s1l8.mmb'
 SMALL = dict(arch=dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1)))
@@ -28,12 +34,18 @@ SMALL = dict(arch=dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1)))
         ('localvmamba_tiny', 'localvmamba_odd_size', functools.partial(build_localvmamba, scan_inverse='official')),
         ('mambavision_tiny', 'mambavision_eps', build_mambavision),
         ('plainmamba_l1', 'plainmamba_eps', build_plainmamba),
+        ('vssd_tiny', 'vssd_eps', build_vssd),
+        ('mila_tiny', 'mila_eps', build_mila),
+        ('spatialmamba_tiny', 'spatialmamba_eps', build_spatialmamba),
+        ('hvittt_tiny', 'hvittt_eps', build_hvittt),
+        ('ravlt_tiny', 'ravlt_eps', build_ravlt),
+        ('transnext_tiny', 'transnext_eps', build_transnext),
     ],
 )
 def test_published_heads_give_the_authors_logits(name, case, build, monkeypatch, tmp_path):
     case = load_case(case)
     path = tmp_path / 'weights.pth'
-    torch.save({key: x for key, x in case.weights.items() if 'outnorm' not in key and 'norm_layer' not in key}, path)
+    torch.save(classifier_of(case), path)
     row = named_rows('models.csv')[name]
     monkeypatch.setitem(named_rows('models.csv'), name, {**row, 'weights': str(path), 'weights_license': 'MIT'})
     classes = case.tensors['logits'].shape[1]
@@ -42,8 +54,10 @@ def test_published_heads_give_the_authors_logits(name, case, build, monkeypatch,
     last = reference.out_indices[-1]
     monkeypatch.setattr(timm_models, 'last_index', lambda name: last)
     options = {key: getattr(reference, key) for key in ('window_size', 'scan_inverse') if hasattr(reference, key)}
-    if name.startswith('plainmamba'):
+    if name.startswith(('plainmamba', 'transnext')):
         options['img_size'] = case.options['img_size']
+    if name.startswith('ravlt'):
+        options['width'] = case.options['projection']
     arch = vars(reference.arch)
     if 'directions' in arch:
         arch['directions'] = [' '.join(names) for names in case.options['directions']]

@@ -75,8 +75,9 @@ def test_every_config_has_a_row_or_a_reason(path):
     assert 'models.csv' not in found.remark and 'the name of the config' not in found.remark, found.remark
     assert found.row is not None or found.remark
     if found.row is not None:
-        setting = published.SETTINGS[published.setting_of(path) or 'segmentation']
-        assert found.row.task == published.network_and_task(path)[1] == setting.task
+        task = published.network_and_task(path)[1]
+        setting = published.SETTINGS[published.setting_of(path) or task]
+        assert found.row.task == task == setting.task
         assert found.row.head == setting.head and setting.recipe in (found.row.recipe, None)
 
 

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.layers.local_scan import local_orders
 from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.layers.s4nd import fft_flops
@@ -227,7 +227,7 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
         InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither one of
             :data:`ROI_HEADS` nor one box head that reads maps alone.
     """
-    task = task_of(cfg)
+    task = dense_task_of(cfg)
     shape = tuple(shape or SHAPES[task])
     if min(shape) < 1:
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected positive height and width in pixels')

@@ -14,7 +14,7 @@ from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
 from mmbackbones.engine.config import ARM_KEY, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.layers.arms import ARMS
 from mmbackbones.zoo.models import miniature_names
 from mmbackbones.zoo.published import Match, match
@@ -133,7 +133,7 @@ def row_of(name: str, cfg: Config, counts: Complexity, found: Match) -> dict[str
     theirs = macs + sum(step.macs for step in steps) / 1e9 if steps else None
     row = dict(
         config=name,
-        task=task_of(cfg),
+        task=dense_task_of(cfg),
         recipe=cfg.get('recipe'),
         height=counts.shape[0],
         width=counts.shape[1],

@@ -15,7 +15,7 @@ from mmbackbones.analysis.timing import median
 from mmbackbones.engine.config import load_config
 from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.paths import find_config
 
 COLUMNS = (
@@ -55,7 +55,7 @@ def train(config: str | Path, work_dir: Path, data: dict[str, Path], iterations:
         InputError: no data for the task, or the command failed, as on a loss that is not finite.
     """
     cfg = load_config(str(config))
-    task, batch = task_of(cfg), cfg.train_dataloader.batch_size
+    task, batch = dense_task_of(cfg), cfg.train_dataloader.batch_size
     if data.get(task) is None:
         raise InputError(f'{config}: no data for {task}')
     root = f'{Path(data[task]).absolute()}/'

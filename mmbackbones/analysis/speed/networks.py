@@ -31,7 +31,7 @@ from mmbackbones.analysis.timing import in_turns
 from mmbackbones.choices import ATTENTION, OLD_ATTENTION
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
 
@@ -57,7 +57,7 @@ def arms(
         InputError: unusable config or backend.
     """
     cfg = load_config(config)
-    task_of(cfg)
+    dense_task_of(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     case = replace(case, config=config)
     chosen = [selective_scan_backend(case.device, name).name for name in backends or ['auto']]
@@ -124,7 +124,7 @@ def measure(cases: Sequence[NetworkCase], sizes: Sequence[int], rounds: int = 3)
         raise InputError('nothing to measure: no configs')
     for case in cases:
         check(case, sizes, rounds)
-        task = task_of(load_config(case.config)) if case.part == 'model' else None
+        task = dense_task_of(load_config(case.config)) if case.part == 'model' else None
         if task == 'segmentation' and case.step == 'training' and case.batch < 2:
             raise InputError('--batch 1: expected 2 and more to train a segmentor, whose norms need several images')
         if task == 'detection' and case.device == 'cpu' and case.precision != 'fp32':

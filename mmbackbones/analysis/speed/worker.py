@@ -20,7 +20,7 @@ from mmbackbones.analysis.timing import median, peak_memory, process_bytes, seco
 from mmbackbones.engine.config import load_config
 from mmbackbones.engine.device import adapt_to_device
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.ops.selective_scan.dispatch import ENVIRONMENT
 
 WARM_UP = 64  # px; what is loaded and allocated once is no cost of a size
@@ -103,7 +103,7 @@ def backbone_config(case: NetworkCase, cfg: Config) -> dict:
 def build(case: NetworkCase) -> tuple[nn.Module, str]:
     """Backbone or model with random weights, on its device and in its mode, and its task."""
     cfg = load_config(case.config)
-    task = task_of(cfg)
+    task = dense_task_of(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     torch.manual_seed(0)
     if case.part == 'backbone':

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mmbackbones.analysis.complexity.count import build_without_values
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 
 RATIOS = 64
 IMAGENET = (224, 224)
@@ -289,7 +289,7 @@ def _fixed_size(cfg: Config, split: str, pipeline: Sequence[dict]) -> tuple[int,
 def _preprocess(cfg: Config, split: str, sizes: Sizes) -> Sizes:
     """Padding, and the window of a sliding test."""
     settings = cfg.model.get('data_preprocessor', {})
-    if task_of(cfg) == 'segmentation' and split != 'train':
+    if dense_task_of(cfg) == 'segmentation' and split != 'train':
         settings = settings.get('test_cfg') or {}
         if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
             height, width = cfg.model.test_cfg.crop_size

@@ -25,7 +25,7 @@ from mmbackbones.analysis.tokens.count import (
     stages_of,
 )
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import dense_task_of
 from mmbackbones.zoo.published import network_and_task
 
 QUANTILES = {'min': 0.0, 'p5': 0.05, 'median': 0.5, 'p95': 0.95, 'max': 1.0}
@@ -92,7 +92,7 @@ def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenR
     data = f'{cfg[f"{split}_dataloader"].dataset.type.removesuffix("Dataset")} {split}'
     imagenet = Sizes.of([IMAGENET])
     return [
-        TokenReport(network, data, task_of(cfg), sizes, count_tokens(sizes, stages)),
+        TokenReport(network, data, dense_task_of(cfg), sizes, count_tokens(sizes, stages)),
         TokenReport(network, 'ImageNet 224x224', 'classification', imagenet, count_tokens(imagenet, stages)),
     ]
 

@@ -15,7 +15,7 @@ from mmbackbones.analysis.tokens.sweep_points import SweepPoint, measure
 from mmbackbones.engine.config import config_hash, load_config, parse_options
 from mmbackbones.engine.process import run_logged
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import RECORD, task_of
+from mmbackbones.evaluation.outputs import RECORD, dense_task_of
 from mmbackbones.evaluation.predictions import load_run
 from mmbackbones.paths import find_config
 
@@ -141,7 +141,7 @@ def sweep(
     if not sizes or min(sizes) < 32:
         raise InputError(f'--sizes {" ".join(map(str, sizes))}: expected short sides of 32 px and more')
     config = str(find_config(config))
-    task_of(load_config(config, parse_options(options)))
+    dense_task_of(load_config(config, parse_options(options)))
     folder = make_folder(folder).absolute()
     runs, faults = {}, []
     for size in sorted(set(sizes)):

@@ -18,6 +18,7 @@ from mmbackbones.errors import InputError
 
 PRETRAINED = 'mmbackbones.Pretrained'
 UNDECAYED = re.compile(r'A(_\w)?_logs?|A_imag|log_dt|D(_\w)?|Ds|direction_Bs|pos_embed|cls_token')
+OUT_TYPES = ('map', 'cls_token')  # of plain networks: the patches, or the class token as a map of one pixel
 NUMERICS = ('official', 'exact')  # what the released weights were trained with, or what the paper says
 
 

@@ -11,7 +11,7 @@ from timm.layers import DropPath, apply_rot_embed, build_rotary_pos_embed
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mmbackbones.backbones.base.backbone import Backbone, RunOptions
+from mmbackbones.backbones.base.backbone import OUT_TYPES, Backbone, RunOptions
 from mmbackbones.errors import InputError
 from mmbackbones.layers.position import resize_position
 
@@ -24,6 +24,7 @@ class PlainRunOptions(RunOptions, total=False):
 
     img_size: int | tuple[int, int]
     out_feature: str | None
+    out_type: str
 
 
 class PatchEmbed(nn.Module):
@@ -88,6 +89,8 @@ class PlainBackbone(Backbone):
             is resized in each forward.
         out_feature (str | None): ``'residual'`` returns the residual stream after a block, ``'mixer'`` only the output
             of the mixer. None: ``default_out_feature``.
+        out_type (str): ``'map'`` returns the patches. ``'cls_token'`` returns the class token, which classifiers read,
+            as a map of one pixel [B, C, 1, 1].
 
     The other arguments are those of :class:`Backbone`; ``frozen_stages=0`` freezes patches, position table and class
     token.
@@ -113,6 +116,7 @@ class PlainBackbone(Backbone):
         *,
         img_size: int | tuple[int, int] = 224,
         out_feature: str | None = None,
+        out_type: str = 'map',
         **run: Unpack[RunOptions],
     ):
         super().__init__(**run)
@@ -121,6 +125,10 @@ class PlainBackbone(Backbone):
         self.check_out_indices(depth, 'blocks')
         self.out_feature = self.default_out_feature if out_feature is None else out_feature
         self.check_choice(FEATURES, out_feature=self.out_feature)
+        self.check_choice(OUT_TYPES, out_type=out_type)
+        self.out_type = out_type
+        if out_type == 'cls_token' and not self.with_cls_token:
+            raise InputError(f"{self.family}: out_type='cls_token', but it has no class token")
         if self.rope and self.with_cls_token:
             raise InputError(f'{self.family}: rope=True has no place for a class token; set with_cls_token=False')
         built = self.out_indices[-1] + 1
@@ -198,6 +206,8 @@ class PlainBackbone(Backbone):
     def _to_map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.with_cls_token:
             middle = _middle(grid)
+            if self.out_type == 'cls_token':
+                return x[:, None, middle : middle + 1]  # [B, 1 + h*w, C] -> [B, 1, 1, C]
             x = torch.cat((x[:, :middle], x[:, middle + 1 :]), dim=1)
         return x.unflatten(1, grid)  # [B, h*w, C] -> [B, h, w, C]
 

@@ -1,6 +1,7 @@
 """Find all faults in the data sets of a configuration before a run.
 
-The check supports mmdet's ``CocoDataset``, mmseg's ``BaseSegDataset`` and every class that reads its files as these do.
+The check supports mmdet's ``CocoDataset``, mmseg's ``BaseSegDataset``, mmpretrain's ``CustomDataset`` and every class
+that reads its files as these do.
 A data set of another type is skipped with a note.
 """
 

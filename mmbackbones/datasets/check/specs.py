@@ -11,11 +11,12 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
 from mmbackbones.datasets.check.coco import CocoSpec
+from mmbackbones.datasets.check.image_folder import ImageFolderSpec
 from mmbackbones.datasets.check.image_reader import ImageReader
 from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.errors import InputError
 
-Spec = CocoSpec | SegmentationSpec
+Spec = CocoSpec | SegmentationSpec | ImageFolderSpec
 
 
 class Place(NamedTuple):
@@ -86,7 +87,7 @@ def spec_of(dataset: Mapping, default_scope: str | None) -> Spec | None:
     return make(built, dataset, default_scope)
 
 
-def _reader_of(cls: type) -> Callable[[object, Mapping, str | None], Spec] | None:
+def _reader_of(cls: type) -> Callable[[object, Mapping, str | None], Spec | None] | None:
     import mmdet.datasets
     import mmseg.datasets
 
@@ -98,7 +99,27 @@ def _reader_of(cls: type) -> Callable[[object, Mapping, str | None], Spec] | Non
         return _coco_spec
     if issubclass(cls, segmentation) and cls.load_data_list is segmentation.load_data_list:
         return _segmentation_spec
+    if any(base.__module__.partition('.')[0] == 'mmpretrain' for base in cls.__mro__):  # an optional part
+        from mmpretrain.datasets import CustomDataset
+
+        same = all(
+            getattr(cls, name, None) is getattr(CustomDataset, name) for name in ('load_data_list', '_find_samples')
+        )
+        return _folder_spec if same else None
     return None
+
+
+def _folder_spec(built, dataset: Mapping, default_scope: str | None) -> ImageFolderSpec | None:
+    if not built.with_label:
+        return None
+    classes = built.metainfo.get('classes')
+    return ImageFolderSpec(
+        img_dir=built.img_prefix or '.',
+        ann_file=built.ann_file or '',
+        extensions=tuple(sorted(built.extensions)),
+        num_classes=len(classes) if classes else None,
+        reader=ImageReader.of(dataset.get('pipeline')),
+    )
 
 
 def _coco_spec(built, dataset: Mapping, default_scope: str | None) -> CocoSpec:

@@ -29,6 +29,24 @@ def schedule_notes(cfg: Config, epoch_length: int) -> Iterator[str]:
     yield from _checkpoints(cfg, epochs, iterations, by_epoch, length)
 
 
+def effective_batch(cfg: Config, world_size: int) -> int:
+    """Images in one step of the optimizer: of every process, and of every batch whose gradients are accumulated."""
+    return cfg.train_dataloader.batch_size * world_size * (cfg.optim_wrapper.get('accumulative_counts') or 1)
+
+
+def batch_notes(cfg: Config, world_size: int) -> Iterator[str]:
+    """A sentence if the learning rate belongs to another number of images than a step of the optimizer has."""
+    scale, steps = cfg.get('auto_scale_lr') or {}, cfg.optim_wrapper.get('accumulative_counts') or 1
+    base, images = scale.get('base_batch_size'), effective_batch(cfg, world_size)
+    if base and images != base and not scale.get('enable'):
+        batch = cfg.train_dataloader.batch_size
+        yield (
+            f'a step of the optimizer has {images} images (train_dataloader.batch_size={batch} x {world_size} '
+            f'processes x optim_wrapper.accumulative_counts={steps}), but its learning rate is for {base}; set '
+            'accumulative_counts, or scale the rate by --auto-scale-lr'
+        )
+
+
 def _misfits(key: str, scheduler: Mapping, epochs: int, iterations: int, by_epoch: bool) -> Iterator[str]:
     counts_epochs = scheduler.get('by_epoch', True)
     if counts_epochs and not by_epoch:

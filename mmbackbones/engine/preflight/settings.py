@@ -8,7 +8,7 @@ from mmengine.registry import DATASETS, METRICS, Registry
 
 from mmbackbones.datasets.check.specs import datasets_below
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import task_of
+from mmbackbones.evaluation.outputs import TASKS, task_of
 
 PARTS = dict(
     train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -16,7 +16,7 @@ PARTS = dict(
     test=('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
 WORKER_OPTIONS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
-FRAMEWORKS = {'detection': 'mmdet', 'segmentation': 'mmseg'}
+FRAMEWORKS = {task: framework for framework, task in TASKS.items()}
 LOOPS = dict(EpochBasedTrainLoop='max_epochs', IterBasedTrainLoop='max_iters')
 BOTH_TASKS = re.compile('Seg|Panoptic')  # mmdet's classes for masks of the whole image
 
@@ -113,7 +113,7 @@ def _require_task(cfg: Config, split: str) -> None:
         other = _framework(cls) if cls else None
         if cls and other not in (None, own) and not BOTH_TASKS.search(cls.__name__):
             raise InputError(
-                f'{key}={_short_name(item["type"])} is for {"segmentation" if other == "mmseg" else "detection"}, '
+                f'{key}={_short_name(item["type"])} is for {TASKS[other]}, '
                 f'but model.type={_short_name(model)} is for {task}'
             )
 

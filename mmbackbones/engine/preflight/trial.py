@@ -15,8 +15,9 @@ from mmbackbones.checkpoints.strict import unwrap
 from mmbackbones.engine.preflight.channels import pass_maps
 from mmbackbones.engine.preflight.images import try_smallest
 from mmbackbones.engine.preflight.meta import MetaRun
-from mmbackbones.engine.preflight.schedule import schedule_notes
+from mmbackbones.engine.preflight.schedule import batch_notes, schedule_notes
 from mmbackbones.errors import InputError
+from mmbackbones.evaluation.outputs import task_of
 
 DETECTOR_SIDE = 1024  # px of a detector's batch, whose images have many sizes: every stride divides it
 SEGMENTOR_SIDE = 512  # px, where no crop is given
@@ -35,19 +36,24 @@ def try_out(runner: Runner, training: bool) -> None:
         InputError: neck or heads do not take the maps that they get, a batch norm gets one value, or an image is too
             small for the network.
     """
+    classifier = task_of(runner.cfg) == 'classification'  # its pipelines make all images equal in size
     model = unwrap(runner.model)
     model, cfg = getattr(model, 'module', model), runner.cfg.model.get('module', runner.cfg.model)
     loader = runner.train_dataloader if training else None
     if isinstance(getattr(model, 'backbone', None), nn.Module):
         _try_maps(model, cfg, runner.cfg, loader)
     if loader is not None:
-        if not _is_padded(model.data_preprocessor):
+        if not classifier and not _is_padded(model.data_preprocessor):
             try_smallest(runner, loader, training=True)
-        if runner.val_loop is not None and runner.cfg.val_dataloader != runner.cfg.test_dataloader:
+        if not classifier and runner.val_loop is not None and runner.cfg.val_dataloader != runner.cfg.test_dataloader:
             try_smallest(runner, runner.val_dataloader, training=False)
         for note in (*_crop_notes(runner.cfg), *schedule_notes(runner.cfg, len(loader))):
             print_log(note, logger='current', level=logging.WARNING)
-    try_smallest(runner, runner.test_dataloader, training=False)
+        if classifier:
+            for note in batch_notes(runner.cfg, runner.world_size):
+                print_log(note, logger='current', level=logging.WARNING)
+    if not classifier:
+        try_smallest(runner, runner.test_dataloader, training=False)
 
 
 def _try_maps(model: nn.Module, cfg: Mapping, whole: Config, loader: DataLoader | None) -> None:

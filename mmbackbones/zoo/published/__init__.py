@@ -84,6 +84,7 @@ AUGMENTATIONS_1X = {
 }
 RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
+CLASSIFIER = 'imagenet-224'
 CONFIG_NAME = re.compile(
     r'(?P<detector>(cascade-)?mask-rcnn_|rtmdet-ins(-tiny)?_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*'
 )
@@ -256,9 +257,13 @@ def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[s
     Raises:
         InputError: the name does not have the form of our configs' names.
     """
+    if backbone is not None and Path(config).name.startswith(CLASSIFIER):
+        return backbone.replace('_', '-'), 'classification'
     if backbone is not None:
         return backbone.replace('_', '-'), 'detection' if setting_of(config) else 'segmentation'
     found = CONFIG_NAME.fullmatch(Path(config).name)
+    if found is not None and found['head'] == CLASSIFIER:
+        return found['network'], 'classification'
     if found is None or not (found['detector'] or found['head'] in SEGMENTORS):
         raise InputError(f'{config}: expected a name such as mask-rcnn_NETWORK_fpn_... or NETWORK_upernet_...')
     return found['network'], 'detection' if found['detector'] else 'segmentation'
