@@ -1,5 +1,5 @@
 # UperNet, 80k iterations on LoveDA, crops of 1024, under the common recipe, with any backbone of the zoo:
-# --backbone vmamba_tiny_s1l8
+# --backbone vmamba_tiny_s1l8. The test takes whole images; model.test_cfg.mode=slide takes windows of larger ones.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/loveda_1024x1024.py',
@@ -9,4 +9,5 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(1024, 1024)),
     decode_head=dict(num_classes=7),
-    auxiliary_head=dict(num_classes=7))
+    auxiliary_head=dict(num_classes=7),
+    test_cfg=dict(mode='whole', crop_size=(1024, 1024), stride=(768, 768)))

@@ -4,23 +4,25 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mmbackbones.analysis.tokens.count import network_sizes
 from mmbackbones.engine.config import load_config
+from mmbackbones.engine.device import adapt_to_device
+from mmbackbones.registry import MODELS
 from tests.configs.test_common_recipe import flatten
 from tests.conftest import ROOT
 from tests.datasets.layouts import write_cityscapes, write_loveda
 
 CONFIGS = ROOT / 'configs'
 ADE20K = 'tasks/upernet_160k_ade20k-512x512.py'
-TASKS = {
-    'tasks/upernet_160k_cityscapes-512x1024.py': (19, (512, 1024), (1024, 2048), 160000),
-    'tasks/upernet_160k_cityscapes-1024x1024.py': (19, (1024, 1024), (1024, 2048), 160000),
-    'tasks/upernet_80k_loveda-1024x1024.py': (7, (1024, 1024), (1024, 1024), 80000),
+TASKS = {  # classes, crop (height, width) and iterations
+    'tasks/upernet_160k_cityscapes-512x1024.py': (19, (512, 1024), 160000),
+    'tasks/upernet_160k_cityscapes-1024x1024.py': (19, (1024, 1024), 160000),
+    'tasks/upernet_80k_loveda-1024x1024.py': (7, (1024, 1024), 80000),
 }
 # What a miniature changes: sizes, the width of the heads, and the length.
 MINIATURE = [
@@ -39,9 +41,20 @@ MINIATURE = [
 ]
 
 
-def run(*command: object) -> str:
+COMMANDS = """
+import json, sys
+from mmbackbones.engine.cli import test, train
+
+for name, argv in json.loads(sys.argv[1]):
+    dict(train=train, test=test)[name](argv)
+"""
+
+
+def run(*commands: tuple[str, list]) -> str:
+    """Call commands one after the other in one process of their own, and return what they print."""
+    calls = [(name, [str(part) for part in argv]) for name, argv in commands]
     done = subprocess.run(
-        [sys.executable, *map(str, command)],
+        [sys.executable, '-c', COMMANDS, json.dumps(calls)],
         cwd=ROOT,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
         capture_output=True,
@@ -68,47 +81,39 @@ def sizes(scale: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
     ]
 
 
+MINIATURES = {
+    'upernet_160k_cityscapes-512x1024': ('vmamba_mini', write_cityscapes, sizes((128, 64), (32, 64), (24, 48))),
+    'upernet_160k_cityscapes-1024x1024': ('mambaout_mini', write_cityscapes, sizes((128, 64), (64, 64), (48, 48))),
+    'upernet_80k_loveda-1024x1024': ('vim_mini', write_loveda, sizes((64, 64), (64, 64), (48, 48))),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ('task', 'backbone', 'write', 'options'),
-    [
-        (
-            'upernet_160k_cityscapes-512x1024.py',
-            'vmamba_mini',
-            write_cityscapes,
-            sizes((128, 64), (32, 64), (24, 48)),
-        ),
-        (
-            'upernet_160k_cityscapes-1024x1024.py',
-            'mambaout_mini',
-            write_cityscapes,
-            sizes((128, 64), (64, 64), (48, 48)),
-        ),
-        ('upernet_80k_loveda-1024x1024.py', 'vim_mini', write_loveda, sizes((64, 64), (64, 64), (48, 48))[:-2]),
-    ],
-    ids=['cityscapes-512x1024', 'cityscapes-1024x1024', 'loveda'],
-)
-def test_a_task_trains_and_tests_from_the_command_line(task, backbone, write, options, tmp_path):
-    data = write(tmp_path / 'data')
-    roots = [f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val', 'test')]
-    options = [*roots, *MINIATURE, *options]
-    command = [f'configs/tasks/{task}', '--backbone', backbone]
-    run('tools/train.py', *command, '--work-dir', tmp_path / 'run', '--cfg-options', *options)
-    metrics = json.loads((tmp_path / 'run/final/run.json').read_text())['metrics']
-    assert {'mIoU', 'mBIoU', 'mBIoU_thin'} < set(metrics) and metrics['mIoU'] >= 0
-    checkpoint = tmp_path / 'run/iter_3.pth'
-    printed = run('tools/test.py', *command[:1], checkpoint, *command[1:], '--cfg-options', *options)
-    assert f'mIoU {metrics["mIoU"]:.2f}' in printed and f'mBIoU {metrics["mBIoU"]:.2f}' in printed
-    if 'cityscapes' in task:
-        slid = ['--out', tmp_path / 'slide', '--cfg-options', *options, 'model.test_cfg.mode=slide']
-        run('tools/test.py', *command[:1], checkpoint, *command[1:], *slid)
-        record = json.loads((tmp_path / 'slide/run.json').read_text())
-        assert record['settings']['model']['test_cfg']['mode'] == 'slide' and record['metrics']['mBIoU'] >= 0
+def test_each_task_trains_and_tests_from_the_command_line(tmp_path):
+    calls = []
+    for task, (backbone, write, options) in MINIATURES.items():
+        data = write(tmp_path / task / 'data')
+        roots = [f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val', 'test')]
+        command, options = [f'configs/tasks/{task}.py'], ['--cfg-options', *roots, *MINIATURE, *options]
+        work_dir, named = tmp_path / task / 'run', ['--backbone', backbone]
+        calls.append(('train', [*command, *named, '--work-dir', work_dir, *options]))
+        command.append(work_dir / 'iter_3.pth')
+        for mode in ('whole', 'slide'):
+            out = ['--out', tmp_path / task / mode]
+            calls.append(('test', [*command, *named, *out, *options, f'model.test_cfg.mode={mode}']))
+    printed = run(*calls)
+    for task in MINIATURES:
+        trained, whole, slide = (
+            json.loads((tmp_path / task / name / 'run.json').read_text()) for name in ('run/final', 'whole', 'slide')
+        )
+        assert {'mIoU', 'mBIoU', 'mBIoU_thin'} < set(trained['metrics']) and trained['metrics'] == whole['metrics']
+        assert f'mBIoU {whole["metrics"]["mBIoU"]:.2f}' in printed
+        assert slide['settings']['model']['test_cfg']['mode'] == 'slide' and slide['metrics']['mBIoU'] >= 0
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_a_task_differs_from_ade20ks_in_its_data_alone(task):
-    classes, crop, image, length = TASKS[task]
+    classes, crop, length = TASKS[task]
     cfg, reference = (load_config(CONFIGS / path, backbone='vmamba_tiny_s1l8') for path in (task, ADE20K))
     ours, theirs = (flatten(each._cfg_dict.to_dict()) for each in (cfg, reference))
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...)}
@@ -136,15 +141,28 @@ def test_whole_and_sliding_tests_see_the_sizes_that_they_should(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize('task', TASKS)
-def test_one_step_at_full_size(task):
-    """Batch 2 of the real crop, loss, backward and AdamW; then a test of one whole image."""
-    from mmbackbones.analysis.speed.worker import NetworkCase, NetworkStep, _segmentation_sample
+def test_one_training_step_at_full_size(task):
+    """Two random images of the real crop through network and heads, loss, backward and AdamW."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
 
-    classes, crop, image, _ = TASKS[task]
-    path = Path(ROOT / 'work_dirs' / Path(task).name)
-    path.parent.mkdir(exist_ok=True)
-    load_config(CONFIGS / task, backbone='vmamba_tiny_s1l8').dump(path)
-    step = NetworkStep(NetworkCase(str(path), crop[0], part='model', step='training', batch=2))
-    before = step.model.decode_head.conv_seg.weight.detach().clone()
-    step(step.images(crop[0])[..., : crop[1]], [_segmentation_sample(crop[0], 'cpu') for _ in range(2)])
-    assert before.shape[0] == classes and not torch.equal(before, step.model.decode_head.conv_seg.weight)
+    classes, crop, _ = TASKS[task]
+    cfg = load_config(CONFIGS / task, backbone='mambaout_femto')
+    adapt_to_device(cfg, 'none')
+    cfg.model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model).train()
+    images, samples = torch.randint(0, 256, (2, 3, *crop), dtype=torch.uint8), []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=crop, ori_shape=crop))
+        sample.gt_sem_seg = PixelData(data=torch.arange(crop[1]).remainder(classes).expand(1, *crop).contiguous())
+        samples.append(sample)
+    before = model.decode_head.conv_seg.weight.detach().clone()
+    data = model.data_preprocessor(dict(inputs=list(images), data_samples=samples), training=True)
+    assert data['inputs'].shape == (2, 3, *crop)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    torch.optim.AdamW(model.parameters(), lr=1e-4).step()
+    assert loss.isfinite() and before.shape[0] == classes
+    assert not torch.equal(before, model.decode_head.conv_seg.weight)
