@@ -22,7 +22,7 @@ def _child(root: Registry, *locations: str) -> Registry:
 
 MODELS = _child(ROOT_MODELS, 'backbones', 'necks')
 DATASETS = _child(ROOT_DATASETS, 'datasets')
-METRICS = _child(ROOT_METRICS, 'evaluation.metrics')
+METRICS = _child(ROOT_METRICS, 'evaluation.metrics', 'evaluation.boundary')
 HOOKS = _child(ROOT_HOOKS, 'engine.registered')
 RUNNERS = _child(ROOT_RUNNERS, 'engine.registered')
 WEIGHT_INITIALIZERS = _child(ROOT_WEIGHT_INITIALIZERS, 'engine.registered')

@@ -20,11 +20,14 @@ LABELS = {
     'mFscore': 'mFscore',
     'accuracy/top1': 'top-1',
     'accuracy/top5': 'top-5',
+    'mBIoU': 'mBIoU',
+    'mBIoU_thin': 'mBIoU thin',
 }
 # Metrics of these under a prefix that the config chooses have it behind their label: "box AP (night)".
-PREFIXED = ('coco/bbox_mAP', 'coco/segm_mAP', 'coco/AR@100', 'mIoU', 'mDice', 'mFscore')
+PREFIXED = ('coco/bbox_mAP', 'coco/segm_mAP', 'coco/AR@100', 'mIoU', 'mDice', 'mFscore', 'mBIoU', 'mBIoU_thin')
 FRACTIONS = ('coco/', 'lvis/', 'pascal_voc/', 'cityscapes/', 'openimages/')
-PERCENTAGES = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'PQ', 'SQ', 'RQ', 'top1', 'top5')
+PERCENTAGES = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'mBIoU', 'mBIoU_thin')
+PERCENTAGES += ('PQ', 'SQ', 'RQ', 'top1', 'top5')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 AR_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 IOU_METRICS = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
@@ -70,8 +73,11 @@ def reported_keys(metric: BaseMetric) -> list[str] | None:
     from mmdet.evaluation import CocoMetric
     from mmseg.evaluation import IoUMetric as SegIoUMetric
 
+    from mmbackbones.evaluation.boundary import BoundaryIoUMetric
     from mmbackbones.evaluation.metrics import IoUMetric
 
+    if isinstance(metric, BoundaryIoUMetric):
+        return [f'{metric.prefix}/{name}' if metric.prefix else name for name in metric.reported]
     if type(metric) not in (CocoMetric, SegIoUMetric, IoUMetric):
         return None
     names = []

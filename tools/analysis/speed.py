@@ -60,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--precision', choices=PRECISIONS, help='bf16 and fp16 use autocast (default: fp32)')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=3, help='timed steps; 0 measures memory alone (default: 3)')
     parser.add_argument('--threads', type=int, default=1, help='CPU threads (default: 1)')
     parser.add_argument(
         '--memory-gb', type=float, help='a network that needs more is out of memory (default: free memory)'

@@ -8,6 +8,7 @@ runpy.run_path(str(Path(__file__).resolve().parents[2] / 'mmbackbones' / 'needs.
 
 from mmbackbones.engine.command import run_command
 from mmbackbones.engine.options import Overrides
+from mmbackbones.errors import InputError
 from mmbackbones.output_paths import FolderOption
 
 
@@ -24,6 +25,13 @@ def main(argv: list[str] | None = None) -> None:
         help='split whose images and pipeline are used; a random resize counts all its choices (default: test)',
     )
     parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=int,
+        metavar='PX',
+        help='count on square images of these sides instead of a data set; no data, figure or record',
+    )
+    parser.add_argument(
         '--out',
         action=FolderOption,
         metavar='DIR',
@@ -33,10 +41,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
     parser.add_argument('--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
+    if args.sizes and min(args.sizes) < 1:
+        raise InputError(f'--sizes {" ".join(map(str, args.sizes))}: expected positive sides in pixels')
 
     from mmbackbones.analysis.figures import save
     from mmbackbones.analysis.tables import make_folder, show
-    from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, table, write_reports
+    from mmbackbones.analysis.tokens.report import (
+        draw,
+        paper_reports,
+        record_of,
+        report_config,
+        report_sizes,
+        table,
+        write_reports,
+    )
     from mmbackbones.engine.config import load_config, run_name
     from mmbackbones.evaluation.records import RECORDS, append_record
 
@@ -44,13 +62,19 @@ def main(argv: list[str] | None = None) -> None:
     for config in args.configs:
         cfg = load_config(config, args.cfg_options, args.backbone)
         name = run_name(config, args.backbone)
+        if args.sizes:
+            reports += report_sizes(cfg, name, args.sizes)
+            continue
         found = report_config(cfg, name, args.split)
         reports += found
         records.append(record_of(cfg, f'{name}.py', found[0], args.split))
-    reports += paper_reports()
+    reports += [] if args.sizes else paper_reports()
     show(table(reports))
     make_folder(out)
     write_reports(out / 'tokens.csv', reports)
+    if args.sizes:
+        print(f'written to {out}: tokens.csv')
+        return
     for task in dict.fromkeys(record['task'] for record in records):
         save(draw(reports, task), out / f'tokens_{task}')
     for record in records:

@@ -11,6 +11,7 @@ from mmbackbones.analysis.long_range.show import markdown
 from mmbackbones.analysis.pages import published
 from mmbackbones.analysis.pages.answer import answer, cost
 from mmbackbones.analysis.pages.committed import Rows, distinct, long_range_curves, read
+from mmbackbones.analysis.pages.networks import networks
 from mmbackbones.analysis.pages.published import SCORES, SHOWN
 from mmbackbones.analysis.tables import markdown_table, read_csv
 from mmbackbones.zoo.published import Match, match, network_and_task
@@ -269,6 +270,7 @@ PARTS: dict[str, Callable[..., str]] = {
     'scan': scan,
     'scan-bounds': bounds,
     'speed': speed,
+    'speed-networks': networks,
     'miniatures': miniatures,
     'long-range': long_range,
     'far-ends': far_ends,

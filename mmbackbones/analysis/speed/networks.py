@@ -89,8 +89,10 @@ def check(case: NetworkCase, sizes: Sequence[int], rounds: int) -> None:
     """
     if not sizes or min(sizes) < WARM_UP:
         raise InputError(f'--sizes {" ".join(map(str, sizes))}: expected sides of {WARM_UP} px and more')
-    if min(rounds, case.threads, case.batch) < 1:
-        raise InputError(f'--rounds {rounds} --threads {case.threads} --batch {case.batch}: expected 1 and more')
+    if rounds < 0:
+        raise InputError(f'--rounds {rounds}: expected 0 and more; 0 measures memory alone')
+    if min(case.threads, case.batch) < 1:
+        raise InputError(f'--threads {case.threads} --batch {case.batch}: expected 1 and more')
     if case.memory_gb is not None and not case.memory_gb > 0:
         raise InputError(f'--memory-gb {case.memory_gb}: expected more than 0')
     if case.device == 'cuda' and not torch.cuda.is_available():
@@ -112,7 +114,8 @@ def measure(cases: Sequence[NetworkCase], sizes: Sequence[int], rounds: int = 3)
     Args:
         cases: arms, see :func:`arms`; the first one is the base of ratios. Their size is replaced.
         sizes: sides in pixels.
-        rounds: timed steps (on CUDA, series of steps) per arm and size, after an untimed one that measures memory.
+        rounds: timed steps (on CUDA, series of steps) per arm and size, after an untimed one that measures memory. 0:
+            memory alone, by one step.
 
     Yields:
         NetworkTiming: all arms of a size, then the next size.
@@ -134,7 +137,7 @@ def measure(cases: Sequence[NetworkCase], sizes: Sequence[int], rounds: int = 3)
     for size in sizes:
         workers = [_Worker(replace(case, size=size)) for case in cases]
         try:
-            rows = [worker.row() for worker in workers]
+            rows = [worker.row(timed=rounds > 0) for worker in workers]
             for worker, row in in_turns(list(zip(workers, rows)), rounds):
                 if not row.note:
                     worker.time(row)
@@ -157,9 +160,9 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def row(self) -> NetworkTiming:
-        """The row with its memory."""
-        answer = self._answer()
+    def row(self, timed: bool) -> NetworkTiming:
+        """The row with its memory, and with the share of the scan if times follow."""
+        answer = self._answer(timed)
         return answer if isinstance(answer, NetworkTiming) else NetworkTiming(self.case, note=str(answer))
 
     def time(self, row: NetworkTiming) -> None:
@@ -170,9 +173,9 @@ class _Worker:
         else:
             row.note, row.seconds = answer.note, []
 
-    def _answer(self) -> NetworkTiming | float:
+    def _answer(self, message: bool | None = None) -> NetworkTiming | float:
         try:
-            self.pipe.send(None)
+            self.pipe.send(message)
             answer = self.pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join()

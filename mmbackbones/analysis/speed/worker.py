@@ -199,7 +199,10 @@ def _segmentation_sample(size: int, device: str):
 
 
 def serve(pipe: Connection, case: NetworkCase) -> None:
-    """Build the network, then answer each message: first a :class:`NetworkTiming` with memory, then times."""
+    """Build the network, then answer each message: first a :class:`NetworkTiming` with memory, then times.
+
+    The first message says whether times follow.
+    """
     if case.backend:
         os.environ[ENVIRONMENT] = case.backend
     torch.set_num_threads(case.threads)
@@ -208,13 +211,13 @@ def serve(pipe: Connection, case: NetworkCase) -> None:
         step(step.images(WARM_UP), step.samples(WARM_UP))
         limit_memory(case)
         images, samples = step.images(case.size), step.samples(case.size)
-        pipe.recv()
+        timed = pipe.recv()
         row, repeats = NetworkTiming(case), 1
         row.peak = peak_memory(lambda: step(images, samples), case.device)
         row.tokens, row.process_peak = step.tokens, _process_peak(case.device)
-        if case.device == 'cuda':
+        if timed and case.device == 'cuda':
             repeats = math.ceil(SAMPLE_SECONDS / seconds_of(lambda: step(images, samples), 2, 'cuda'))
-        if case.backend:
+        if timed and case.backend:
             row.scan_share = scan_share(lambda: step(images, samples), case.device)
         pipe.send(row)
         while True:

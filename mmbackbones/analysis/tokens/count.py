@@ -11,6 +11,7 @@ there is no padding to the largest image of a batch.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def dataset_sizes(dataset: dict) -> Sizes:
     folder = root / dataset['data_prefix']['img_path']
     if not folder.is_dir():
         raise InputError(f'{folder}: no such folder of images')
-    suffix = dataset.get('img_suffix', '.jpg')
+    suffix = dataset.get('img_suffix') or _suffix_of(dataset.get('type'))
     hw = []
     for path in sorted(folder.rglob(f'*{suffix}')):
         try:
@@ -206,6 +207,15 @@ def dataset_sizes(dataset: dict) -> Sizes:
     if not hw:
         raise InputError(f'{folder}: no *{suffix} images')
     return Sizes.of(hw)
+
+
+def _suffix_of(kind: object) -> str:
+    """Suffix of the images that a class of mmseg expects where the configuration names none."""
+    from mmseg.registry import DATASETS
+
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    wanted = inspect.signature(cls.__init__).parameters.get('img_suffix') if isinstance(cls, type) else None
+    return wanted.default if wanted else '.jpg'
 
 
 def _coco_sizes(path: Path, filter_cfg: dict) -> Sizes:

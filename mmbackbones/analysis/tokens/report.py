@@ -97,6 +97,19 @@ def report_config(cfg: Config, network: str, split: str = 'test') -> list[TokenR
     ]
 
 
+def report_sizes(cfg: Config, network: str, sides: Sequence[int]) -> list[TokenReport]:
+    """Token counts of a config's backbone on square images of these sides in pixels; no data set is read.
+
+    Raises:
+        InputError: as :func:`stages_of`.
+    """
+    stages, squares = stages_of(cfg), [Sizes.of([(side, side)]) for side in sides]
+    return [
+        TokenReport(network, f'{side}x{side} px', dense_task_of(cfg), sizes, count_tokens(sizes, stages))
+        for side, sizes in zip(sides, squares)
+    ]
+
+
 def paper_reports() -> list[TokenReport]:
     """Counts of the MambaOut paper: patches of 16 px, one image size per data set, the widths of ViT-S and ViT-B."""
     return [

@@ -11,6 +11,7 @@ from mmbackbones.datasets.check.coco_overview import Overview
 from mmbackbones.datasets.check.coco_records import annotation_findings, image_record_fault, is_id, show
 from mmbackbones.datasets.check.files import digest, file_length, in_threads, inspect_image, missing_folder, near_name
 from mmbackbones.datasets.check.image_reader import OPENCV, ImageReader
+from mmbackbones.datasets.check.origins import origin_of
 from mmbackbones.datasets.check.report import Fault, Findings
 from mmbackbones.errors import InputError
 
@@ -30,6 +31,7 @@ class CocoSpec:
         scored: An evaluator reads this file with pycocotools.
         min_size: Images whose shorter side is smaller, in pixels, are left out.
         reader: How the images are decoded.
+        kind: Type of a data set that is known, see :func:`mmbackbones.datasets.check.origins.known_type`.
     """
 
     ann_file: str
@@ -42,6 +44,7 @@ class CocoSpec:
     scored: bool = False
     min_size: int = 0
     reader: ImageReader = OPENCV
+    kind: str = ''
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -67,10 +70,12 @@ class CocoSpec:
             data, content = read_annotations(self.ann_file)
         except InputError as error:
             detail = str(error).removeprefix(f'{self.ann_file}: ')
+            if not os.path.exists(self.ann_file):
+                detail += origin_of(self.kind)
             found.faults.append(Fault(self.ann_file, 'annotation file', detail))
             return found
         if not os.path.isdir(self.img_dir):
-            detail = f'no such folder of images{missing_folder(self.img_dir)}'
+            detail = f'no such folder of images{missing_folder(self.img_dir)}{origin_of(self.kind)}'
             found.faults.append(Fault(self.img_dir, 'image folder', detail))
         for key in ('images', 'annotations', 'categories'):
             if key == 'annotations' and not content.get(key, []) and not self.need_objects and not self.metrics:

@@ -19,6 +19,7 @@ from mmbackbones.datasets.check.files import (
 )
 from mmbackbones.datasets.check.image_reader import OPENCV, ImageReader
 from mmbackbones.datasets.check.masks import MaskFacts, inspect_mask
+from mmbackbones.datasets.check.origins import origin_of, unprepared
 from mmbackbones.datasets.check.report import Fault, Findings
 
 BYTE_ORDER_MARK = '\ufeff'
@@ -44,6 +45,7 @@ class SegmentationSpec:
             labels stay.
         reader: How the images are decoded.
         mask_backend: Image library that loads the masks; None if the pipeline has a transform of its own for that.
+        kind: Type of a data set that is known, see :func:`mmbackbones.datasets.check.origins.known_type`.
     """
 
     img_dir: str
@@ -58,6 +60,7 @@ class SegmentationSpec:
     label_map: tuple[tuple[int, int], ...] | None = None
     reader: ImageReader = OPENCV
     mask_backend: str | None = 'pillow'
+    kind: str = ''
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -98,6 +101,9 @@ class SegmentationSpec:
         masks = None
         if self.seg_dir:
             masks = self._inspect_masks(names)
+            if all(mask.bytes < 0 for mask in masks) and (clause := self._unprepared()):
+                found.faults.append(Fault(self.seg_dir, 'mask folder', f'holds no *{self.seg_suffix} file{clause}'))
+                return found
             found.annotations = sum(mask.bytes >= 0 for mask in masks)
             labels: Counter = Counter()
             for name, image, mask in zip(names, images, masks):
@@ -119,9 +125,15 @@ class SegmentationSpec:
             for path, kind, what in ((self.img_dir, 'image folder', 'images'), (self.seg_dir, 'mask folder', 'masks'))
             if path and not os.path.isdir(path)
         ]
+        if faults:
+            detail = faults[0].detail + (self._unprepared() or origin_of(self.kind))
+            faults[0] = faults[0]._replace(detail=detail)
         if self.ann_file and not os.path.isfile(self.ann_file) and not os.path.isdir(self.ann_file):
             faults.append(Fault(self.ann_file, 'annotation file', 'no such list of names'))
         return faults
+
+    def _unprepared(self) -> str:
+        return unprepared(self.kind, self.img_dir, self.seg_dir)
 
     @property
     def _list_of_names(self) -> bool:
@@ -239,6 +251,8 @@ class SegmentationSpec:
                 detail += f' for the {self.num_labels} classes'
             if min(wrong) == self.num_labels:
                 detail += f' with reduce_zero_label={self.reduce_zero_label}'
+            if path.endswith('_gtFine_labelIds.png'):
+                detail += '; Cityscapes is trained on *_gtFine_labelTrainIds.png'
             found.faults.append(Fault(path, 'label', detail + lossy, item))
         elif lossy and len(mask.labels) > 1:
             found.warnings.append(Fault(path, 'mask format', lossy[2:], item))

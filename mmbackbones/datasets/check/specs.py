@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmbackbones.datasets.check.coco import CocoSpec
 from mmbackbones.datasets.check.image_folder import ImageFolderSpec
 from mmbackbones.datasets.check.image_reader import ImageReader
+from mmbackbones.datasets.check.origins import known_type
 from mmbackbones.datasets.check.segmentation import SegmentationSpec
 from mmbackbones.errors import InputError
 
@@ -138,6 +139,7 @@ def _coco_spec(built, dataset: Mapping, default_scope: str | None) -> CocoSpec:
         scored=built.test_mode,
         min_size=0 if built.test_mode else (built.filter_cfg or {}).get('min_size', 0),
         reader=ImageReader.of(pipeline),
+        kind=known_type(built),
     )
 
 
@@ -180,6 +182,7 @@ def _segmentation_spec(built, dataset: Mapping, default_scope: str | None) -> Se
         label_map=tuple(sorted(built.label_map.items())) if built.label_map else None,
         reader=ImageReader.of(dataset.get('pipeline')),
         mask_backend=_mask_backend(dataset.get('pipeline'), default_scope),
+        kind=known_type(built),
     )
 
 

@@ -145,8 +145,15 @@ def _require_sample(split: str, metrics: Sequence[BaseMetric], dataset: Dataset)
     from mmdet.evaluation import CocoMetric
     from mmseg.evaluation import IoUMetric
 
+    from mmbackbones.evaluation.boundary import BoundaryIoUMetric
+
+    for metric in metrics:
+        if isinstance(metric, BoundaryIoUMetric):
+            metric.require_classes(dataset.metainfo['classes'])
     coco = [metric for metric in metrics if isinstance(metric, CocoMetric)]
-    labelled = [metric for metric in metrics if isinstance(metric, IoUMetric) and not metric.format_only]
+    labelled = [
+        metric for metric in metrics if isinstance(metric, IoUMetric | BoundaryIoUMetric) and not metric.format_only
+    ]
     where = f'{split}_dataloader.dataset'
     if not (coco or labelled) or not len(dataset):
         return

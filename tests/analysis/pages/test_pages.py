@@ -131,3 +131,18 @@ def test_costs_of_arms_stand_beside_their_distance_from_mambaout(tmp_path):
     side_by_side = PARTS['controlled-equal'](tmp_path, 'one.csv', 'two.csv')
     assert '| ss2d | everywhere | 22.00 (+10.0%) | 6.00 (+50.0%) | 22.00 (+10.0%) | 6.00 (+50.0%) |' in side_by_side
     assert side_by_side.rstrip().endswith('`one.csv`, `two.csv`.')
+
+
+def test_networks_are_shown_in_multiples_of_the_first_of_their_size(tmp_path):
+    head = 'config,size,tokens,median_ms,peak_mb,note,device,precision,versions,clock,date,commit\n'
+    vim, mambaout = 'mask-rcnn_vim-tiny_sfp_8xb2-amp-1x_coco', 'mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco'
+    about = 'a CPU,fp32,torch 2,CPU time,2026-11-28,abc'
+    lines = [f'{mambaout},64,256,2000,100,,', f'{vim},64,16,500,25,,', f'{mambaout},128,1024,,400,,']
+    (tmp_path / 'benchmarks').mkdir()
+    path = tmp_path / 'benchmarks/speed.csv'
+    path.write_text(head + ''.join(f'{line}{about}\n' for line in lines))
+    shown = PARTS['speed-networks'](tmp_path, 'speed.csv')
+    assert '| 64 | `vim_tiny` | 16 | 0.50 | 0.25 | 25 MB | 0.25 |\n' in shown
+    assert '| 128 | `mambaout_tiny` | 1024 |  |  | 400 MB | 1.00 |\n' in shown
+    path.write_text(f'{head}{vim},64,,,,out of memory,{about}\n')
+    assert '| 64 | `vim_tiny` |  |  |  |  |  | out of memory |\n' in PARTS['speed-networks'](tmp_path, 'speed.csv')

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbackbones.analysis.speed import worker
 from mmbackbones.analysis.speed.networks import arms, by_arm, check, growth, measure
 from mmbackbones.analysis.speed.presets import PRESETS
 from mmbackbones.analysis.speed.report import COLUMNS, conditions_of, growth_sentences, record_of, write_timings
@@ -21,8 +22,10 @@ from mmbackbones.analysis.speed.worker import (
     is_out_of_memory,
     share_of,
 )
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED, append_record, read_records
+from mmbackbones.paths import find_config
 from tests.conftest import ROOT
 from tests.miniatures import SEGMENTOR, written
 from tools.analysis.speed import parse
@@ -169,14 +172,45 @@ def test_old_names_of_attention_are_taken():
 @pytest.mark.parametrize('name', PRESETS)
 def test_presets(name):
     preset = PRESETS[name]
-    assert preset.sizes[0] == 224 and 1248 in preset.sizes and preset.sizes[-1] == 2048
+    assert list(preset.sizes) == sorted(preset.sizes) and preset.claim
     assert set(preset.batch) == set(preset.precision) == {'cpu', 'cuda'}
+    names = [load_config(find_config(config)).model.backbone.type for config in preset.configs]
+    assert len(set(names)) >= len(names) - 1  # two networks through timm's wrapper at most
+
+
+def test_vims_preset_has_both_kinds_of_attention():
+    preset = PRESETS['vim-1248']
+    assert preset.sizes[0] == 224 and 1248 in preset.sizes and preset.sizes[-1] == 2048
     kinds = [
         (arm.backend is not None, arm.attention)
         for config in preset.configs
         for arm in arms(str(CONFIGS / config), case(), attention=preset.attention)
     ]
     assert kinds == [(True, None), (False, 'sdpa'), (False, 'eager')]
+
+
+@pytest.mark.parametrize('timed', [False, True])
+def test_memory_alone_takes_one_step(timed, monkeypatch):
+    """Without times there is neither a profiled step nor a timed one."""
+
+    class Pipe:
+        messages, answers = [True, None] if timed else [False], []
+
+        def recv(self) -> bool | None:
+            if not self.messages:
+                raise EOFError
+            return self.messages.pop(0)
+
+        def send(self, answer) -> None:
+            self.answers.append(answer)
+
+    monkeypatch.setenv(worker.ENVIRONMENT, 'cpu')
+    monkeypatch.setattr(worker, 'limit_memory', lambda case: None)
+    pipe = Pipe()
+    worker.serve(pipe, replace(case(), size=64, backend='cpu'))
+    row, *times = pipe.answers
+    assert row.tokens and row.peak is not None
+    assert (row.scan_share is not None) == timed and len(times) == timed
 
 
 def rows_of(costs: dict[int, float]) -> list[NetworkTiming]:
@@ -225,7 +259,8 @@ def test_a_real_failure_of_the_allocator_is_recognised():
     [
         ({}, [], 1, '--sizes : expected sides of 64 px and more'),
         ({}, [512, 63], 1, '--sizes 512 63: expected'),
-        ({}, [64], 0, '--rounds 0 --threads 1 --batch 1: expected 1 and more'),
+        ({}, [64], -1, '--rounds -1: expected 0 and more'),
+        (dict(threads=0), [64], 1, '--threads 0 --batch 1: expected 1 and more'),
         (dict(batch=0), [64], 1, '--batch 0: expected 1 and more'),
         (dict(memory_gb=-1.0), [64], 1, '--memory-gb -1.0: expected more than 0'),
         (dict(precision='fp16'), [64], 1, '--precision fp16: on a CPU expected fp32 or bf16'),

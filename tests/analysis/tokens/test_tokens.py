@@ -19,7 +19,14 @@ from mmbackbones.analysis.tokens.count import (
     ratio,
     stages_of,
 )
-from mmbackbones.analysis.tokens.report import draw, paper_reports, record_of, report_config, write_reports
+from mmbackbones.analysis.tokens.report import (
+    draw,
+    paper_reports,
+    record_of,
+    report_config,
+    report_sizes,
+    write_reports,
+)
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import REQUIRED
@@ -265,3 +272,11 @@ def test_bad_data(tmp_path):
     (tmp_path / 'images/a.jpg').write_bytes(b'nothing')
     with pytest.raises(InputError, match=r'a\.jpg: not a readable image'):
         tokens.dataset_sizes(folder)
+
+
+def test_square_images_need_no_data():
+    cfg = load_config(ROOT / 'configs/tasks/upernet_160k_ade20k-512x512.py', backbone='mambaout_mini')
+    small, large = report_sizes(cfg, 'mambaout', [2048, 4096])
+    assert [stage.tokens.tolist() for stage in large.stages] == [[1024**2], [512**2], [256**2], [128**2]]
+    assert [stage.tokens.tolist() for stage in small.stages] == [[512**2], [256**2], [128**2], [64**2]]
+    assert (small.data, small.task) == ('2048x2048 px', 'segmentation')
