@@ -26,8 +26,8 @@ LABELS = {
 # Metrics of these under a prefix that the config chooses have it behind their label: "box AP (night)".
 PREFIXED = ('coco/bbox_mAP', 'coco/segm_mAP', 'coco/AR@100', 'mIoU', 'mDice', 'mFscore', 'mBIoU', 'mBIoU_thin')
 FRACTIONS = ('coco/', 'lvis/', 'pascal_voc/', 'cityscapes/', 'openimages/')
-PERCENTAGES = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'mBIoU', 'mBIoU_thin')
-PERCENTAGES += ('PQ', 'SQ', 'RQ', 'top1', 'top5')
+OF_SEGMENTS = ('aAcc', 'mAcc', 'mIoU', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'mBIoU', 'mBIoU_thin')
+PERCENTAGES = (*OF_SEGMENTS, 'PQ', 'SQ', 'RQ', 'top1', 'top5')
 AP_ITEMS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 AR_ITEMS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 IOU_METRICS = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}

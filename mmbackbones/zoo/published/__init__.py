@@ -216,7 +216,7 @@ def match(config: str | Path, recipe: str | None = None, backbone: str | None = 
         if recipe != 'quickstart':
             return Match(None, 'the name of the config tells no network')
         network, task = '', ''
-    return match_network(network, setting_of(config) if task == 'detection' else task, recipe)
+    return match_network(network, setting_of(config) or task, recipe)
 
 
 def match_network(network: str, setting: str, recipe: str = 'common') -> Match:
