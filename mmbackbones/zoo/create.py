@@ -66,8 +66,8 @@ def shape_only(name: str, task: str | None = None, **options: Any) -> Backbone:
 
 
 def _build(name: str, task: str | None, options: dict[str, Any]) -> Backbone:
-    if task is not None and task not in (known := (*TASKS, CLASSIFICATION)):
-        raise InputError(f'task {task!r}: expected one of {", ".join(known)}')
+    if task is not None and task not in (*TASKS, CLASSIFICATION):
+        raise InputError(f'task {task!r}: expected one of {", ".join((*TASKS, CLASSIFICATION))}')
     kind, arch, recipe = arch_and_options(name, task)
     if task in TASKS and name not in miniature_names():
         recipe['drop_path_rate'] = drop_path(name, task)[0]
