@@ -20,6 +20,10 @@ COMMANDS = {
     'publish': ('mmbackbones.release.command_line:publish', 'a checkpoint as safetensors with a model card'),
     'new-backbone': ('mmbackbones.scaffold.new:main', 'the skeleton of a family of backbones, in a checkout'),
     'check-backbone': ('mmbackbones.scaffold.check:main', 'what a family still lacks, and its tests, in a checkout'),
+    'check-gpu': (
+        'mmbackbones.analysis.gpu.command_line:main',
+        'parity, determinism, speed and a training step on this GPU, as a page to paste',
+    ),
     'trust-checkpoint': ('mmbackbones.checkpoints.trust:main', 'keep the plain data of a checkpoint that holds code'),
 }
 USAGE = 'usage: python -m mmbackbones COMMAND …\n\ncommands, each with its own --help:\n' + '\n'.join(

@@ -1,6 +1,8 @@
 """What is compared takes turns, and a figure is what the clock and the memory of the process say."""
 
+import contextlib
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,3 +59,72 @@ def test_peak_memory_is_what_a_call_holds_at_most():
     assert timing.peak_memory(hold, 'cpu') == pytest.approx(100e6, rel=0.1)
     assert timing.process_bytes('VmHWM') > 100e6 and timing.process_bytes('NoSuchField') is None
     assert timing.process_bytes('VmHWM', '/nowhere') is None
+
+
+def test_the_wall_clock_stands_beside_the_processor_time():
+    (cost,) = timing.measure_in_turns(dict(f=lambda: time.sleep(0.02)), 1, 'cpu', sample_seconds=0).values()
+    assert cost.wall[0] >= 0.02 > cost.seconds[0]
+    assert cost.replay == [] and cost.note == ''
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Stands in for CUDA: what is launched, recorded and replayed, in order."""
+    done = []
+
+    class Graph:
+        def replay(self):
+            done.append('replay')
+
+    @contextlib.contextmanager
+    def graph(graph):
+        done.append('record')
+        try:
+            yield
+        except RuntimeError:
+            raise RuntimeError('CUDA error: operation failed due to a previous error during capture')  # noqa: B904
+        done.append('recorded')
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fakes = dict(CUDAGraph=Graph, graph=graph, Stream=lambda: stream, current_stream=lambda: stream)
+    fakes |= dict(stream=lambda stream: contextlib.nullcontext(), synchronize=lambda: done.append('wait'))
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(timing, 'peak_memory', lambda function, device: 0)
+    return done
+
+
+def test_a_call_is_warm_before_it_is_recorded(device):
+    replay = timing.recorded(lambda: device.append('call'))
+    assert device == [*['call'] * timing.WARM_UP_CALLS, 'wait', 'record', 'call', 'recorded', 'replay', 'wait']
+    device.clear()
+    replay()
+    assert device == ['replay']
+
+
+def test_what_cannot_be_recorded_is_timed_and_says_why(device, monkeypatch):
+    def waits():
+        if device[-1:] == ['record']:
+            raise RuntimeError('CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_…')
+
+    calls = dict(fast=lambda: None, waits=waits)
+    seconds = {calls['fast']: 4.0, waits: 5.0}
+    monkeypatch.setattr(timing, 'times_of', lambda f, repeats, device: (seconds.get(f, 1.0), 2 * seconds.get(f, 1.0)))
+    costs = timing.measure_in_turns(calls, 2, 'cuda', sample_seconds=0)
+    assert costs['fast'] == timing.Cost(seconds=[4, 4], wall=[8, 8], replay=[1, 1], peak=0)
+    assert costs['waits'].seconds == [5, 5] and costs['waits'].replay == []
+    assert costs['waits'].note == (
+        'no replay, the call cannot be recorded as a CUDA graph: CUDA error: operation not permitted when stream is '
+        'capturing'
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device, and PyTorch sees none')
+def test_replay_on_a_gpu():
+    x = torch.ones(3, device='cuda')
+    replay = timing.recorded(lambda: x.add_(1))
+    before = x.clone()
+    replay()
+    assert torch.equal(x, before + 1)
+    with pytest.raises(timing.NotRecordable, match='cannot be recorded as a CUDA graph: '):
+        timing.recorded(lambda: x.sum().item())

@@ -446,3 +446,9 @@ def test_cuda_without_a_fast_backend_is_an_error(monkeypatch):
     with pytest.raises(InputError, match=r'triton is not there; mamba_ssm is not there.*chunk'):
         selective_scan_backend('cuda')
     assert selective_scan_backend('cuda', 'chunk').name == 'chunk'
+
+
+def test_mamba_ssm_is_not_imported_where_triton_runs(monkeypatch):
+    monkeypatch.setattr(get_backend('triton'), 'available', lambda: None)
+    monkeypatch.setattr(get_backend('mamba_ssm'), 'available', lambda: pytest.fail('imported'))
+    assert selective_scan_backend('cuda').name == 'triton'

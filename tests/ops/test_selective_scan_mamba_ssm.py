@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import ScanArguments, frame, mamba_ssm, naive
+from mmbackbones.ops.selective_scan import ScanArguments, frame, mamba_ssm, naive, selective_scan
+from mmbackbones.ops.selective_scan.dispatch import _chosen as chosen
 from tests.ops.scan_cases import INPUTS, assert_equal_scans, random_inputs, specification
 
 
@@ -38,6 +39,7 @@ def kernel(monkeypatch):
     for name in ('mamba_ssm', 'mamba_ssm.ops'):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, 'selective_scan_cuda', ModuleType('selective_scan_cuda'))
     mamba_ssm.available.cache_clear()
     KernelStandIn.lengths.clear()
     yield KernelStandIn
@@ -98,6 +100,50 @@ def test_missing_package_names_the_command(monkeypatch):
     mamba_ssm.available.cache_clear()
     assert 'pip install --no-build-isolation "mmbackbones[mamba]"' in mamba_ssm.available()
     mamba_ssm.available.cache_clear()
+
+
+# What the interface of a package without its extension does when it is imported: today's releases and those after.
+INTERFACES = {'imports': 'import selective_scan_cuda', 'tries': 'selective_scan_cuda = None'}
+
+
+@pytest.fixture(params=INTERFACES)
+def package(request, monkeypatch, tmp_path):
+    """A folder on the path with an importable mamba_ssm, which lacks the extension."""
+    interface = tmp_path / 'mamba_ssm' / 'ops' / 'selective_scan_interface.py'
+    interface.parent.mkdir(parents=True)
+    interface.write_text(INTERFACES[request.param])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(mamba_ssm, 'DEVICES', ('cpu',))  # so that a scan here gets as far
+    monkeypatch.delitem(sys.modules, 'selective_scan_cuda', raising=False)
+    chosen.cache_clear()
+    mamba_ssm.available.cache_clear()
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition('.')[0] in ('mamba_ssm', 'selective_scan_cuda')]:
+        del sys.modules[name]
+    chosen.cache_clear()
+    mamba_ssm.available.cache_clear()
+
+
+def refusal() -> str:
+    inputs = random_inputs(1, 2, 5, 3, 1, dtype=torch.float32)
+    with pytest.raises(InputError, match=r"^backend='mamba_ssm' cannot be used: ") as error:
+        selective_scan(**inputs, backend='mamba_ssm')
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def test_package_without_its_extension_is_named_with_the_command(package):
+    message = refusal()
+    assert 'mamba_ssm is installed without its CUDA extension selective_scan_cuda; with nvcc: ' in message
+    assert 'MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install' in message
+
+
+def test_extension_for_another_torch_is_told_apart_from_a_missing_one(package):
+    (package / 'selective_scan_cuda.py').write_text(
+        'raise ImportError("selective_scan_cuda.so: undefined symbol: _ZN3c10", name="selective_scan_cuda")'
+    )
+    message = refusal()
+    assert f'does not fit this torch {torch.__version__}' in message and 'undefined symbol: _ZN3c10' in message
 
 
 @pytest.mark.skipif(

@@ -37,10 +37,17 @@ def cases():
 
 @pytest.fixture
 def cut(monkeypatch):
-    """Cuts every sequence into so many segments, as on a device that batch and channels leave idle."""
+    """Cuts every sequence into so many segments, as on a device that batch and channels leave idle.
 
-    def cut(segments):
+    With ``chunk``, states are saved every so many steps: the same code over fewer tokens, which the interpreter takes
+    one by one.
+    """
+    sizes = host.sizes
+
+    def cut(segments, chunk=None):
         monkeypatch.setattr(host, 'wanted_segments', lambda programs, chunks, *_: min(chunks, segments))
+        if chunk:
+            monkeypatch.setattr(host, 'sizes', lambda state: dict(sizes(state), CHUNK=chunk))
 
     return cut
 
@@ -70,41 +77,42 @@ def test_golden_rest(cases):
     check_golden(cases, [f'case{i:02}' for i in (*range(13), *range(22, 31))])
 
 
-# N exact and padded to a power of two; lengths around the counts of chunks (16, 32) and steps; channels around a block.
+# N exact and padded to a power of two; lengths around the counts of chunks (16, 32, or a smaller one) and steps;
+# channels around a block; segments of one chunk and of two.
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize(
-    'batch, dim, length, state, groups, segments',
+    'batch, dim, length, state, groups, segments, chunk',
     [
-        (1, 5, 1, 1, 1, 1),
-        (1, 33, 18, 1, 0, 1),
-        (1, 4, 37, 1, 4, 3),
-        (2, 4, 17, 3, 2, 1),
-        (1, 3, 34, 5, 0, 3),
-        (1, 2, 19, 8, 1, 1),
-        (1, 3, 35, 16, 0, 1),
-        (1, 2, 67, 16, 2, 2),
-        (1, 2, 5, 17, 0, 1),
-        (2, 1, 3, 2, 1, 1),
+        (1, 5, 1, 1, 1, 1, None),
+        (1, 33, 18, 1, 0, 1, None),
+        (1, 4, 10, 1, 4, 3, 4),
+        (2, 4, 9, 3, 2, 1, 8),
+        (1, 3, 34, 5, 0, 3, None),
+        (1, 2, 19, 8, 1, 1, None),
+        (1, 3, 35, 16, 0, 1, None),
+        (1, 2, 19, 16, 2, 2, 8),
+        (1, 2, 5, 17, 0, 1, None),
+        (2, 1, 3, 2, 1, 1, None),
     ],
 )
-def test_parity(cut, batch, dim, length, state, groups, segments, reverse):
-    cut(segments)
+def test_parity(cut, batch, dim, length, state, groups, segments, chunk, reverse):
+    cut(segments, chunk)
     inputs = random_inputs(batch, dim, length, state, groups, dtype=torch.float32)
     dlast_state = torch.randn(batch, dim, state)
     check(inputs, torch.randn(batch, dim, length), dlast_state, delta_softplus=True, reverse=reverse)
 
 
 @pytest.mark.parametrize(
-    'name, height, width, state, groups, segments, reverse',
+    'name, height, width, state, groups, segments, chunk, reverse',
     [
-        ('w2', 3, 3, 3, 1, 1, True),
-        ('v', 2, 4, 1, 2, 1, False),
-        ('s2', 5, 7, 1, 0, 3, True),
-        ('w2v', 1, 3, 16, 0, 1, False),
+        ('w2', 3, 3, 3, 1, 1, None, True),
+        ('v', 2, 4, 1, 2, 1, None, False),
+        ('s2', 3, 5, 1, 0, 3, 4, True),
+        ('w2v', 1, 3, 16, 0, 1, None, False),
     ],
 )
-def test_order(cut, name, height, width, state, groups, segments, reverse):
-    cut(segments)
+def test_order(cut, name, height, width, state, groups, segments, chunk, reverse):
+    cut(segments, chunk)
     inputs = random_inputs(1, 4, height * width, state, groups, dtype=torch.float32)
     dlast_state = torch.randn(1, 4, state)
     order = scan_order(name, height, width).order
@@ -124,16 +132,16 @@ def test_options(absent, delta_softplus):
 
 
 def test_segments_without_options(cut):
-    cut(2)
-    inputs = random_inputs(1, 3, 21, 2, absent=('D', 'z', 'delta_bias'), dtype=torch.float32)
+    cut(2, chunk=8)
+    inputs = random_inputs(1, 3, 13, 2, absent=('D', 'z', 'delta_bias'), dtype=torch.float32)
     inputs['delta'] = inputs['delta'].abs()
-    check(inputs, torch.randn(1, 3, 21))
+    check(inputs, torch.randn(1, 3, 13))
 
 
-@pytest.mark.parametrize('length, segments, reverse', [(18, 1, True), (37, 3, False)])
-def test_states(cut, length, segments, reverse):
+@pytest.mark.parametrize('length, segments, chunk, reverse', [(18, 1, None, True), (10, 3, 4, False)])
+def test_states(cut, length, segments, chunk, reverse):
     """Without C the output is the states."""
-    cut(segments)
+    cut(segments, chunk)
     inputs = random_inputs(1, 5, length, 1, absent=('C', 'D', 'z'), dtype=torch.float32)
     check(inputs, torch.randn(1, 5, length), torch.randn(1, 5, 1), delta_softplus=True, reverse=reverse)
 
@@ -146,10 +154,8 @@ def test_a_device_that_is_full_is_not_given_segments():
     assert host.wanted_segments(1, 2, 16, cpu) == 2
 
 
-def test_more_segments_than_the_carry_reads_ahead(cut, monkeypatch):
-    cut(100)
-    sizes = host.sizes
-    monkeypatch.setattr(host, 'sizes', lambda state: dict(sizes(state), CHUNK=4))
+def test_more_segments_than_the_carry_reads_ahead(cut):
+    cut(100, chunk=4)
     inputs = random_inputs(1, 2, 35, 1, dtype=torch.float32)
     check(inputs, torch.randn(1, 2, 35), torch.randn(1, 2, 1), delta_softplus=True)
 
@@ -199,9 +205,9 @@ def test_non_finite_input_stays_where_the_specification_has_it(name, value):
 
 
 def test_equal_bits_twice(cut):
-    cut(2)
-    inputs = random_inputs(1, 34, 18, 2, dtype=torch.float32)
-    dout = torch.randn(1, 34, 18)
+    cut(2, chunk=4)
+    inputs = random_inputs(1, 34, 7, 2, dtype=torch.float32)
+    dout = torch.randn(1, 34, 7)
     first, second = (run(inputs, dout, delta_softplus=True, backend='triton') for _ in range(2))
     for name in first:
         assert torch.equal(first[name], second[name]), name

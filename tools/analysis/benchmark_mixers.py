@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> None:
 
     args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
 
-    if not run_benchmark(args, lambda case, dtype: benchmark(case, args.methods, args.device, dtype, args.rounds)):
+    def measure(case, dtype, batch):
+        return benchmark(case, args.methods, args.device, dtype, args.rounds, batch)
+
+    if not run_benchmark(args, measure):
         sys.exit(1)
 
 

@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     from mmbackbones.analysis.speed.methods import run_benchmark
     from mmbackbones.analysis.speed.scan import benchmark
 
-    def measure(case, dtype):
-        return benchmark(case, args.methods, args.device, dtype, args.rounds, args.limit, args.limit_gb)
+    def measure(case, dtype, batch):
+        return benchmark(case, args.methods, args.device, dtype, args.rounds, args.limit, args.limit_gb, batch)
 
     if not run_benchmark(args, measure):
         sys.exit(1)

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         type=int,
         metavar='SEED',
         help='seeds of the runs with shuffled cues, which measure chance (default: those of --seeds); '
-        'without a value, chance is taken as 25 %%',
+        'without a value, chance is taken as 25 %%, in routed as what an observer reaches that only counts colours',
     )
     harder = parser.add_argument_group('training', 'The record of a run names all of these.')
     harder.add_argument(

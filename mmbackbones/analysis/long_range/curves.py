@@ -4,12 +4,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations, product
 
 from scipy import stats
 
 from mmbackbones.analysis.long_range.choices import MAXIMA
 from mmbackbones.analysis.long_range.records import bin_name
-from mmbackbones.datasets.long_range import COLOURS
+from mmbackbones.datasets.long_range import COLOURS, CUES
 
 NOMINAL_CHANCE = 1 / COLOURS
 # Shares of the way from chance to the best possible accuracy.
@@ -26,7 +28,8 @@ class Curve:
         bins (list[str]): names of the distance bins.
         mean, low, high (list[float]): accuracy and interval per bin. With two or more seeds: the mean and its 95 % t
             interval over seeds. With one seed: its accuracy and the 95 % bootstrap interval over test images.
-        chance (list[float]): mean accuracy of the same mixer trained with shuffled cues; 0.25 if this was not run.
+        chance (list[float]): mean accuracy of the same mixer trained with shuffled cues; that of :func:`blind_accuracy`
+            if this was not run.
         seeds (int): number of seeds.
         chance_seeds (int): number of shuffled runs; 0: chance was not measured.
         ceiling (float): the best possible accuracy.
@@ -96,15 +99,39 @@ def curves(records: Sequence[dict]) -> list[Curve]:
                 for each in runs[0]['result']['bins']
             ]
         mean, low, high = map(list, zip(*intervals))
-        chance = [
-            statistics.fmean(run['metrics'][name] for run in shuffled) if shuffled else NOMINAL_CHANCE for name in bins
-        ]
         settings = runs[0]['settings']
+        chance = [
+            statistics.fmean(run['metrics'][name] for run in shuffled) if shuffled else blind_accuracy(settings)
+            for name in bins
+        ]
         ceiling = NOMINAL_CHANCE if settings['cue_side'] == 'none' else 1 / (1 + settings['distractors'])
         found.append(Curve(mixer, bins, mean, low, high, chance, len(runs), len(shuffled), ceiling))
     made = [curve for curve in found if curve.mixer in MAXIMA]
     controlled = any(curve.verdict() == EVERY_BIN for curve in made or found)
     return [replace(curve, controlled=controlled) for curve in found]
+
+
+def blind_accuracy(settings: dict) -> float:
+    """Chance where it was not measured, 0 .. 1.
+
+    In ``routed`` it is that of an observer that counts the colours of all cues, matches no keys, and answers the most
+    frequent colour: the mean over all equally likely colours of the cues. In the other tasks it is a quarter, which
+    also holds for cues that are not painted.
+
+    Args:
+        settings: ``task``, ``cue_side`` and ``distractors`` of a run.
+    """
+    if settings['task'] != 'routed' or settings['cue_side'] == 'none':
+        return NOMINAL_CHANCE
+    return _most_frequent(1 + settings['distractors'])
+
+
+@cache
+def _most_frequent(alike: int) -> float:
+    """Mean share of the most frequent colour, if each cue is painted in ``alike`` different colours."""
+    images = list(product(combinations(range(COLOURS), alike), repeat=CUES))
+    most = [max(sum(colour in cue for cue in cues) for colour in range(COLOURS)) for cues in images]
+    return statistics.fmean(most) / (CUES * alike)
 
 
 def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -34,7 +34,7 @@ SAYS = {
     'row': 'row tests distance in the image, not sequence length: a scan along rows carries a cue over at most '
     'n - 1 steps. Attention needs a position code to know its row.',
     'routed': 'routed tests routing by content over the whole sequence. A mixer that sees the colours but does not '
-    'match the keys can be right in more than a quarter of the cases; the measured chance includes that.',
+    'match the keys can be right in more than a quarter of the cases; chance includes that.',
     'single': 'single tests that training works and that nothing leaks: a mixer that sees the whole image solves it, '
     'and so does a global average. It does not test routing.',
 }

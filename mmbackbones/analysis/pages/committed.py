@@ -34,7 +34,7 @@ def long_range_curves(rows: Rows) -> list[Curve]:
             for row in group
         ]
         settings = dict(mixer=run[0], seed=run[1], shuffled=run[2] == 'True')
-        settings |= dict(cue_side=rows[0]['cue_side'], distractors=int(rows[0]['distractors']))
+        settings |= dict(task=rows[0]['task'], cue_side=rows[0]['cue_side'], distractors=int(rows[0]['distractors']))
         metrics = {f'{each["first"]}-{each["last"]}': each['correct'] / each['total'] for each in bins}
         records.append(dict(settings=settings, metrics=metrics, result=dict(bins=bins)))
     return curves(records)

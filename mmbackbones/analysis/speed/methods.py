@@ -1,6 +1,7 @@
 """Measure methods that compute the same result side by side, for the benchmarks of scans and of mixers."""
 
 import argparse
+import itertools
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ COLUMNS = (
     'max_ms',
     'ns_per_element',
     'times_default',
+    'replay_ms',
+    'replay_times_default',
+    'wall_ms',
     'peak_mb',
     'parity',
     'note',
@@ -40,10 +44,13 @@ class MethodTiming:
         method (str): name of the method.
         elements (int): number of elements of (B, D, L), by which time is divided.
         seconds (list[float]): seconds of one call, an entry per round.
+        wall (list[float]): the same by the wall clock.
+        replay (list[float]): seconds of a replay as a CUDA graph, an entry per round; empty on a CPU.
         peak (int | None): most bytes held beyond those held before.
         parity (float | None): largest relative error against the specification in float64; None if not compared.
         ratio (float | None): median time over that of the base.
-        note (str): reason why there is no time or no ratio.
+        replay_ratio (float | None): the same for the replays.
+        note (str): reason why there is no time, no ratio or no replay.
     """
 
     case: str
@@ -56,6 +63,9 @@ class MethodTiming:
     parity: float | None = None
     ratio: float | None = None
     note: str = ''
+    wall: list[float] = field(default_factory=list)
+    replay: list[float] = field(default_factory=list)
+    replay_ratio: float | None = None
 
     @property
     def median(self) -> float | None:
@@ -84,7 +94,9 @@ def measure_methods(
     costs = measure_in_turns(calls, rounds, device)
     for timing in timings:
         if timing.method in costs:
-            timing.seconds, timing.peak = costs[timing.method].seconds, costs[timing.method].peak
+            cost = costs[timing.method]
+            timing.seconds, timing.wall, timing.replay, timing.peak = cost.seconds, cost.wall, cost.replay, cost.peak
+            timing.note = cost.note
     measured = {timing.method: timing for timing in timings if timing.seconds}
     over = measured.get(base)
     for timing in timings:
@@ -92,6 +104,8 @@ def measure_methods(
             timing.note = f'PARITY FAILS: {timing.parity:.1e}'
         elif timing.seconds and over is not None and over.parity <= tolerance:
             timing.ratio = timing.median / over.median
+            if timing.replay and over.replay:
+                timing.replay_ratio = median(timing.replay) / median(over.replay)
 
 
 def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
@@ -110,12 +124,14 @@ def conditions(device: str, dtype: torch.dtype) -> dict[str, str]:
     )
 
 
-def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtype], Iterable[MethodTiming]]) -> bool:
-    """Measure the chosen cases. After each one, print its table and write the CSV.
+def run_benchmark(
+    args: argparse.Namespace, benchmark: Callable[[str, torch.dtype, int], Iterable[MethodTiming]]
+) -> bool:
+    """Measure the chosen cases at the chosen batches. After each one, print its table and write the CSV.
 
     Args:
         args: arguments of :func:`mmbackbones.analysis.speed.options.benchmark_parser`.
-        benchmark: function that measures a case, given its name and the dtype.
+        benchmark: function that measures a case, given its name, the dtype and the batch.
 
     Returns:
         bool: whether every method passed the parity check.
@@ -128,8 +144,8 @@ def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtyp
     about = conditions(args.device, dtype)
     show(', '.join(about.values()))
     timings: list[MethodTiming] = []
-    for case in args.cases:
-        found = list(benchmark(case, dtype))
+    for case, batch in itertools.product(args.cases, args.batch):
+        found = list(benchmark(case, dtype, batch))
         timings += found
         show(f'{case} {found[-1].shape}', _table(found))
         if args.csv:
@@ -138,7 +154,10 @@ def run_benchmark(args: argparse.Namespace, benchmark: Callable[[str, torch.dtyp
 
 
 def _table(timings: Sequence[MethodTiming]) -> Table:
-    columns = ('pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x base', 'peak MB', 'parity', 'note')
+    columns = ['pass', 'method', 'median ms', 'spread ms', 'ns/element', 'x base', 'peak MB', 'parity', 'note']
+    on_cuda = any(timing.replay for timing in timings)
+    if on_cuda:
+        columns[6:6] = ['replay ms', 'x base', 'wall ms']
     rows = []
     for timing in timings:
         times = [None] * 3
@@ -154,6 +173,15 @@ def _table(timings: Sequence[MethodTiming]) -> Table:
                 timing.method,
                 *times,
                 timing.ratio and f'{timing.ratio:.3g}',
+                *(
+                    [
+                        timing.replay and f'{1e3 * median(timing.replay):.3f}',
+                        timing.replay_ratio and f'{timing.replay_ratio:.3g}',
+                        timing.wall and f'{1e3 * median(timing.wall):.3f}',
+                    ]
+                    if on_cuda
+                    else []
+                ),
                 None if timing.peak is None else f'{timing.peak / 1e6:.0f}',
                 None if timing.parity is None else f'{timing.parity:.1e}',
                 timing.note,
@@ -181,6 +209,9 @@ def write_timings(path: str, timings: Sequence[MethodTiming], about: Mapping[str
                 *times,
                 1e9 * timing.median / timing.elements if seconds else None,
                 timing.ratio,
+                1e3 * median(timing.replay) if timing.replay else None,
+                timing.replay_ratio,
+                1e3 * median(timing.wall) if timing.wall else None,
                 None if timing.peak is None else f'{timing.peak / 1e6:.1f}',
                 None if timing.parity is None else f'{timing.parity:.1e}',
                 timing.note,

@@ -3,7 +3,7 @@
 ``triton`` and ``composed`` are the implementations of the directional scan: one operator between the first and the last
 projection, and one that convolves, projects and gates apart. ``copies`` does what the published blocks do, flips for
 Vim and copies of the map in four orders for VMamba, around the same scan; ``mamba_ssm`` is that around the official
-kernel.
+kernels: the scan, and for Vim causal_conv1d's convolution where that package is installed.
 """
 
 import copy
@@ -36,16 +36,28 @@ def layer_of(case: MixerCase) -> nn.Module:
     return SS2D(case.dim, d_state=1, ssm_ratio=1.0)
 
 
-def tokens_of(case: MixerCase, size: tuple[int, int] | None = None) -> Tensor:
+def tokens_of(case: MixerCase, size: tuple[int, int] | None = None, batch: int = 1) -> Tensor:
     """The mixer's input, of another size if one is given."""
     height, width = size or case.size
     generator = torch.Generator().manual_seed(0)
     if case.family == 'vim':
-        return torch.randn(1, height * width + 1, case.dim, generator=generator)
-    return torch.randn(1, height, width, case.dim, generator=generator)
+        return torch.randn(batch, height * width + 1, case.dim, generator=generator)
+    return torch.randn(batch, height, width, case.dim, generator=generator)
 
 
-def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
+def causal_conv(conv: nn.Conv1d, u: Tensor) -> Tensor:
+    """SiLU of a causal depthwise convolution of (B, D, L), by torch's operators."""
+    return F.silu(F.conv1d(u, conv.weight, conv.bias, padding=3, groups=conv.groups)[..., : u.shape[2]])
+
+
+def official_causal_conv(conv: nn.Conv1d, u: Tensor) -> Tensor:
+    """The same by the operator of causal_conv1d (https://github.com/Dao-AILab/causal-conv1d)."""
+    from causal_conv1d import causal_conv1d_fn
+
+    return causal_conv1d_fn(u, conv.weight.squeeze(1).to(u.dtype), conv.bias.to(u.dtype), activation='silu')
+
+
+def vim_with_flips(mixer: MambaMixer, x: Tensor, convolve: Callable = causal_conv) -> Tensor:
     """Both directions with a causal convolution and scan, the second of flipped tokens and gate."""
     xz = mixer.in_proj(x).transpose(1, 2)  # [B, L, C] -> [B, 2 D, L]
     total = 0
@@ -54,7 +66,7 @@ def vim_with_flips(mixer: MambaMixer, x: Tensor) -> Tensor:
         conv, x_proj, dt_proj, A_log, D = (
             getattr(mixer, name.format(suffix)) for name in ('conv1d{}', 'x_proj{}', 'dt_proj{}', 'A{}_log', 'D{}')
         )
-        u = F.silu(F.conv1d(u, conv.weight, conv.bias, padding=3, groups=conv.groups)[..., : u.shape[2]])
+        u = convolve(conv, u)
         low_rank, B, C = (
             x_proj(u.transpose(1, 2)).transpose(1, 2).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=1)
         )
@@ -92,6 +104,13 @@ def vmamba_with_copies(mixer: SS2D, x: Tensor) -> Tensor:
 WITH_COPIES: dict[str, Callable] = {'vim': vim_with_flips, 'vmamba': vmamba_with_copies}
 
 
+def with_official_operators(family: str) -> Callable:
+    """The published way of a family; the scan is the one that :func:`use_scans` names."""
+    if family == 'vim' and importlib.util.find_spec('causal_conv1d') is not None:
+        return functools.partial(vim_with_flips, convolve=official_causal_conv)
+    return WITH_COPIES[family]
+
+
 def unavailable(method: str, device: str) -> str | None:
     """Why a method can't run here, None if it can."""
     if method == 'triton' and selective_scan_backend(device).name != 'triton':
@@ -111,7 +130,8 @@ def call(method: str, case: MixerCase, layer: nn.Module, x: Tensor, dtype: torch
     parameters = list(layer.parameters())
     scans = {'triton': dict(directional='triton'), 'composed': dict(directional='composed')}
     scans['mamba_ssm'] = dict(backend='mamba_ssm')
-    function = functools.partial(WITH_COPIES[case.family], layer) if method in ('copies', 'mamba_ssm') else layer
+    ways = dict(copies=WITH_COPIES.__getitem__, mamba_ssm=with_official_operators)
+    function = functools.partial(ways[method](case.family), layer) if method in ways else layer
     with use_scans(**scans.get(method, {})), torch.set_grad_enabled(backward):
         x = x.detach().requires_grad_(backward)
         with torch.autocast(x.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
@@ -131,13 +151,15 @@ def parity(method: str, case: MixerCase, device: str, dtype: torch.dtype) -> flo
     return max(float((a.cpu().double() - e).abs().max() / e.abs().max()) for a, e in zip(actual, expected))
 
 
-def benchmark(name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int) -> Iterator[MethodTiming]:
+def benchmark(
+    name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int, batch: int = 1
+) -> Iterator[MethodTiming]:
     """Time methods on a case, forward and forward+backward.
 
     Ratios are over the time of ``triton``, or over that of ``composed`` where Triton does not run.
     """
     case = CASES[name]
-    layer, x = layer_of(case).to(device), tokens_of(case).to(device)
+    layer, x = layer_of(case).to(device), tokens_of(case, batch=batch).to(device)
     elements = x.numel() * (2 if case.family == 'vim' else 1)  # (B, D, L) of a scan
     notes = {method: unavailable(method, device) or '' for method in methods}
     running = [method for method in methods if not notes[method]]

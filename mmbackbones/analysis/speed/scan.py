@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from mmbackbones.analysis.speed.scan_cases import BOUNDS, CASES, PEERS, ScanCase
 from mmbackbones.analysis.timing import seconds_of
 from mmbackbones.choices import BACKENDS
 from mmbackbones.errors import InputError
-from mmbackbones.ops.selective_scan import cpu, selective_scan, selective_scan_backend
+from mmbackbones.ops.selective_scan import cpu, mamba_ssm, selective_scan, selective_scan_backend
 
 # Whose backward is quadratic in the length.
 LOOPS = ('mamba_ssm loop', 'Hugging Face loop')
@@ -55,8 +56,8 @@ def unavailable(method: str, case: ScanCase, device: str) -> str | None:
             return str(error)
     elif method == 'mambapy' and importlib.util.find_spec('mambapy') is None:
         return 'mambapy is not installed'
-    elif method == 'mamba_ssm CUDA' and importlib.util.find_spec('mamba_ssm') is None:
-        return 'mamba_ssm is not installed'
+    elif method == 'mamba_ssm CUDA':
+        return mamba_ssm.available()
     elif method in BOUNDS and (device != 'cpu' or cpu.available() is not None):
         return 'needs the C++ kernel'
     elif method in ('Hugging Face loop', 'mambapy') and case.groups > 1:
@@ -103,14 +104,21 @@ def expected_seconds(method: str, case: ScanCase, direction: str, device: str, d
 
 
 def benchmark(
-    case_name: str, methods: list[str], device: str, dtype: torch.dtype, rounds: int, limit: float, limit_gb: float
+    case_name: str,
+    methods: list[str],
+    device: str,
+    dtype: torch.dtype,
+    rounds: int,
+    limit: float,
+    limit_gb: float,
+    batch: int = 1,
 ) -> Iterator[MethodTiming]:
     """Time methods on a case, forward and forward+backward; ratios are over the default backend.
 
     A method that fails the parity check is timed without a ratio. One that would take more than ``limit`` seconds a
     call, or ``limit_gb`` of memory, is left out, and its row says so.
     """
-    case = CASES[case_name]
+    case = replace(CASES[case_name], batch=batch)
     shape = f'({case.batch},{case.dim},{case.length},N={case.state},G={case.groups})'
     default = selective_scan_backend(device).name
     methods = [x for x in methods if device == 'cuda' or x not in ONLY_CUDA]

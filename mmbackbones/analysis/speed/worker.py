@@ -137,13 +137,14 @@ class NetworkStep:
         x = torch.randn(self.case.batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.case.device)
         return x.to(memory_format=torch.channels_last) if self.case.channels_last else x
 
-    def __call__(self, images: Tensor, samples: list) -> None:
+    def __call__(self, images: Tensor, samples: list) -> Tensor | None:
+        """A step. Returns the loss of one in training."""
         dtype = DTYPES[self.case.precision]
         cast = torch.autocast(self.case.device, dtype, enabled=dtype is not None)
         if self.optimizer is None:
             with torch.inference_mode(), cast:
                 self.model(images) if not samples else self.model(images, samples, mode='predict')
-            return
+            return None
         with cast:
             if samples:
                 loss, _ = self.model.parse_losses(self.model(images, samples, mode='loss'))
@@ -154,6 +155,7 @@ class NetworkStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        return loss.detach()
 
     def samples(self, size: int) -> list:
         """Data samples for the model beside images: their sizes, and targets in training."""
@@ -231,7 +233,7 @@ def serve(pipe: Connection, case: NetworkCase) -> None:
         pipe.send(replace(NetworkTiming(case), note=OUT_OF_MEMORY))
 
 
-def scan_share(call: Callable[[], None], device: str) -> float:
+def scan_share(call: Callable[[], object], device: str) -> float:
     """Share of our operators in the time of a call, on the processor or on the CUDA device, by torch's profiler."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == 'cuda')
     with profile(activities=activities) as record:

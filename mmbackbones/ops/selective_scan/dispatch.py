@@ -83,12 +83,14 @@ def choose(device: str, float64: bool, backend: str) -> BackendChoice:
         if problem is None:
             return BackendChoice('cpu', f'C++ for {importlib.import_module(f"{__package__}.cpu").isa()}')
         return BackendChoice('chunk', f'cpu cannot be used: {problem}')
-    problems = {name: _problem(name, device, float64) for name in ('triton', 'mamba_ssm')}
-    for name, problem in problems.items():
+    problems = []
+    for name in ('triton', 'mamba_ssm'):  # a package is imported only if no kernel before it can be used
+        problem = _problem(name, device, float64)
         if problem is None:
             return BackendChoice(name, f'first usable kernel for {device}')
+        problems.append(problem)
     raise InputError(
-        f'no fast selective scan for {device} tensors ({"; ".join(filter(None, problems.values()))}); '
+        f'no fast selective scan for {device} tensors ({"; ".join(problems)}); '
         "expected one of them, or the slow backend='chunk' by name"
     )
 

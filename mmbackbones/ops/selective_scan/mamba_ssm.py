@@ -24,13 +24,29 @@ MOST_PADDING = 1.25
 NO_STEP = -1e4  # within float16; its softplus is exactly 0
 
 
+EXTENSION = 'selective_scan_cuda'
+# Since mamba_ssm's pull request 977 (2026) a build compiles the scan only with the first variable. With the second one
+# it compiles here, and fetches no wheel that was built for another torch.
+BUILD = 'MAMBA_KEEP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation'
+
+
 @functools.cache
 def available() -> str | None:
-    try:
-        importlib.import_module('mamba_ssm.ops.selective_scan_interface')
-    except ImportError as error:
-        return f'mamba_ssm cannot be imported ({error}); pip install --no-build-isolation "mmbackbones[mamba]"'
+    for module in ('mamba_ssm.ops.selective_scan_interface', EXTENSION):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            return _advice(error)
     return None
+
+
+def _advice(error: ImportError) -> str:
+    if error.name != EXTENSION:
+        return f'mamba_ssm cannot be imported ({error}); with nvcc: {BUILD} "mmbackbones[mamba]"'
+    again = f'with nvcc: {BUILD} --no-cache-dir --no-deps --force-reinstall mamba-ssm'
+    if isinstance(error, ModuleNotFoundError):
+        return f'mamba_ssm is installed without its CUDA extension {EXTENSION}; {again}'
+    return f"mamba_ssm's CUDA extension {EXTENSION} does not fit this torch {torch.__version__} ({error}); {again}"
 
 
 def saved_shape(batch: int, dim: int, length: int, state: int) -> tuple:

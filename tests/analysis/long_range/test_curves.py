@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
+import torch.nn.functional as F
 
-from mmbackbones.analysis.long_range.curves import Curve, curves, seed_interval
+from mmbackbones.analysis.long_range.curves import Curve, blind_accuracy, curves, seed_interval
 from mmbackbones.analysis.long_range.records import to_record
 from mmbackbones.analysis.long_range.runs import LongRangeRun
 from mmbackbones.analysis.long_range.show import markdown
@@ -42,6 +44,21 @@ class TestStatistics:
         verdict = curve(accuracies).verdict()
         assert verdict.startswith(says) and never not in verdict and 'short' not in verdict
 
+    def test_counting_colours_is_chance_in_routed(self):
+        """Six cues of four colours: the most frequent one has 2.818 of them (by all 4096 images)."""
+        settings = dict(task='routed', cue_side='random', distractors=0)
+        assert blind_accuracy(settings) == pytest.approx(2.818359375 / 6)
+        assert blind_accuracy(settings | dict(distractors=3)) == 0.25  # each colour six times
+        assert blind_accuracy(settings | dict(cue_side='none')) == blind_accuracy(settings | dict(task='row')) == 0.25
+        (seen,) = curves([record('attn', 0, 0.47, 0.47, task='routed')])
+        assert seen.verdict().startswith('did not train') and seen.chance == [pytest.approx(0.46973, abs=1e-5)] * 2
+
+    def test_counting_colours_is_what_such_an_observer_reaches(self):
+        generator = torch.Generator().manual_seed(0)
+        colours = torch.randint(4, (20000, 6), generator=generator)
+        right = F.one_hot(colours, 4).sum(1).amax(1).double().mean().item() / 6
+        assert blind_accuracy(dict(task='routed', cue_side='random', distractors=0)) == pytest.approx(right, abs=5e-3)
+
     def test_no_limit_without_a_positive_control(self):
         """A limit is stated only beside a mixer that learned every bin; the one made for it must have, if it ran."""
 
@@ -66,8 +83,8 @@ def curve(accuracies, ceiling=1.0):
     return Curve('ssm', ['1-4', '5-8', '9-15'], accuracies, accuracies, accuracies, [0.25] * 3, 3, 3, ceiling)
 
 
-def record(mixer, seed, near, far, shuffled=False):
-    arm = LongRangeRun(LongRangeTask('row', 16, shuffled=shuffled), mixer, seed)
+def record(mixer, seed, near, far, shuffled=False, task='row'):
+    arm = LongRangeRun(LongRangeTask(task, 16, shuffled=shuffled), mixer, seed)
     bins = [
         dict(
             first=first, last=last, correct=round(1000 * accuracy), total=1000, low=accuracy - 0.1, high=accuracy + 0.1

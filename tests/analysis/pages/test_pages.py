@@ -97,9 +97,9 @@ def test_the_answer_follows_from_the_tables(tmp_path):
     ]
     (tmp_path / 'benchmarks').mkdir()
     (tmp_path / 'benchmarks' / 'speed_vim-deit.csv').write_text(head + ''.join(rows))
-    head = 'mixer,seed,shuffled,first,last,total,correct,low,high,cue_side,distractors,device,torch,date\n'
+    head = 'task,mixer,seed,shuffled,first,last,total,correct,low,high,cue_side,distractors,device,torch,date\n'
     rows = [
-        f'{mixer},{seed},False,{first},{first + 3},100,{correct},0,1,left,0,CPU,1,2026-01-01\n'
+        f'row,{mixer},{seed},False,{first},{first + 3},100,{correct},0,1,left,0,CPU,1,2026-01-01\n'
         for mixer, correct in (('ss2d', 90), ('dw7', 30))
         for seed in (0, 1)
         for first in (9, 13, 17)

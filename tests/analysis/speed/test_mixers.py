@@ -1,11 +1,15 @@
 """The benchmark of token mixers: the published way computes the same, parity gates the ratios, the CSV names all."""
 
 import csv
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import torch
 
 from mmbackbones.analysis import timing
+from mmbackbones.analysis.speed import methods
 from mmbackbones.analysis.speed import mixers as mixer_benchmark
 from mmbackbones.analysis.speed.methods import conditions, write_timings
 from mmbackbones.analysis.speed.mixer_cases import CASES, METHODS, MixerCase
@@ -61,6 +65,47 @@ def test_no_ratio_without_parity(monkeypatch):
     assert all(row.ratio is None for row in measure('tiny-vim').values())
 
 
+def test_official_operators_take_the_convolution_of_causal_conv1d(monkeypatch):
+    module = ModuleType('causal_conv1d', 'a stand-in')
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    used = []
+
+    def causal_conv1d_fn(u, weight, bias, activation):
+        used.append((weight.shape, activation))
+        taps = weight.shape[1]
+        x = torch.nn.functional.pad(u, (taps - 1, 0)).unfold(2, taps, 1)
+        return torch.nn.functional.silu((x * weight[:, None]).sum(-1) + bias[:, None])
+
+    module.causal_conv1d_fn = causal_conv1d_fn
+    mixer, x = mixer_benchmark.layer_of(TINY['tiny-vim']), tokens_of(TINY['tiny-vim'], batch=2)
+    expected = mixer_benchmark.vim_with_flips(mixer, x)
+    assert mixer_benchmark.with_official_operators('vim') is mixer_benchmark.vim_with_flips
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    torch.testing.assert_close(mixer_benchmark.with_official_operators('vim')(mixer, x), expected)
+    assert used == [((16, 4), 'silu')] * 2
+    assert mixer_benchmark.with_official_operators('vmamba') is mixer_benchmark.vmamba_with_copies
+
+
+def test_batches_replays_and_the_wall_clock_are_columns(tmp_path, monkeypatch):
+    def costs(calls, rounds, device):
+        return {
+            name: timing.Cost([6.0 * i], wall=[8.0 * i], replay=[] if name == 'copies' else [i], note='why not')
+            for i, name in enumerate(calls, 1)
+        }
+
+    monkeypatch.setattr(methods, 'measure_in_turns', costs)
+    rows = list(benchmark('tiny-vim', list(METHODS), 'cpu', torch.float32, 1, batch=3))
+    assert {row.shape for row in rows} == {'(3,13,8)'} and rows[0].elements == 2 * 3 * 13 * 8
+    write_timings(tmp_path / 'mixers.csv', rows, conditions('cpu', torch.float32))
+    with open(tmp_path / 'mixers.csv') as file:
+        written = {row['method']: row for row in csv.DictReader(file)}
+    composed, copies = written['composed'], written['copies']
+    columns = ('median_ms', 'times_default', 'replay_ms', 'replay_times_default', 'wall_ms', 'note')
+    assert [composed[name] for name in columns] == ['6000', '1', '1000', '1', '8000', 'why not']
+    assert [copies[name] for name in columns] == ['1.2e+04', '2', '', '', '1.6e+04', 'why not']
+    assert [column.header for column in methods._table(rows).columns].count('x base') == 2
+
+
 def test_csv_names_the_conditions(tmp_path):
     write_timings(tmp_path / 'mixers.csv', list(measure('tiny-vmamba').values()), conditions('cpu', torch.float32))
     with open(tmp_path / 'mixers.csv') as file:
@@ -89,7 +134,12 @@ def test_command(monkeypatch, tmp_path, capsys):
     benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'composed', 'copies', *options])
     torch.set_num_threads(before)
     assert 'tiny-vim (1,13,8)' in capsys.readouterr().out
-    assert (tmp_path / 'mixers.csv').read_text().count('\n') == 5
+    with open(tmp_path / 'mixers.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and all(row['replay_ms'] == '' and float(row['wall_ms']) > 0 for row in rows)
+    with pytest.raises(SystemExit, match='2'):
+        benchmark_mixers.main(['--batch', '0'])
+    assert "argument --batch: '0': expected 1 and more" in capsys.readouterr().err
     monkeypatch.setattr(mixer_benchmark, 'parity', lambda *_: 1)
     with pytest.raises(SystemExit, match='1'):
         benchmark_mixers.main(['--cases', 'tiny-vim', '--methods', 'composed', *options])
