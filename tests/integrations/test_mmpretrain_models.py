@@ -9,11 +9,13 @@ from torch import nn
 from mmbackbones.backbones import MambaOut
 from mmbackbones.backbones.timm_backbone import create_net
 from mmbackbones.checkpoints.strict import load_weights
+from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from mmbackbones.integrations.mmpretrain_models import ClsHead, ImageClassifier
+from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.registry import MODELS
 from mmbackbones.zoo.models import backbone_config
-from tests.backbones.staged_cases import TOLERANCE, classifier_of, load_case
+from tests.backbones.staged_cases import TOLERANCE, classifier_of, load_case, load_keys
 from tests.backbones.test_efficientvmamba import build_like as build_efficientvmamba
 from tests.backbones.test_hvittt import build_like as build_hvittt
 from tests.backbones.test_local_vmamba import build_like as build_localvmamba
@@ -27,6 +29,7 @@ from tests.backbones.test_transnext import build_like as build_transnext
 from tests.backbones.test_vim import build_like as build_vim
 from tests.backbones.test_vmamba import build_like as build_vmamba
 from tests.backbones.test_vssd import build_like as build_vssd
+from tests.conftest import ROOT
 
 TINY_VIM = dict(type='mmbackbones.Vim', arch=dict(embed_dims=16, depth=1), out_indices=(0,))
 TOKEN = dict(out_type='cls_token', out_feature='residual')
@@ -97,6 +100,31 @@ def test_logits_of_timm(name):
     x = torch.randn(2, 3, side, side)
     with torch.no_grad():
         torch.testing.assert_close(model(x), theirs(x), **TOLERANCE)
+
+
+PUBLISHED = {'plainmamba_l1': 'plainmamba_L1', 'localvim_small_searched': 'localvim_small'}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('mambaout_femto', 'vim_tiny', 'vim_tiny_stride8', 'localvim_tiny', 'localvim_tiny_middle_cls_token'),
+        *('plainmamba_l1', 'vmamba_tiny_s1l8', 'localvmamba_tiny', 'efficientvmamba_tiny', 'mambavision_tiny'),
+        *('vssd_tiny', 'mila_tiny', 'spatialmamba_tiny', 'hvittt_tiny', 'ravlt_tiny', 'transnext_tiny'),
+    ],
+)
+def test_every_published_key_has_its_place_in_the_task(name):
+    """At full size, with the options that the zoo gives a classifier."""
+    published = load_keys(PUBLISHED.get(name, name))
+    cfg = load_config(ROOT / 'configs/tasks/imagenet-224.py', backbone=name).model
+    with shapes_alone():
+        head = ClsHead(**{key: value for key, value in cfg.head.items() if key not in ('type', 'loss')})
+        model = ImageClassifier(backbone=MODELS.build(cfg.backbone), head=head)
+        weights = {key: torch.empty(shape) for key, shape in published['keys']}
+    converted = model.convert_state_dict(weights)
+    own = {key: x.shape for key, x in model.state_dict().items()}
+    assert {key: x.shape for key, x in converted.items()} == own
+    assert sum(x.numel() for x in model.parameters()) == published['num_parameters']
 
 
 def test_bad_input():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmbackbones.analysis.tables import markdown_table
-from mmbackbones.zoo.published import AUGMENTATIONS_1X, PRETRAINING_EXTRAS, SETTINGS, published_rows
+from mmbackbones.zoo.published import AUGMENTATIONS_1X, CROP, PRETRAINING_EXTRAS, SETTINGS, published_rows
 
 SCORES = {'detection': ('AP_box', 'AP_mask'), 'segmentation': ('mIoU_ss', 'mIoU_ms')}
 SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scale'}
@@ -14,6 +14,7 @@ def rows(root: Path, setting: str) -> str:
     wanted = SETTINGS[setting]
     task, every = wanted.task, published_rows(wanted.task)
     shown = [row for row in every if row.head == wanted.head and wanted.recipe in (row.recipe, None)]
+    shown = [row for row in shown if row.crop in ('', CROP)]
     shown.sort(key=lambda row: -row.metrics.get(SCORES[task][0], 0))
     head = ['network', 'token mixer', 'params (M)', 'MACs (G)', SHOWN[task], 'beyond the plain recipe', 'source']
     lines = [
