@@ -89,9 +89,12 @@ class Runner(NamesImages, MMRunner):
         without training loop.
         """
         for hook in hooks:
-            built = HOOKS.build(hook) if isinstance(hook, dict) else hook
-            if self._train_loop is not None or not isinstance(built, EMAHook | EarlyStoppingHook | ProfilerHook):
-                self.register_hook(built)
+            priority = None
+            if isinstance(hook, dict):
+                priority = hook.get('priority')  # of the runner's list, no argument of the hook
+                hook = HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
+            if self._train_loop is not None or not isinstance(hook, EMAHook | EarlyStoppingHook | ProfilerHook):
+                self.register_hook(hook, priority)
 
     @property
     def resuming(self) -> bool:

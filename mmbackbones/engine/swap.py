@@ -2,7 +2,8 @@
 
 The result equals the config file of that backbone. Options, drop path and weights come from the zoo, channels and
 strides from the registered class. The maps of a plain backbone have one stride, so it gets a neck that makes a pyramid:
-SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet.
+SimpleFeaturePyramid in a detector, mmseg's Feature2Pyramid before UperNet. A one-stage detector keeps its own neck
+behind that pyramid; it reads the maps from stride 8 on.
 """
 
 import functools
@@ -15,7 +16,9 @@ from mmbackbones.zoo.create import shape_only
 from mmbackbones.zoo.models import backbone_config
 
 STRIDES = (4, 8, 16, 32)  # of the maps that the heads of both tasks read
-DETECTOR_NECKS = ('FPN', 'mmbackbones.SimpleFeaturePyramid')
+PYRAMID = 'mmbackbones.SimpleFeaturePyramid'
+DETECTOR_NECKS = ('FPN', PYRAMID)
+ONE_STAGE_NECKS = {'CSPNeXtPAFPN': (8, 16, 32)}  # and the strides of the maps that they read
 SEGMENTOR_NECKS = (None, 'Feature2Pyramid')
 SEGMENTOR_HEADS = ('UPerHead', 'FCNHead')
 
@@ -24,8 +27,8 @@ def swap_backbone(cfg: Config, name: str) -> None:
     """Replace the backbone of ``cfg``, in place.
 
     Args:
-        cfg: a detector with FPN or a simple pyramid, or a segmentor with UperNet or a context-free FCN head. It may
-            have no backbone, like the configs in ``configs/tasks``.
+        cfg: a detector with FPN, a simple pyramid or RTMDet's neck, or a segmentor with UperNet or a context-free FCN
+            head. It may have no backbone, like the configs in ``configs/tasks``.
         name: a model of the zoo.
 
     Raises:
@@ -41,8 +44,8 @@ def swap_backbone(cfg: Config, name: str) -> None:
     if strides != STRIDES and len(set(strides)) > 1:
         raise InputError(f'--backbone {name}: its maps have the strides {strides}, expected {STRIDES} or equal ones')
     fit = _fit_detector if task == 'detection' else _fit_segmentor
-    fit(cfg.model, name, list(channels), strides)
-    cfg.model['backbone'] = ConfigDict(backbone_config(name, task))
+    options = fit(cfg.model, name, list(channels), strides)
+    cfg.model['backbone'] = ConfigDict(backbone_config(name, task), **options)
 
 
 @functools.cache
@@ -52,15 +55,23 @@ def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return backbone.out_channels, backbone.out_strides
 
 
-def _scales(stride: int) -> list[float]:
+def _scales(stride: int, wanted: tuple[int, ...] = STRIDES) -> list[float]:
     """Scales that turn maps of one stride into a pyramid."""
-    return [stride // wanted if stride % wanted == 0 else stride / wanted for wanted in STRIDES]
+    return [stride // other if stride % other == 0 else stride / other for other in wanted]
 
 
-def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
-    neck = model.get('neck') or ConfigDict(type=None)
+def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
+    """Fit the neck, and return the options that it wants of the backbone."""
+    necks = model.get('neck') or ConfigDict(type=None)
+    neck = necks[-1] if isinstance(necks, list) else necks
+    before = [each.type for each in necks[:-1]] if isinstance(necks, list) else []
+    if neck.type in ONE_STAGE_NECKS and before in ([], [PYRAMID]):
+        return _fit_one_stage(model, neck, channels, strides)
+    if isinstance(necks, list):
+        raise InputError(f'--backbone {name}: model.neck is a list of {len(necks)} necks, expected one')
     if neck.type not in DETECTOR_NECKS:
-        raise InputError(f'--backbone {name}: model.neck.type={neck.type}, expected {" or ".join(DETECTOR_NECKS)}')
+        known = [*DETECTOR_NECKS, *ONE_STAGE_NECKS]
+        raise InputError(f'--backbone {name}: model.neck.type={neck.type}, expected {" or ".join(known)}')
     if strides != STRIDES and (neck.get('start_level') or neck.get('add_extra_convs')):
         raise InputError(
             f'--backbone {name}: its maps have one stride, and model.neck leaves out or adds levels (start_level, '
@@ -68,21 +79,41 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
         )
     if strides == STRIDES and neck.type == 'FPN':
         neck['in_channels'] = channels
-        return
+        return {}
     shared = dict(out_channels=neck.out_channels, num_outs=neck.num_outs)
+    norm_cfg = neck.get('norm_cfg')
     if strides == STRIDES:
-        model['neck'] = ConfigDict(type='FPN', in_channels=channels, **shared)
+        norm = {} if norm_cfg is None else dict(norm_cfg=norm_cfg)
+        model['neck'] = ConfigDict(type='FPN', in_channels=channels, **shared, **norm)
     else:
         model['neck'] = ConfigDict(
-            type='mmbackbones.SimpleFeaturePyramid',
-            in_channels=channels[0],
-            scales=tuple(_scales(strides[0])),
-            norm_cfg=None,
-            **shared,
+            type=PYRAMID, in_channels=channels[0], scales=tuple(_scales(strides[0])), norm_cfg=norm_cfg, **shared
         )
+    return {}
 
 
-def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> None:
+def _fit_one_stage(model: ConfigDict, neck: ConfigDict, channels: list[int], strides: tuple[int, ...]) -> dict:
+    """The same for a neck that reads fewer maps than the backbone has."""
+    wanted = ONE_STAGE_NECKS[neck.type]
+    if strides == STRIDES:
+        first = STRIDES.index(wanted[0])
+        neck['in_channels'] = channels[first:]
+        model['neck'] = neck
+        return dict(out_indices=tuple(range(first, len(STRIDES))))
+    pyramid = ConfigDict(
+        type=PYRAMID,
+        in_channels=channels[0],
+        out_channels=neck.out_channels,
+        scales=tuple(_scales(strides[0], wanted)),
+        num_outs=len(wanted),
+        norm_cfg=None,
+    )
+    neck['in_channels'] = [neck.out_channels] * len(wanted)
+    model['neck'] = [pyramid, neck]
+    return {}
+
+
+def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
     head, neck = model.decode_head, (model.get('neck') or {}).get('type')
     if isinstance(head, list):
         raise InputError(f'--backbone {name}: model.decode_head is a list of {len(head)} heads, expected one')
@@ -103,3 +134,4 @@ def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: t
         model['neck'] = ConfigDict(
             type='Feature2Pyramid', embed_dim=channels[0], rescales=_scales(strides[0]), norm_cfg=head.norm_cfg
         )
+    return {}

@@ -167,6 +167,12 @@ def flatten(node: object, prefix: str = '') -> dict[str, object]:
     return {prefix[:-1]: node}
 
 
+def _necks(record: dict) -> list[dict]:
+    """The neck of a record's model, or each of several in a row."""
+    necks = (record.get('settings') or {}).get('model', {}).get('neck') or []
+    return necks if isinstance(necks, list) else [necks]
+
+
 def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[str]:
     """Keys that forbid to compare records. If there are none, the records may be in one table.
 
@@ -179,8 +185,7 @@ def differing_keys(records: Sequence[dict], allow: Sequence[str] = ()) -> list[s
     if len(kinds) > 1:
         return ['kind']
     declared = (*DECLARED, *allow)
-    necks = [((record.get('settings') or {}).get('model', {}).get('neck') or {}).get('type') for record in records]
-    if any(neck in PYRAMIDS for neck in necks):
+    if any(neck.get('type') in PYRAMIDS for record in records for neck in _necks(record)):
         declared += ('model.neck',)
     if len({record.get('task') for record in records}) > 1:
         return ['task']

@@ -19,6 +19,11 @@ REFERENCE = {
     'coco': 'mambaout/mask-rcnn_mambaout-tiny_fpn_8xb2-amp-1x_coco.py',
     'ade20k': 'mambaout/mambaout-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
 }
+# Native recipes of other heads and schedules are held against their task, with the backbone of the references.
+OTHER_TASKS = {
+    'cascade-mask-rcnn_.*lsj': 'tasks/cascade-mask-rcnn_lsj-100e_coco.py',
+    'cascade-mask-rcnn_.*3x': 'tasks/cascade-mask-rcnn_3x_coco.py',
+}
 SINGLE_STRIDE = {'mamba', 'vim', 'localvim', 'plainmamba', 'deit'}  # their neck makes the pyramid
 TASKS = {'coco': 'tasks/mask-rcnn_1x_coco.py', 'ade20k': 'tasks/upernet_160k_ade20k-512x512.py'}
 CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
@@ -38,13 +43,20 @@ def task_of(path: Path) -> str:
 
 def name_of(path: Path) -> str:
     """The zoo's name of the network in a config's name."""
-    return re.match('(?:mask-rcnn_)?([^_]+)_', path.name)[1].replace('-', '_')
+    return re.match('(?:(?:cascade-)?mask-rcnn_)?([^_]+)_', path.name)[1].replace('-', '_')
+
+
+def reference_of(path: Path) -> Config:
+    for form, task in OTHER_TASKS.items():
+        if re.match(form, path.name):
+            return load_config(CONFIGS / task, backbone='mambaout_tiny')
+    return Config.fromfile(CONFIGS / REFERENCE[task_of(path)])
 
 
 def offences(cfg: Config, path: Path) -> list[str]:
     """Keys in which ``cfg`` departs from the reference without leave."""
     task, name = task_of(path), name_of(path)
-    reference = Config.fromfile(CONFIGS / REFERENCE[task])
+    reference = reference_of(path)
     ours, theirs = flatten(cfg._cfg_dict.to_dict()), flatten(reference._cfg_dict.to_dict())
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key, ...) != theirs.get(key, ...)]
     declared = options_of(name, TASK_NAMES[task])

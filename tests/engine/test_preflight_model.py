@@ -51,6 +51,20 @@ def test_maps_that_fit_leave_no_trace(which):
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+def test_a_layer_with_two_names_stays_whole():
+    """RTMDet's levels share convolutions, and other heads share a tensor between two layers."""
+    shared, model = nn.Linear(4, 4), nn.ModuleDict()
+    for name in ('first', 'second'):
+        model[name] = nn.Sequential(shared, nn.ReLU())
+    model['tied'] = nn.Linear(4, 4)
+    model['tied'].weight = shared.weight
+    chain, weight = nn.Sequential(*model.values()), shared.weight.clone()
+    with MetaRun(chain).watch() as run:
+        assert run(chain, torch.empty(2, 4, device='meta')).shape == (2, 4)
+    assert chain[0][0] is chain[1][0] and chain[2].weight is shared.weight
+    assert torch.equal(shared.weight, weight) and not shared.weight.is_meta
+
+
 @pytest.mark.parametrize(
     ('which', 'changes', 'words'),
     [

@@ -52,6 +52,11 @@ def test_overrides_apply_to_the_new_backbone():
             'model.decode_head.type=PSPHead, expected UPerHead',
         ),
         ('model = dict(decode_head=[{}, {}])', SEGMENTOR, 'model.decode_head is a list of 2 heads, expected one'),
+        (
+            "model = dict(neck=[dict(type='FPN'), dict(type='BFP')])",
+            DETECTOR,
+            'model.neck is a list of 2 necks, expected one',
+        ),
         ('model = dict(neck=None)', DETECTOR, 'model.neck.type=None, expected FPN or mmbackbones.Simple'),
     ],
 )
@@ -76,6 +81,30 @@ def test_a_simple_pyramid_stands_in_for_no_pyramid_with_other_levels(tmp_path):
     assert load_config(tmp_path / 'a.py', backbone='vmamba_tiny_s1l8').model.neck.start_level == 1
     with pytest.raises(InputError, match=r'model\.neck leaves out or adds levels \(start_level, '):
         load_config(tmp_path / 'a.py', backbone='vim_tiny')
+
+
+def test_norms_of_a_pyramid_stay():
+    """ViTDet's norms, which the pyramid of Mask R-CNN does not have, follow a backbone into either neck."""
+    task = CONFIGS / 'tasks/cascade-mask-rcnn_lsj-100e_coco.py'
+    plain, hierarchical = (load_config(task, backbone=name).model.neck for name in ('vim_tiny', 'mambaout_tiny'))
+    assert plain.type == 'mmbackbones.SimpleFeaturePyramid' and hierarchical.type == 'FPN'
+    assert plain.norm_cfg == hierarchical.norm_cfg == dict(type='mmbackbones.LN2d', eps=1e-6)
+    assert load_config(PLAIN_DETECTOR, backbone='deit_tiny').model.neck.norm_cfg is None
+
+
+def test_a_one_stage_detector_reads_three_maps(tmp_path):
+    task = CONFIGS / 'tasks/rtmdet-ins-tiny_100e_coco.py'
+    hierarchical, plain, fine = (
+        load_config(task, backbone=name).model for name in ('mambaout_tiny', 'vim_tiny', 'vim_tiny_stride8')
+    )
+    assert hierarchical.backbone.out_indices == (1, 2, 3) and hierarchical.neck.in_channels == [192, 384, 576]
+    assert [neck.type for neck in plain.neck] == ['mmbackbones.SimpleFeaturePyramid', 'CSPNeXtPAFPN']
+    assert plain.backbone.out_indices == (23,) and plain.neck[0].scales == (2, 1, 0.5)
+    assert fine.neck[0].scales == (1, 0.5, 0.25)
+    assert all(model.neck[1].in_channels == [96, 96, 96] for model in (plain, fine))
+    load_config(task, backbone='vim_tiny').dump(tmp_path / 'plain.py')
+    for name in ('mambaout_tiny', 'deit_tiny'):
+        assert load_config(tmp_path / 'plain.py', backbone=name).model == load_config(task, backbone=name).model
 
 
 def test_a_task_without_a_backbone_asks_for_one():

@@ -75,9 +75,9 @@ def test_every_config_has_a_row_or_a_reason(path):
     assert 'models.csv' not in found.remark and 'the name of the config' not in found.remark, found.remark
     assert found.row is not None or found.remark
     if found.row is not None:
-        task = published.network_and_task(path)[1]
-        assert found.row.task == task
-        assert found.row.head == {'detection': 'Mask R-CNN', 'segmentation': 'UperNet'}[task]
+        setting = published.SETTINGS[published.setting_of(path) or 'segmentation']
+        assert found.row.task == published.network_and_task(path)[1] == setting.task
+        assert found.row.head == setting.head and setting.recipe in (found.row.recipe, None)
 
 
 def test_no_row_is_claimed_twice_by_one_recipe():
@@ -88,7 +88,7 @@ def test_no_row_is_claimed_twice_by_one_recipe():
     ]
     networks = {}
     for row, native, network in claims:
-        assert networks.setdefault((row.task, row.name, native), network) == network
+        assert networks.setdefault((row.task, row.head, row.name, native), network) == network
 
 
 def test_a_task_with_a_backbone_has_the_row_of_the_backbones_file():
@@ -98,6 +98,29 @@ def test_a_task_with_a_backbone_has_the_row_of_the_backbones_file():
     for path in common:
         network, task = published.network_and_task(path)
         assert match(ROOT / 'configs/tasks' / names[task], backbone=network.replace('-', '_')) == match(path)
+
+
+@pytest.mark.parametrize(
+    ('task', 'boxes'),
+    [
+        ('mask-rcnn_1x', dict(mambavision_tiny=None, swin_tiny=42.7, vim_tiny=None)),
+        ('mask-rcnn_3x', dict(vmamba_tiny_s1l8=48.8, swin_tiny=46.0, ravlt_large=53.6, swin_base=None)),
+        (
+            'cascade-mask-rcnn_3x',
+            dict(mambavision_tiny=51.1, mambavision_base=52.8, convnext_base=52.7, swin_small=51.9),
+        ),
+        ('cascade-mask-rcnn_lsj-100e', dict(vim_tiny=45.7, vim_small=47.1, deit_tiny=44.4, mambaout_tiny=None)),
+        ('rtmdet-ins_100e', dict(vmamba_tiny_s1l8=None)),
+        ('rtmdet-ins-tiny_100e', dict(swin_tiny=None)),
+    ],
+)
+def test_every_task_of_coco_has_rows_of_its_own_head_and_schedule(task, boxes):
+    for backbone, box in boxes.items():
+        config = ROOT / f'configs/tasks/{task}_coco.py'
+        found = match(config, backbone=backbone)
+        assert (found.row and found.row.metrics['AP_box']) == box and (found.row or found.remark)
+        assert published.network_and_task(config, backbone) == (backbone.replace('_', '-'), 'detection')
+        assert match(f'{task}_coco_{backbone}.py', 'common', backbone) == found, 'the name in records'
 
 
 def test_no_line_says_what_the_zoo_says():

@@ -5,7 +5,8 @@ is counted. The rules are those of mmengine's analyzer: one MAC for a fused mult
 A Fourier transform, for which it has none, counts 2.5 n log2 n for n complex points and half of it for real ones.
 Attention is decomposed into products, so that every kind of attention counts alike. Parameters include the auxiliary
 head. MACs do not, because it does not run in a test. The box head runs on the number of proposals that the config keeps
-(1,000), the mask head on 100, as in mmdet.
+(1,000), the mask head on 100, as in mmdet; in a cascade, those of every stage. Of RTMDet-Ins's masks the maps and the
+kernels are counted, not their product.
 """
 
 import json
@@ -37,6 +38,7 @@ from mmbackbones.ops.selective_scan import ScanArguments  # registers the operat
 # Height and width at which the papers count; docs/recipes.md names the sources.
 SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
 MASKS = 100
+ROI_HEADS = ('StandardRoIHead', 'CascadeRoIHead')
 WITHOUT_COST = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages')  # options of backbones
 
 # MACs of a scan per element of (B, D, L), given the state size N.
@@ -222,8 +224,8 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
             and added. Share it between models.
 
     Raises:
-        InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither a
-            StandardRoIHead nor one box head that reads maps alone.
+        InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither one of
+            :data:`ROI_HEADS` nor one box head that reads maps alone.
     """
     task = task_of(cfg)
     shape = tuple(shape or SHAPES[task])
@@ -260,8 +262,8 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
 def _require_countable(model: dict) -> None:
     """Refuse a detector whose heads need more than maps, or regions of a known number."""
     if 'roi_head' in model:
-        if model['roi_head']['type'] != 'StandardRoIHead':
-            raise InputError(f'model.roi_head.type={model["roi_head"]["type"]}: expected StandardRoIHead')
+        if model['roi_head']['type'] not in ROI_HEADS:
+            raise InputError(f'model.roi_head.type={model["roi_head"]["type"]}: expected {" or ".join(ROI_HEADS)}')
     elif 'bbox_head' not in model or any(part in model for part in ('encoder', 'decoder', 'mask_head')):
         raise InputError(f'model.type={model["type"]}: expected a roi_head, or a bbox_head that reads maps alone')
 
@@ -313,12 +315,20 @@ def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) ->
     proposals = model.test_cfg.rpn.max_per_img
     heads = (('bbox', proposals), ('mask', min(proposals, MASKS)))
     for name, number in heads[: 1 + model.with_mask]:
+        head = getattr(model.roi_head, f'{name}_head')
         extractor = getattr(model.roi_head, f'{name}_roi_extractor')
-        size = extractor.roi_layers[0].output_size
-        regions = torch.empty(number, extractor.out_channels, *size)
         before = Counter(count.macs['Global'])
-        count.run(f'roi_head.{name}_head', getattr(model.roi_head, f'{name}_head'), regions)
+        if isinstance(head, nn.ModuleList):  # one of each per stage of a cascade
+            for stage, (member, reader) in enumerate(zip(head, extractor, strict=True)):
+                count.run(f'roi_head.{name}_head.{stage}', member, _regions(reader, number))
+        else:
+            count.run(f'roi_head.{name}_head', head, _regions(extractor, number))
         count.macs['roi_head'].update(count.macs['Global'] - before)
+
+
+def _regions(extractor: nn.Module, number: int) -> Tensor:
+    """Regions [number, C, h, w] as an extractor cuts them out."""
+    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
 
 
 def _content(part: dict, shapes: object) -> str:

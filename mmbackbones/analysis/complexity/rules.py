@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mmbackbones.analysis.complexity.count import Complexity
 from mmbackbones.backbones.vssd import VSSD
-from mmbackbones.zoo.published import PublishedRow
+from mmbackbones.zoo.published import SETTINGS, PublishedRow
 
 
 @dataclass(frozen=True)
@@ -205,4 +205,5 @@ def describe(family: str, counts: Complexity, row: PublishedRow | None) -> list[
 
 def remark_on(row: PublishedRow | None) -> str | None:
     """Other known reasons for a difference from a published figure, or None."""
-    return REMARKS.get((row.task, row.family, row.variant)) if row else None
+    usual = row is not None and (row.head, row.recipe) == (SETTINGS[row.task].head, SETTINGS[row.task].recipe)
+    return REMARKS.get((row.task, row.family, row.variant)) if usual else None

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from mmbackbones.analysis.tables import markdown_table
-from mmbackbones.zoo.published import AUGMENTATIONS_1X, PRETRAINING_EXTRAS, RECIPES, published_rows
+from mmbackbones.zoo.published import AUGMENTATIONS_1X, PRETRAINING_EXTRAS, SETTINGS, published_rows
 
-HEADS = {'detection': 'Mask R-CNN', 'segmentation': 'UperNet'}
 SCORES = {'detection': ('AP_box', 'AP_mask'), 'segmentation': ('mIoU_ss', 'mIoU_ms')}
 SHOWN = {'detection': 'box / mask AP', 'segmentation': 'mIoU single / multi-scale'}
 
 
-def rows(root: Path, task: str) -> str:
-    """Every published row of the head and schedule that our common recipe has, in the order of its first score."""
-    shown = [row for row in published_rows(task) if (row.head, row.recipe) == (HEADS[task], RECIPES[task][1])]
+def rows(root: Path, setting: str) -> str:
+    """Every published row of a key of ``SETTINGS``, in the order of its first score."""
+    wanted = SETTINGS[setting]
+    task, every = wanted.task, published_rows(wanted.task)
+    shown = [row for row in every if row.head == wanted.head and wanted.recipe in (row.recipe, None)]
     shown.sort(key=lambda row: -row.metrics.get(SCORES[task][0], 0))
     head = ['network', 'token mixer', 'params (M)', 'MACs (G)', SHOWN[task], 'beyond the plain recipe', 'source']
     lines = [

@@ -36,6 +36,7 @@ SIZELESS = (
     'FilterAnnotations',
     'RandomFlip',
     'PhotoMetricDistortion',
+    'YOLOXHSVRandomAug',
     'PackDetInputs',
     'PackSegInputs',
 )
@@ -250,10 +251,13 @@ def apply_pipeline(sizes: Sizes, pipeline: Sequence[dict]) -> Sizes:
         elif kind == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
             height, width = _pair(step['crop_size'])
             sizes = sizes.map(lambda h, w, height=height, width=width: (min(h, height), min(w, width)))
+        elif kind == 'Pad' and step.get('size'):
+            width, height = _pair(step['size'])
+            sizes = sizes.map(lambda h, w, height=height, width=width: (max(h, height), max(w, width)))
         elif kind not in SIZELESS:
             raise InputError(
                 f'pipeline step {kind}: its effect on image sizes is not known here; known are Resize, '
-                'RandomResize by ratio, RandomChoiceResize, RandomChoice and absolute RandomCrop'
+                'RandomResize by ratio, RandomChoiceResize, RandomChoice, absolute RandomCrop and Pad to a size'
             )
     return sizes
 

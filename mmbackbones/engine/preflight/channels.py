@@ -70,17 +70,18 @@ def _widths(maps: Sequence[Tensor]) -> list[int]:
     return [one.shape[1] for one in maps]
 
 
-def _through_neck(run: MetaRun, neck: Mapping, maps: Maps) -> Maps:
+def _through_neck(run: MetaRun, neck: Mapping | Sequence, maps: Maps) -> Maps:
     try:
         return run(run.model.neck, maps)
     except Misfit as error:
         given = _widths(maps)
+        name, first = ('model.neck', neck) if isinstance(neck, Mapping) else ('model.neck.0', neck[0])
         for key in WIDTH_KEYS:
-            wanted = neck.get(key)
+            wanted = first.get(key)
             expected = given if isinstance(wanted, list | tuple) else given[-1]
             if wanted is not None and (list(wanted) if isinstance(wanted, list | tuple) else wanted) != expected:
                 raise InputError(
-                    f"model.neck.{key}={wanted}, but the backbone's {len(given)} maps have {given} channels"
+                    f"{name}.{key}={wanted}, but the backbone's {len(given)} maps have {given} channels"
                 ) from error
         raise _refusal('model.neck', error, given, 'backbone') from error
 

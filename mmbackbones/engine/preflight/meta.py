@@ -79,11 +79,15 @@ class MetaRun:
             Untried: it fails for another reason, which may be the meta device.
         """
         self._stack.clear()
-        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
-        state = {name: torch.empty_like(tensor, device='meta') for name, tensor in tensors}
+        # Every tensor once for each module that has it. A layer with two names would stay empty with tie_weights=True.
+        state = {
+            f'{prefix}.{name}' if prefix else name: torch.empty_like(tensor, device='meta')
+            for prefix, part in module.named_modules()
+            for name, tensor in itertools.chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False))
+        }
         try:
             with torch.no_grad():
-                return torch.func.functional_call(module, state, args)
+                return torch.func.functional_call(module, state, args, tie_weights=False)
         except Misfit:
             raise
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:

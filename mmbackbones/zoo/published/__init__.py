@@ -3,7 +3,8 @@
 The tables beside this file have the figures of papers and authors' repositories. ``family`` and ``variant`` of
 ``models.csv`` name the rows of a model. ``configs.csv`` has what these do not tell: how the published network differs
 from ours, why there is no row, and rows with another name. In it, ``*`` matches anything, the first matching line
-counts, and the family ``-`` says that nothing is compared. Networks are named as in our configs: ``mambaout-tiny``.
+counts, and the family ``-`` says that nothing is compared. Networks are named as in our configs: ``mambaout-tiny``. Its
+task is a key of :data:`SETTINGS`: a task for its usual head and schedule, else the name of another one.
 
 A published "1x" is not one recipe. :data:`PRETRAINING_EXTRAS` and :data:`AUGMENTATIONS_1X` are the words for what a row
 has beyond the plain one. An empty cell means nothing beyond, as far as the source says. The column ``verified`` is
@@ -31,6 +32,43 @@ RECIPES = {
     'classification': ('resolution', '224'),
 }
 CROP = '512x512'  # of our segmentors
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task, a head and a schedule whose published rows our configs are compared with.
+
+    Attributes:
+        task (str): a key of :data:`TABLES`.
+        head (str): as in :class:`PublishedRow`.
+        recipe (str | None): as in :class:`PublishedRow`; None: any, where sources state none or several.
+    """
+
+    task: str
+    head: str
+    recipe: str | None
+
+
+MULTI_SCALE_3X = '3x multi-scale (36 epochs)'
+SETTINGS = {
+    'detection': Setting('detection', 'Mask R-CNN', RECIPES['detection'][1]),
+    'segmentation': Setting('segmentation', 'UperNet', RECIPES['segmentation'][1]),
+    'classification': Setting('classification', '', RECIPES['classification'][1]),
+    'mask-rcnn-3x': Setting('detection', 'Mask R-CNN', MULTI_SCALE_3X),
+    'cascade-mask-rcnn-3x': Setting('detection', 'Cascade Mask R-CNN', MULTI_SCALE_3X),
+    'cascade-mask-rcnn-lsj': Setting('detection', 'Cascade Mask R-CNN, ViTDet pyramid', None),
+    'rtmdet-ins': Setting('detection', 'RTMDet-Ins', None),
+    'mamba-yolo': Setting('detection', 'one-stage, Ultralytics', None),
+}
+# Patterns of the names of detectors' configs, and their settings. The first one that fits counts.
+DETECTORS = {
+    'cascade-mask-rcnn_*lsj-*': 'cascade-mask-rcnn-lsj',
+    'cascade-mask-rcnn_*': 'cascade-mask-rcnn-3x',
+    'rtmdet-ins*': 'rtmdet-ins',
+    'mask-rcnn_*[-_]3x_*': 'mask-rcnn-3x',
+    'mask-rcnn_3x_*': 'mask-rcnn-3x',
+    'mask-rcnn_*': 'detection',
+}
 METRICS = ('AP_box', 'AP50_box', 'AP75_box', 'AP_mask', 'AP50_mask', 'AP75_mask', 'mIoU_ss', 'mIoU_ms', 'top1')
 TOKEN_MIXERS = ('conv', 'ssm', 'linear-attn', 'ttt', 'wkv', 'attn')
 # Words of the column pretraining_extras, beyond supervised training on ImageNet-1K.
@@ -46,7 +84,9 @@ AUGMENTATIONS_1X = {
 }
 RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
-CONFIG_NAME = re.compile(r'(?P<detector>mask-rcnn_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*')
+CONFIG_NAME = re.compile(
+    r'(?P<detector>(cascade-)?mask-rcnn_|rtmdet-ins(-tiny)?_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*'
+)
 
 
 @dataclass(frozen=True)
@@ -122,10 +162,11 @@ def published_rows(task: str) -> tuple[PublishedRow, ...]:
     return tuple(_row(task, line) for line in _read(TABLES[task]))
 
 
-def row_of(task: str, family: str, variant: str) -> PublishedRow | None:
-    """The row with the recipe to which ours is compared; None if there is none."""
-    rows = (row for row in published_rows(task) if (row.family, row.variant) == (family, variant))
-    return next((row for row in rows if row.recipe == RECIPES[task][1]), None)
+def row_of(setting: str, family: str, variant: str) -> PublishedRow | None:
+    """The row to which ours is compared, by a key of :data:`SETTINGS`; None if there is none."""
+    wanted = SETTINGS[setting]
+    rows = (row for row in published_rows(wanted.task) if (row.family, row.variant) == (family, variant))
+    return next((row for row in rows if row.head == wanted.head and wanted.recipe in (row.recipe, None)), None)
 
 
 def token_mixer(family: str, variant: str) -> str:
@@ -142,16 +183,19 @@ def published_checkpoints() -> list[dict[str, str]]:
     return _read('checkpoints.csv')
 
 
-def published_row(task: str, family: str, variant: str, recipe: str | None = None) -> PublishedRow:
-    """Find a row by the names that its source uses; by default with the recipe to which ours is compared.
+def published_row(
+    task: str, family: str, variant: str, recipe: str | None = None, head: str | None = None
+) -> PublishedRow:
+    """Find a row by the names that its source uses; by default with the head and recipe to which ours is compared.
 
     Raises:
         InputError: there is no such row, or more than one.
     """
-    wanted = recipe or RECIPES[task][1]
-    rows = [row for row in published_rows(task) if (row.family, row.variant, row.recipe) == (family, variant, wanted)]
+    wanted = (recipe or RECIPES[task][1], SETTINGS[task].head if head is None else head)
+    found = [row for row in published_rows(task) if (row.family, row.variant) == (family, variant)]
+    rows = [row for row in found if (row.recipe, row.head) == wanted]
     if len(rows) != 1:
-        raise InputError(f'{len(rows)} published rows of {family} {variant} under {wanted!r} ({task}), expected one')
+        raise InputError(f'{len(rows)} published rows of {family} {variant} under {wanted[0]!r} ({task}), expected one')
     return rows[0]
 
 
@@ -171,18 +215,18 @@ def match(config: str | Path, recipe: str | None = None, backbone: str | None = 
         if recipe != 'quickstart':
             return Match(None, 'the name of the config tells no network')
         network, task = '', ''
-    return match_network(network, task, recipe)
+    return match_network(network, setting_of(config) if task == 'detection' else task, recipe)
 
 
-def match_network(network: str, task: str, recipe: str = 'common') -> Match:
+def match_network(network: str, setting: str, recipe: str = 'common') -> Match:
     """The published row of a network in a task.
 
     Args:
         network: as in our configs, such as ``'mambaout-tiny'``.
-        task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        setting: a key of :data:`SETTINGS`: a task, for its usual head and schedule, or another setting.
         recipe: ``'common'``, ``'native'`` or ``'quickstart'``.
     """
-    names = dict(network=network, task=task, recipe=recipe)
+    names = dict(network=network, task=setting, recipe=recipe)
     said = [line for line in _read('configs.csv') if all(fnmatchcase(name, line[key]) for key, name in names.items())]
     model = named_rows('models.csv').get(network.replace('-', '_'))
     if not said and model is None:
@@ -192,12 +236,18 @@ def match_network(network: str, task: str, recipe: str = 'common') -> Match:
         return Match(None, remark)
     named = said[0] if said and said[0]['family'] else model or {}
     family, variant = named.get('family', ''), named.get('variant', '')
-    row = row_of(task, family, variant)
+    row = row_of(setting, family, variant)
     if row is None and not remark:
-        dense = any(row_of(other, family, variant) for other in ('detection', 'segmentation'))
-        only_imagenet = not dense and row_of('classification', family, variant)
-        remark = 'published for ImageNet only' if only_imagenet else 'not in the published tables'
+        remark = _why_no_row(setting, family, variant)
     return Match(row, remark)
+
+
+def _why_no_row(setting: str, family: str, variant: str) -> str:
+    if SETTINGS[setting].head == 'RTMDet-Ins':
+        return 'no published RTMDet-Ins has this backbone'
+    dense = any(row_of(other, family, variant) for other in SETTINGS if other != 'classification')
+    only_imagenet = not dense and row_of('classification', family, variant)
+    return 'published for ImageNet only' if only_imagenet else 'not in the published tables'
 
 
 def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[str, str]:
@@ -207,11 +257,16 @@ def network_and_task(config: str | Path, backbone: str | None = None) -> tuple[s
         InputError: the name does not have the form of our configs' names.
     """
     if backbone is not None:
-        return backbone.replace('_', '-'), 'detection' if Path(config).name.startswith('mask-rcnn_') else 'segmentation'
+        return backbone.replace('_', '-'), 'detection' if setting_of(config) else 'segmentation'
     found = CONFIG_NAME.fullmatch(Path(config).name)
     if found is None or not (found['detector'] or found['head'] in SEGMENTORS):
         raise InputError(f'{config}: expected a name such as mask-rcnn_NETWORK_fpn_... or NETWORK_upernet_...')
     return found['network'], 'detection' if found['detector'] else 'segmentation'
+
+
+def setting_of(config: str | Path) -> str | None:
+    """The setting of a detector, by the name of its config; None for other names."""
+    return next((DETECTORS[form] for form in DETECTORS if fnmatchcase(Path(config).name, form)), None)
 
 
 def _row(task: str, line: dict[str, str]) -> PublishedRow:

@@ -435,13 +435,36 @@ def test_detectors_without_masks_and_of_one_stage():
     assert counted.macs['backbone'] == masks.macs['backbone'] and counted.macs['bbox_head'] > 0
 
 
+def test_every_stage_of_a_cascade_counts():
+    """The heads of three stages, masks of each included, as in the published counts (slow: of whole networks)."""
+    one, three = (
+        load_config(ROOT / f'configs/tasks/{name}mask-rcnn_3x_coco.py', backbone='mambaout_mini')
+        for name in ('', 'cascade-')
+    )
+    one, three = count_complexity(one, (64, 64)), count_complexity(three, (64, 64))
+    masks = [three.submodules[f'roi_head.mask_head.{stage}'] for stage in range(3)]
+    boxes = [three.submodules[f'roi_head.bbox_head.{stage}'] for stage in range(3)]
+    assert masks == [one.submodules['roi_head.mask_head']] * 3
+    convolutions, linear = 4 * 49 * 256 * 256 * 9, 49 * 256 * 1024 + 1024 * (81 + 4 * 80)
+    assert boxes[0] == boxes[1] == boxes[2] == 1000 * (convolutions + 4 * 49 * 256 * 2 + linear)
+    assert three.macs['roi_head'] == sum(masks) + sum(boxes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('backbone', 'params', 'macs'), [('convnext_tiny', 86, 741), ('swin_tiny', 86, 745)])
+def test_cascades_measure_what_is_published(backbone, params, macs):
+    counted = count_complexity(load_config(ROOT / 'configs/tasks/cascade-mask-rcnn_3x_coco.py', backbone=backbone))
+    assert counted.params['total'] / 1e6 == pytest.approx(params, abs=0.5)
+    assert counted.macs['total'] / 1e9 == pytest.approx(macs, abs=1)
+
+
 def test_bad_input(tmp_path):
     cfg = config('mambaout-tiny', 'detection')
     with pytest.raises(InputError, match='--shape 0 640: expected positive'):
         count_complexity(cfg, (0, 640))
-    cfg.model.roi_head.type = 'CascadeRoIHead'
+    cfg.model.roi_head.type = 'PointRendRoIHead'
     assert task_of(cfg) == 'detection'
-    with pytest.raises(InputError, match=r'model\.roi_head\.type=CascadeRoIHead: expected StandardRoIHead'):
+    with pytest.raises(InputError, match=r'roi_head\.type=PointRendRoIHead: expected StandardRoIHead or Casc'):
         count_complexity(cfg)
     cfg.model = dict(type='DETR', backbone=cfg.model.backbone, bbox_head={}, encoder={})
     with pytest.raises(

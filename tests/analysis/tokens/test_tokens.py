@@ -143,6 +143,9 @@ def test_choices_and_crops():
     wide = apply_pipeline(Sizes.of([(100, 1000)]), [dict(type='Resize', scale=(1333, 800), keep_ratio=True)])
     assert wide.hw.tolist() == [[133, 1333]]
     assert apply_pipeline(COCO_LIKE, [dict(type='Resize', scale=(300, 200))]).hw.tolist() == [[200, 300]]
+    square = [dict(type='Resize', scale=(640, 640), keep_ratio=True), dict(type='Pad', size=(640, 640))]
+    assert apply_pipeline(COCO_LIKE, square).hw.tolist() == [[640, 640]]
+    assert apply_pipeline(Sizes.of([(900, 20)]), [dict(type='Pad', size=(64, 32))]).hw.tolist() == [[900, 64]]
     assert apply_pipeline(Sizes.of([(101, 51)]), [dict(type='Resize', scale_factor=0.5)]).hw.tolist() == [[51, 26]]
 
 
