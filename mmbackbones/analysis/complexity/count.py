@@ -273,7 +273,10 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = build_without_values({**cfg.model, 'backbone': {**cfg.model.backbone, 'init_cfg': None}})
     with _without_values():
-        model.to_empty(device='cpu')
+        for (
+            module
+        ) in model.modules():  # each once; the model's own to_empty fails on one that has two places, as in RTMDet
+            module.to_empty(device='cpu', recurse=False)
         inputs = tuple(torch.empty(shape) for shape in shapes)
         with Count() as count:
             maps = forward(count, model, inputs)

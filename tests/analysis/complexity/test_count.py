@@ -485,3 +485,12 @@ class Reader(nn.Module):
 def test_counting_leaves_no_index_maps_without_numbers():
     count_module(Reader(), torch.empty(1, 4, 6, 5))
     assert type(scan_order('w7', 6, 5).order) is Tensor
+
+
+def test_a_layer_with_two_places_is_counted_once():
+    """RTMDet's levels share their convolutions, each in a module of its level."""
+    cfg = load_config(ROOT / 'configs/tasks/rtmdet-ins_100e_coco.py', {}, 'mambaout_mini')
+    counted = count_complexity(cfg, (64, 64))
+    init_default_scope('mmdet')
+    head = MODELS.build({**cfg.model.bbox_head, 'train_cfg': None, 'test_cfg': None})
+    assert counted.params['bbox_head'] == sum(parameter.numel() for parameter in head.parameters())
