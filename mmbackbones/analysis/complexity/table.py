@@ -19,6 +19,7 @@ from mmbackbones.layers.arms import ARMS
 from mmbackbones.zoo.models import miniature_names
 from mmbackbones.zoo.published import Match, match
 
+CLASSIFIERS = 'imagenet-'  # in the names of their configs, which have no dense head to count
 NOT_COUNTED = ('_base_', 'tasks')  # folders of parts, which are no models
 COLUMNS = (
     'config',
@@ -84,7 +85,9 @@ def all_configs(folder: str | Path) -> list[Counted]:
     paths = sorted(
         path
         for path in Path(folder).rglob('*.py')
-        if not {*path.relative_to(folder).parts[:-1]} & {*NOT_COUNTED} and not path.stem.endswith('_base')
+        if not {*path.relative_to(folder).parts[:-1]} & {*NOT_COUNTED}
+        and not path.stem.endswith('_base')
+        and CLASSIFIERS not in path.stem
     )
     if not paths:
         raise InputError(f'{folder}: no configs below this folder')
