@@ -3,9 +3,9 @@
 import pytest
 
 from mmbackbones.analysis.complexity.count import Complexity, count_complexity
-from mmbackbones.analysis.complexity.rules import EXPLANATIONS, REMARKS, describe, explain
+from mmbackbones.analysis.complexity.rules import EXPLANATIONS, REMARKS, describe, explain, remark_on
 from mmbackbones.engine.config import load_config
-from mmbackbones.zoo.published import match, published_row
+from mmbackbones.zoo.published import SETTINGS, match, published_row, published_rows
 from tests.conftest import ROOT
 
 
@@ -125,3 +125,18 @@ def test_what_remarks_say_of_the_classifier_of_twins():
 def test_every_remark_has_its_row():
     assert all(published_row(*key) for key in REMARKS)
     assert set(EXPLANATIONS) == {'LocalVim', 'MambaVision', 'RAVLT', 'VSSD'}
+
+
+@pytest.mark.parametrize('variant', 'TSB')
+def test_cascades_of_mambavision_are_published_with_the_figures_of_convnext(variant):
+    cascade = SETTINGS['cascade-mask-rcnn-3x']
+    theirs, convnext = (
+        next(
+            row
+            for row in published_rows('detection')
+            if (row.family, row.variant, row.head, row.recipe) == (family, variant, cascade.head, cascade.recipe)
+        )
+        for family in ('MambaVision', 'ConvNeXt')
+    )
+    assert abs(theirs.params - convnext.params) <= 1 and abs(theirs.macs - convnext.macs) <= 1
+    assert f'{convnext.params:g} M and {convnext.macs:g} G' in remark_on(theirs)
