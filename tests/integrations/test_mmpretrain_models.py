@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmbackbones.backbones import MambaOut
@@ -33,6 +34,12 @@ from tests.conftest import ROOT
 
 TINY_VIM = dict(type='mmbackbones.Vim', arch=dict(embed_dims=16, depth=1), out_indices=(0,))
 TOKEN = dict(out_type='cls_token', out_feature='residual')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """That of the task's config; a test before this one may have set another framework's."""
+    init_default_scope('mmpretrain')
 
 
 def build_mambaout(options):
