@@ -5,12 +5,14 @@ import functools
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmbackbones.backbones import MambaOut
 from mmbackbones.backbones.timm_backbone import create_net
 from mmbackbones.checkpoints.strict import load_weights
 from mmbackbones.engine.config import load_config
+from mmbackbones.engine.device import adapt_to_device
 from mmbackbones.errors import InputError
 from mmbackbones.integrations.mmpretrain_models import ClsHead, ImageClassifier
 from mmbackbones.layers.meta_device import shapes_alone
@@ -132,6 +134,25 @@ def test_every_published_key_has_its_place_in_the_task(name):
     own = {key: x.shape for key, x in model.state_dict().items()}
     assert {key: x.shape for key, x in converted.items()} == own
     assert sum(x.numel() for x in model.parameters()) == published['num_parameters']
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', ['mambaout_tiny', 'vmamba_tiny_s1l8'])
+def test_one_training_step_at_full_size(name):
+    """Two random images, mixed, through network and head, loss, backward and AdamW: every parameter moves."""
+    cfg = load_config(ROOT / 'configs/tasks/imagenet-224.py', {'model.backbone.drop_path_rate': 0.0}, backbone=name)
+    adapt_to_device(cfg, 'none')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    before = {key: x.detach().clone() for key, x in model.named_parameters()}
+    images = list(torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8))
+    samples = [DataSample().set_gt_label(label) for label in (3, 999)]
+    data = model.data_preprocessor(dict(inputs=images, data_samples=samples), training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert loss.isfinite() and all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
+    torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05).step()
+    assert not [key for key, x in model.named_parameters() if x.equal(before[key]) and x.grad.any()]
 
 
 def test_bad_input():

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.outputs import dense_task_of
+from mmbackbones.evaluation.outputs import task_of
 from mmbackbones.layers.local_scan import local_orders
 from mmbackbones.layers.meta_device import shapes_alone
 from mmbackbones.layers.s4nd import fft_flops
@@ -36,7 +36,7 @@ from mmbackbones.ops.scan_orders import forget_orders
 from mmbackbones.ops.selective_scan import ScanArguments  # registers the operator, too
 
 # Height and width at which the papers count; docs/recipes.md names the sources.
-SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048)}
+SHAPES = {'detection': (800, 1280), 'segmentation': (512, 2048), 'classification': (224, 224)}
 MASKS = 100
 ROI_HEADS = ('StandardRoIHead', 'CascadeRoIHead')
 WITHOUT_COST = ('init_cfg', 'drop_path_rate', 'with_cp', 'frozen_stages')  # options of backbones
@@ -218,8 +218,9 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
     """Count a configured model. No weights are loaded or downloaded, and no values are computed.
 
     Args:
-        cfg: configuration of a detector or segmentor.
-        shape: height and width in pixels; by default 800x1280 for detectors and 512x2048 for segmentors.
+        cfg: configuration of a detector, segmentor or classifier.
+        shape: height and width in pixels; by default 800x1280 for detectors, 512x2048 for segmentors and 224x224 for
+            classifiers.
         cache: counts of backbones and of necks with heads, by their configuration and input shapes. They are looked up
             and added. Share it between models.
 
@@ -227,7 +228,7 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
         InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither one of
             :data:`ROI_HEADS` nor one box head that reads maps alone.
     """
-    task = dense_task_of(cfg)
+    task = task_of(cfg)
     shape = tuple(shape or SHAPES[task])
     if min(shape) < 1:
         raise InputError(f'--shape {shape[0]} {shape[1]}: expected positive height and width in pixels')
@@ -242,7 +243,7 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
     maps = cache[key].maps
     heads_key = _content(rest, maps)
     if heads_key not in cache:
-        cache[heads_key] = _count_part(cfg, _detector_heads if task == 'detection' else _segmentor_heads, maps)
+        cache[heads_key] = _count_part(cfg, HEADS[task], maps)
     parts = (cache[key], cache[heads_key])
     params = {name: number for part in parts for name, number in part.params.items()}
     macs = {name: round(sum(counts.values())) for part in parts for name, counts in part.count.macs.items()}
@@ -307,6 +308,10 @@ def _segmentor_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -
     count.run('decode_head', model.decode_head, maps)
 
 
+def _classifier_head(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
+    count.run('head', model.head, maps)
+
+
 def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) -> None:
     """Run neck and heads. The numbers of proposals of box and mask head do not depend on data."""
     if model.with_neck:
@@ -327,6 +332,9 @@ def _detector_heads(count: Count, model: nn.Module, maps: tuple[Tensor, ...]) ->
         else:
             count.run(f'roi_head.{name}_head', head, _regions(extractor, number))
         count.macs['roi_head'].update(count.macs['Global'] - before)
+
+
+HEADS = {'detection': _detector_heads, 'segmentation': _segmentor_heads, 'classification': _classifier_head}
 
 
 def _regions(extractor: nn.Module, number: int) -> Tensor:

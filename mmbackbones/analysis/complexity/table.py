@@ -19,7 +19,7 @@ from mmbackbones.layers.arms import ARMS
 from mmbackbones.zoo.models import miniature_names
 from mmbackbones.zoo.published import Match, match
 
-CLASSIFIERS = 'imagenet-'  # in the names of their configs, which have no dense head to count
+CLASSIFIERS = 'imagenet-'  # in the names of their configs; the table is of dense tasks
 NOT_COUNTED = ('_base_', 'tasks')  # folders of parts, which are no models
 COLUMNS = (
     'config',

@@ -27,6 +27,7 @@ from mmbackbones.layers.arms import ARMS
 from mmbackbones.ops.scan_orders import scan_order, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.zoo.models import miniature_names
+from mmbackbones.zoo.published import match
 from tests.conftest import ROOT
 from tests.miniatures import TASKS, miniature
 
@@ -74,6 +75,16 @@ def test_counts_equal_the_published(network, task):
     assert sum(counts.macs.values()) == pytest.approx(2 * counts.macs['total'], abs=5)  # the modules make up the whole
     assert sum(counts.operators.values()) == counts.macs['total']
     assert sum(counts.params.values()) == 2 * counts.params['total']
+
+
+@pytest.mark.parametrize('network', ['mambaout_tiny', 'vmamba_tiny_s1l8', 'transnext_tiny'])
+def test_counts_of_classifiers_equal_the_published(network):
+    task = ROOT / 'configs/tasks/imagenet-224.py'
+    counted, row = count_complexity(load_config(task, {}, network)), match(task, backbone=network).row
+    assert counted.shape == (224, 224) and set(counted.params) == {'total', 'backbone', 'head'}
+    for ours, theirs in ((counted.params['total'] / 1e6, row.params), (counted.macs['total'] / 1e9, row.macs)):
+        digits = len(f'{theirs:g}'.partition('.')[2])
+        assert round(ours, digits) == theirs
 
 
 @pytest.mark.parametrize(('size', 'first'), [('tiny', 262), ('small', 357)])
