@@ -105,27 +105,38 @@ class CosineAttention(nn.Module):
 
         It is continuous in the distance (the paper's section 3.3): an MLP of signed logarithms.
         """
-        side, target = self.grid_side, (height, width)
-        bias = self._bias_of(*(target if side is None else (side, side)))  # [heads, H, W, h, w]
-        if side is not None and target != (side, side):
-            pooled = tuple(_pooled(size, self.ratio) for size in target)
-            bias = _resize(bias.flatten(1, 2), pooled)  # [heads, H * W, h, w]
-            bias = bias.flatten(2).transpose(1, 2).unflatten(-1, (side, side))  # [heads, h * w, H, W]
-            return _resize(bias, target).flatten(2).transpose(1, 2)
-        return bias.flatten(3).flatten(1, 2)
+        square = (height, width) if self.grid_side is None else (self.grid_side, self.grid_side)
+        table, (row_of, column_of) = self._table(*square)
+        # The axes are resized one after the other, rows while the columns are still distances: the bias of the whole
+        # square is never made.
+        bias = self._unfold(table.transpose(1, 2), row_of, height)  # [heads, columns, H, h]
+        bias = self._unfold(bias.permute(0, 2, 3, 1), column_of, width)  # [heads, H, h, W, w]
+        return bias.transpose(2, 3).flatten(3).flatten(1, 2)
 
-    def _bias_of(self, height: int, width: int) -> Tensor:
-        (rows, row_of), (columns, column_of) = (
-            (torch.tensor(steps, dtype=torch.float32, device=self.temperature.device), at)
-            for steps, at in (_distances(size, self.ratio) for size in (height, width))
-        )
+    def _unfold(self, table: Tensor, places: Tensor, size: int) -> Tensor:
+        """From distances on an axis to pairs of tokens on it, [..., distances] -> [..., size, pooled tokens].
+
+        ``places`` is the index of each pair [side, pooled side]. If the side is not ``size``, the axis is resized.
+        """
+        pairs = table.index_select(-1, places.flatten()).unflatten(-1, places.shape)
+        if size == len(places):
+            return pairs
+        target = (size, _pooled(size, self.ratio))
+        resized = F.interpolate(pairs.flatten(0, -3)[None], size=target, mode='bilinear', align_corners=False)
+        return resized.view(*table.shape[:-1], *target)
+
+    def _table(self, height: int, width: int) -> tuple[Tensor, list[Tensor]]:
+        """Bias of each pair of distances, [heads, rows, columns], and which of them each pair of tokens has.
+
+        The latter are indices [H, h] of rows and [W, w] of columns.
+        """
+        device = self.temperature.device
+        steps, places = zip(*(_distances(size, self.ratio) for size in (height, width)))
+        rows, columns = (torch.tensor(step, dtype=torch.float32, device=device) for step in steps)
         table = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), dim=-1) * (8 / self.divisor)
         table = table.sign() * (1 + table.abs()).log2() / 3
-        table = self.cpb_fc2(F.relu(self.cpb_fc1(table))).permute(2, 0, 1)  # [heads, rows, columns]
-        for axis, at in ((1, row_of), (-1, column_of)):
-            index = torch.tensor(at, device=table.device)
-            table = table.index_select(axis, index.flatten()).unflatten(axis, index.shape)
-        return table.permute(0, 1, 3, 2, 4)  # [heads, H, h, W, w] -> [heads, H, W, h, w]
+        table = self.cpb_fc2(F.relu(self.cpb_fc1(table))).permute(2, 0, 1)
+        return table, [torch.tensor(place, device=device) for place in places]
 
 
 class GlobalAttention(CosineAttention):
@@ -321,10 +332,6 @@ def _distances(side: int, ratio: int) -> tuple[list[float], list[list[int]]]:
     known = sorted({distance for row in pairs for distance in row})
     place = {distance: i for i, distance in enumerate(known)}
     return known, [[place[distance] for distance in row] for row in pairs]
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
 
 
 def _inside(height: int, width: int, device: torch.device) -> Tensor:

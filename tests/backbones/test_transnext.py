@@ -5,14 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmbackbones.analysis.complexity.count import count_complexity
 from mmbackbones.backbones import TransNeXt
 from mmbackbones.backbones.transnext import AggregatedAttention, GlobalAttention, _distances, _inside
 from mmbackbones.checkpoints.adapters.transnext import convert_transnext
-from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import TOLERANCE, build_whole, load_case, load_keys, load_weights
-from tests.conftest import ROOT
 
 SMALL = dict(dims=(8, 12, 16, 24), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3))
 CASES = ['square', 'nonsquare', 'odd_size', 'eps', 'aaaa_square']
@@ -111,11 +108,6 @@ def test_detectors_and_segmentors_have_the_published_parameters(arch, det, seg):
     for task, published in (('det', det), ('seg', seg)):
         model = build_whole(task, TransNeXt, arch)
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(published, rel=0.01)
-
-
-def test_the_detector_has_the_published_macs():
-    config = 'configs/transnext/mask-rcnn_transnext-tiny_fpn_8xb2-amp-1x_coco.py'
-    assert count_complexity(load_config(str(ROOT / config))).macs['total'] / 1e9 == pytest.approx(356, rel=0.005)
 
 
 def test_pooled_tokens_lie_at_the_mean_of_their_bins():

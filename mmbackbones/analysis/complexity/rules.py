@@ -109,6 +109,10 @@ POOLED_AS_SQUARE = (
     'with the pooled tokens of a 512x512 image, 256 and not 1,024, and without the resizing of the position bias, ours '
     'has {} G (by arithmetic; no script is public)'
 )
+AXES_AT_ONCE = (
+    'counted with the position bias resized as theirs, the whole square and not one axis after the other, ours has {} G '
+    '(tests/analysis/complexity/test_rules.py)'
+)
 # As REMARKS, for rows of other heads and schedules: by head, family and variant.
 REMARKS_ON_OTHER_HEADS = {
     ('Cascade Mask R-CNN', 'MambaVision', variant): "the published figures are ConvNeXt's, "
@@ -125,6 +129,10 @@ REMARKS = {
     **{
         ('segmentation', 'Twins', variant): WITH_CLASSIFIER.format(classifier) + WITHOUT_PRODUCTS.format(macs)
         for variant, classifier, macs in (('S', 0.51, 904), ('B', 0.77, 1024), ('L', 1.02, 1165))
+    },
+    **{
+        ('detection', 'TransNeXt', variant): AXES_AT_ONCE.format(macs)
+        for variant, macs in (('Tiny', 356), ('Small', 514), ('Base', 727))
     },
     **{
         ('segmentation', 'TransNeXt', variant): POOLED_AS_SQUARE.format(macs)

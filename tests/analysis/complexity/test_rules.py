@@ -114,6 +114,16 @@ def test_what_remarks_say_of_attention(path, left_out):
     assert abs(counts.macs['total'] / 1e9 / row.macs - 1) > 0.03
 
 
+def test_what_remarks_say_of_the_bias_of_transnext():
+    """The authors resize each token's bias of the 800 px square to the pooled tokens of the image, then all tokens."""
+    path = 'transnext/mask-rcnn_transnext-tiny_fpn_8xb2-amp-1x_coco.py'
+    counts, row = counts_of(path), match(ROOT / 'configs' / path).row
+    stages = ((2, 3), (2, 6), (15, 12), (2, 24))  # depth and heads
+    whole = sum(4 * depth * heads * (200 // 2**i) ** 2 * 25 * 40 for i, (depth, heads) in enumerate(stages))
+    counted = (counts.macs['total'] + whole) / 1e9
+    assert f' {counted:.0f} G' in REMARKS['detection', 'TransNeXt', 'Tiny'] and round(counted) == row.macs
+
+
 def test_what_remarks_say_of_the_classifier_of_twins():
     """768 channels times 1,000 classes, with biases: with them ours are the 88.5 M of the authors' README."""
     counts = counts_of('twins/twins-svt-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
