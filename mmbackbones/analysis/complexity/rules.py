@@ -110,8 +110,8 @@ POOLED_AS_SQUARE = (
     'has {} G (by arithmetic; no script is public)'
 )
 AXES_AT_ONCE = (
-    'counted with the position bias resized as theirs, the whole square and not one axis after the other, ours has {} G '
-    '(tests/analysis/complexity/test_rules.py)'
+    'counted with the position bias resized as theirs, the whole square and not one axis after the other, ours has '
+    '{} G (tests/analysis/complexity/test_rules.py)'
 )
 # As REMARKS, for rows of other heads and schedules: by head, family and variant.
 REMARKS_ON_OTHER_HEADS = {
