@@ -28,8 +28,6 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Any
 
-from timm.models import get_pretrained_cfg
-
 from mmbackbones.errors import InputError
 from mmbackbones.zoo.rows import named_rows, read_rows
 
@@ -105,6 +103,8 @@ def published_test(name: str) -> dict[str, object]:
     Raises:
         InputError: no such model; the message names the nearest ones.
     """
+    from timm.models import get_pretrained_cfg  # takes seconds, and listing models needs none of it
+
     row = _row(name)
     own = _as_classifier(name).items()
     test = {key.removeprefix(TEST): value for key, (value, _) in own if key.startswith(TEST)}

@@ -322,7 +322,7 @@ def test_bad_images(config, resized):
     [
         (Backbone, RunOptions, set()),
         (PlainBackbone, PlainRunOptions, set()),
-        (PlainMamba, TrunkOptions, {'out_indices', 'out_feature', 'norm_cfg'}),
+        (PlainMamba, TrunkOptions, {'out_indices', 'out_feature', 'out_type', 'norm_cfg'}),
     ],
     ids=lambda x: getattr(x, '__name__', ''),
 )
