@@ -49,6 +49,19 @@ def test_complexity_of_a_folder(tmp_path):
     assert (tmp_path / 'a.md').read_text().count('| `') == 10
 
 
+def test_complexity_keeps_the_rows_counted_beside_a_refused_config(tmp_path):
+    """A whole table from an earlier run stays as it is."""
+    table = tmp_path / 'a.csv'
+    table.write_text('whole\n')
+    bad = tmp_path / 'imagenet.py'
+    bad.write_text(f"_base_ = ['{ROOT}/configs/tasks/imagenet-224.py']\n")
+    refusal = error_of(run('complexity', written('mambaout_mini', 'segmentation'), bad, '--csv', table))
+    assert f'1 not counted, the other 1 are in {table}.incomplete: imagenet' in refusal
+    assert table.read_text() == 'whole\n'
+    with open(f'{table}.incomplete') as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
 def test_complexity_bad_usage():
     assert error_of(run('complexity')) == 'error: expected configs or --all'
     refusal = error_of(run('complexity', '--all', '--shape', 64, 64))

@@ -80,14 +80,20 @@ def main(argv: list[str] | None = None) -> None:
             if args.record:
                 append_record(args.record, record_of(cfg, name, counts))
         return
-    rows = []
-    for row in count_configs(all_configs(args.all) if args.all else args.configs):
+    rows, refused = [], []
+    for row in count_configs(all_configs(args.all) if args.all else args.configs, refused):
         rows.append(row)
         print(f'{row["config"]}: {row["params_M"]:.1f} M, {row["macs_G"]:.1f} G', flush=True)
-    if args.csv:
-        write_counts(args.csv, rows)
-    if args.markdown:
-        write_file(args.markdown, to_markdown(rows))
+    # A table with missing rows never replaces a whole one, and never costs the rows that were counted.
+    end = '.incomplete' if refused else ''
+    written = [f'{path}{end}' for path in (args.csv, args.markdown) if path and rows]
+    if args.csv and rows:
+        write_counts(f'{args.csv}{end}', rows)
+    if args.markdown and rows:
+        write_file(f'{args.markdown}{end}', to_markdown(rows))
+    if refused:
+        others = f', the other {len(rows)} are in {" and ".join(written)}' if written else ''
+        raise InputError(f'{len(refused)} not counted{others}: {"; ".join(refused)}')
 
 
 if __name__ == '__main__':

@@ -110,21 +110,33 @@ def record_of(cfg: Config, name: str, counts: Complexity) -> dict:
     return config_record('complexity', cfg, f'{name}.py', metrics, shape=list(counts.shape))
 
 
-def count_configs(configs: Iterable[str | Path | Counted]) -> Iterator[dict[str, object]]:
+def count_configs(
+    configs: Iterable[str | Path | Counted], refused: list[str] | None = None
+) -> Iterator[dict[str, object]]:
     """Count one row per config. Equal backbones are counted once, and necks and heads once per set of maps.
+
+    Args:
+        configs: paths, or configs with their backbone and arm.
+        refused: takes a sentence for each config that cannot be counted, which then has no row.
 
     Yields:
         dict: the :data:`COLUMNS`; None for an empty cell.
 
     Raises:
-        InputError: as :func:`load_config` and :func:`count_complexity`.
+        InputError: as :func:`load_config` and :func:`count_complexity`, without ``refused``.
     """
     cache = {}
     for config in configs:
         counted = config if isinstance(config, Counted) else Counted(Path(config))
-        cfg = load_config(counted.config, {ARM_KEY: counted.arm} if counted.arm else None, counted.backbone)
-        found = match(counted.config, backbone=counted.backbone)
-        yield row_of(counted.name, cfg, count_complexity(cfg, cache=cache), found)
+        try:
+            cfg = load_config(counted.config, {ARM_KEY: counted.arm} if counted.arm else None, counted.backbone)
+            counts = count_complexity(cfg, cache=cache)
+        except InputError as error:
+            if refused is None:
+                raise
+            refused.append(f'{counted.name}: {error}')
+        else:
+            yield row_of(counted.name, cfg, counts, match(counted.config, backbone=counted.backbone))
 
 
 def row_of(name: str, cfg: Config, counts: Complexity, found: Match) -> dict[str, object]:
