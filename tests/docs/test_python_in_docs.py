@@ -67,8 +67,8 @@ def test_there_is_code_of_each_kind():
 
 def test_the_readme_is_short():
     lines = (ROOT / 'README.md').read_text().splitlines()
-    assert len(lines) <= 120
-    assert {block.text for block in blocks('README.md', 'bash')} >= {
-        'bash tools/quickstart.sh\n',
-        'bash tools/run_tests.sh\n',
-    }
+    assert len(lines) <= 100
+    found = [
+        command.split('  #')[0].strip() for block in blocks('README.md', 'bash') for command in block.text.splitlines()
+    ]
+    assert {'bash tools/quickstart.sh', 'bash tools/run_tests.sh'} <= {*found}
