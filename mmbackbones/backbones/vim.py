@@ -43,7 +43,7 @@ class Vim(PlainBackbone):
         with_cls_token (bool): keep the class token in the middle of the sequence. The authors' dense code drops it.
         rope (bool): rotary position code on the residual stream before each block, and therefore on every returned map
             except the last block's. Some of the authors' dense configs have it. No released checkpoint was trained with
-            it.
+            it. It excludes ``with_cls_token``.
         pad_patches (bool): zero-pad the image so that every stride starts a patch, see :class:`PatchEmbed`.
 
     ``arch`` and the other arguments: see :class:`PlainBackbone`. The authors' dense code returns the mixer's output

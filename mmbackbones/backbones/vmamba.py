@@ -48,7 +48,8 @@ class VMamba(StagedBackbone):
 
     Keys of ``arch`` besides ``dims`` and ``depths``, with the second version's values as defaults: ``ssm_ratio``
     (``d_inner`` over width), ``d_state``, ``mlp_ratio`` (0: no MLP), ``conv_bias``, ``gate``, ``patches`` (4x4 patches
-    and 2x2 merging in place of 3x3 convolutions with stride 2).
+    and 2x2 merging in place of 3x3 convolutions with stride 2). The other arguments: see
+    :class:`mmbackbones.backbones.base.Backbone`.
     """
 
     archs = {

@@ -24,7 +24,7 @@ def test(argv: list[str] | None = None) -> None:
 
 def train_parser() -> argparse.ArgumentParser:
     """Options of ``train``."""
-    parser = _parser('Train a detector or segmentor, then test its last checkpoint.')
+    parser = _parser('Train a detector, segmentor or classifier, then test its last checkpoint.')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -41,7 +41,7 @@ def train_parser() -> argparse.ArgumentParser:
 def test_parser() -> argparse.ArgumentParser:
     """Options of ``test``."""
     parser = _parser('Test a checkpoint.')
-    parser.add_argument('checkpoint', help='file, https://… or hf://owner/name/file')
+    parser.add_argument('checkpoint', help='file, https://…, hf://owner/name/file or zoo://NAME')
     parser.add_argument('--tta', action='store_true', help='multi-scale and flip test (segmentors)')
     parser.add_argument(
         '--out', action=FolderOption, metavar='DIR', help='write predictions and record to this new folder'

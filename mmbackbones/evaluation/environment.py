@@ -31,7 +31,7 @@ def environment() -> dict:
         dict: ``versions`` (by package), ``python``, ``device``, ``commit`` (see :func:`commit`) and ``date`` (UTC, ISO
         8601, to the second).
     """
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU'
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_device()
     return dict(
         versions=installed(PACKAGES),
         python=platform.python_version(),
@@ -67,6 +67,11 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str:
     command = ['git', '-C', str(PACKAGE), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu_device() -> str:
+    """What a record names as the device of a run on the CPU."""
+    return f'{cpu_model()} CPU'
 
 
 def cpu_model() -> str:

@@ -31,7 +31,9 @@ def export_parser() -> argparse.ArgumentParser:
         description='Export the backbone of a config. The file is written only after it gave the maps of PyTorch.',
     )
     parser.add_argument('config', help='config file; it is Python code and is executed')
-    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file; of the whole model or its backbone')
+    parser.add_argument(
+        'checkpoint', help='file, https://…, hf://owner/name/file or zoo://NAME; of the whole model or its backbone'
+    )
     parser.add_argument('--format', choices=FORMATS, default='onnx', help='(default: onnx)')
     parser.add_argument('--backbone-only', action='store_true', help='required; whole models need another tool')
     parser.add_argument('--backbone', metavar='NAME', help="a model of the zoo that replaces the config's backbone")
@@ -50,7 +52,7 @@ def publish_parser() -> argparse.ArgumentParser:
         prog='tools/publish.py', description='Write a checkpoint as safetensors with a model card, ready for a hub.'
     )
     parser.add_argument('config', help='config file; it is Python code and is executed')
-    parser.add_argument('checkpoint', help='file, https:// or hf://owner/name/file')
+    parser.add_argument('checkpoint', help='file, https://…, hf://owner/name/file or zoo://NAME')
     parser.add_argument(
         '-o', '--out', action=FolderOption, type=Path, required=True, metavar='FOLDER', help='new folder to write'
     )

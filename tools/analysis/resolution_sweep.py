@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
         'Finished sizes are not run again.'
     )
     parser.add_argument('config')
-    parser.add_argument('checkpoint', nargs='?', help='file, https:// or hf://owner/name/file')
+    parser.add_argument('checkpoint', nargs='?', help='file, https://…, hf://owner/name/file or zoo://NAME')
     parser.add_argument('--sizes', nargs='+', type=int, required=True, metavar='PX', help='short sides of the input')
     parser.add_argument(
         '--out', action=FolderOption, type=Path, required=True, metavar='DIR', help='folder for runs, CSV and figures'

@@ -45,7 +45,7 @@ def text(selection: Selection) -> str:
     parts += ['## Differences', show.contrasts(points, selection.covariate)]
     parts += ['## Length of the sequence', lengths(points)]
     for metric in selection.metrics:
-        parts += [f'## Points: {show.NAMES[metric]}', show.points_table(points[metric])]
+        parts += [f'## Points: {show.NAMES[metric]}', show.points_table({metric: points[metric]})]
         parts += [f'## Left out: {show.NAMES[metric]}', show.left_out(selection.left_out(metric))]
     return '\n\n'.join(part.strip('\n') for part in parts) + '\n'
 
@@ -59,7 +59,7 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def part(root: Path, name: str, *metric: str) -> str:
-    """A generated part of ``docs/evidence.md``; the parts ``points`` and ``left-out`` are of one metric."""
+    """A generated part of ``docs/evidence.md``; the parts ``points`` and ``left-out`` are of some metrics."""
     usual = Selection()
     if name == 'sentences':
         return _bullets(show.sentences(usual.points()))
@@ -70,7 +70,7 @@ def part(root: Path, name: str, *metric: str) -> str:
     if name == 'lengths':
         return lengths(usual.points())
     if name == 'points':
-        return show.points_table(usual.points()[metric[0]])
+        return show.points_table({name: usual.points()[name] for name in metric})
     if name == 'left-out':
         return show.left_out(usual.left_out(metric[0]))
     raise KeyError(name)

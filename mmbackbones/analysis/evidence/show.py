@@ -40,13 +40,16 @@ def contrast_rows(points: dict[str, list[Point]], covariate: str = 'none') -> li
 
 
 def robustness(variants: dict[str, tuple[dict[str, list[Point]], str]]) -> str:
-    """A table: SSM against conv and against all others under each choice of rows and covariate."""
-    lines = []
+    """A table: SSM against conv and against all others under each choice of rows and covariate, and their sum."""
+    lines, told_apart = [], Counter[str]()
     for name, (points, covariate) in variants.items():
         for metric, group in points.items():
-            cells = [interval(estimate(group, contrast, covariate)) for contrast in list(CONTRASTS)[:2]]
-            lines.append([name, NAMES[metric], *cells])
-    return markdown_table(['rows and covariate', 'metric', *list(CONTRASTS)[:2]], lines)
+            found = [estimate(group, contrast, covariate) for contrast in list(CONTRASTS)[:2]]
+            lines.append([name, NAMES[metric], *map(interval, found)])
+            told_apart[NAMES[metric]] += found[0].low is not None and not found[0].low <= 0 <= found[0].high
+    table = markdown_table(['rows and covariate', 'metric', *list(CONTRASTS)[:2]], lines)
+    counts = ', '.join(f'{name} in {count} of {len(variants)}' for name, count in told_apart.items())
+    return f'{table}\nSSM and convolutional networks are told apart by {counts} selections.'
 
 
 def lengths(points: dict[str, list[Point]], trends: dict[str, Trend]) -> str:
@@ -79,13 +82,23 @@ def classes(points: Sequence[Point]) -> str:
     return ', '.join(f'{count[name]} {name}' for name in CLASSES if count[name])
 
 
-def points_table(points: Sequence[Point]) -> str:
-    """Every point with its sources."""
+def points_table(points: dict[str, list[Point]]) -> str:
+    """Every point of some metrics with its sources. A network that has no score by a later metric has an empty cell."""
+    first, *others = points.values()
+    scores = [{p.name: p.score for p in group} for group in (first, *others)]
     lines = [
-        [p.name, p.mixer, f'{p.top1:.1f}', f'{p.score:.1f}', p.extras, p.source]
-        for p in sorted(points, key=lambda p: (CLASSES.index(p.mixer), p.family, p.top1))
+        [
+            p.name,
+            p.mixer,
+            f'{p.top1:.1f}',
+            *(f'{by[p.name]:.1f}' if p.name in by else '' for by in scores),
+            p.extras,
+            p.source,
+        ]
+        for p in sorted(first, key=lambda p: (CLASSES.index(p.mixer), p.family, p.top1))
     ]
-    return markdown_table(['network', 'class', 'top-1', 'score', 'beyond the plain recipe', 'sources'], lines)
+    head = ['network', 'class', 'top-1', *(NAMES[metric] for metric in points), 'beyond the plain recipe', 'sources']
+    return markdown_table(head, lines)
 
 
 def left_out(rows: Sequence[LeftOut]) -> str:

@@ -63,7 +63,8 @@ class Curve:
         above = [gain >= ABOVE_CHANCE for gain in gains]
         if not any(above):
             return (
-                f'did not train: hardly above chance in the near bin too ({100 * self.mean[0]:.1f} % at {self.bins[0]})'
+                'did not train: less than a quarter of the way above chance in the near bin too '
+                f'({100 * self.mean[0]:.1f} % at {self.bins[0]})'
             )
         if not above[0]:
             return 'uneven: above chance only at ' + ', '.join(name for name, is_ in zip(self.bins, above) if is_)

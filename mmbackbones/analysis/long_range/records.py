@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mmbackbones.analysis.long_range.runs import LongRangeRun
 from mmbackbones.analysis.long_range.state import StateFile
 from mmbackbones.analysis.long_range.train import train_and_test
 from mmbackbones.errors import InputError
-from mmbackbones.evaluation.environment import commit, environment
+from mmbackbones.evaluation.environment import commit, cpu_device, environment
 from mmbackbones.evaluation.records import append_record, read_records
 from mmbackbones.ops.selective_scan import selective_scan_backend
 
@@ -31,7 +30,7 @@ def to_record(run: LongRangeRun, result: dict) -> dict:
     """The record of a finished run: the result of :func:`train_and_test`, machine and software."""
     settings = run.settings()
     # A machine with a GPU trains on its CPU if asked to.
-    device = dict(device=f'{platform.machine()} CPU') if run.device == 'cpu' else {}
+    device = dict(device=cpu_device()) if run.device == 'cpu' else {}
     data = {key: settings[key] for key in DATA if key in settings}
     recipe = {key: settings[key] for key in RECIPE if key in settings}
     return dict(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from scipy.stats import linregress
 
+from mmbackbones.analysis.evidence.choices import METRICS
 from mmbackbones.analysis.evidence.points import collect
 from mmbackbones.analysis.evidence.regression import estimate
 from mmbackbones.analysis.evidence.show import interval
@@ -30,13 +31,17 @@ def answer(root: Path, *names: str) -> str:
         reach=_reach(long_range_curves(row)),
         length=_length(),
         published=_published(),
-        missing='No full-size training of this project is finished, and nothing has run on a GPU. What would settle '
-        'it: `python tools/analysis/run_suite.py configs/suites/controlled.yaml`, which changes the token mixer alone.',
+        missing='No full-size training of this project is finished, and nothing has run on a GPU. '
+        '`python tools/analysis/run_suite.py configs/suites/controlled.yaml` is the experiment that is missing: it '
+        'fine-tunes one MambaOut and changes the token mixer alone.',
     )
     if names:
         return ' '.join(sentences[name] for name in names)
     lines = [f'* **{name.capitalize()}.** {sentences[name]}' for name in FIRST]
-    reach = f'Reach: {distinct(row, "device")}, torch {distinct(row, "torch")}, {distinct(row, "date")}, `{ROW}`.'
+    reach = (
+        f'Reach: {distinct(row, "device")}, torch {distinct(row, "torch")}, {distinct(row, "date")}, '
+        f'commit {distinct(row, "commit")}, `{ROW}`.'
+    )
     return '\n'.join(lines) + f'\n\nCost: {_conditions(speed)} {reach}'
 
 
@@ -55,25 +60,27 @@ def cost(root: Path) -> str:
 def _conditions(rows: Rows) -> str:
     return (
         f'backbones alone, batch 1, float32, {distinct(rows, "device")}, {distinct(rows, "versions").split(",")[0]}, '
-        f'{distinct(rows, "date")}, `{SPEED}`.'
+        f'{distinct(rows, "date")}, commit {distinct(rows, "commit")}, `{SPEED}`. `sdpa` is the fused attention of '
+        'torch, `eager` stores the matrix of weights.'
     )
 
 
 def _length() -> str:
     tokens, small = (800 // STRIDE) * (1280 // STRIDE), (224 // STRIDE) ** 2
     return (
-        f'Attention is dominated by its quadratic part beyond 6 D tokens. COCO at 800x1280 has {tokens:,} tokens of '
-        f'{STRIDE} px, {tokens / (6 * WIDTH):.2f} times that at D = {WIDTH}; ImageNet at 224x224 has {small}, '
-        f'{small / (6 * WIDTH):.2f} times.'
+        'The quadratic part of attention costs more than the rest of a block beyond 6 D tokens, where D is the number '
+        f'of channels. COCO at 800x1280 has {tokens:,} tokens of {STRIDE} px, {tokens / (6 * WIDTH):.2f} times this '
+        f'threshold at D = {WIDTH}. ImageNet at 224x224 has {small}, {small / (6 * WIDTH):.2f} times.'
     )
 
 
 def _published() -> str:
-    found = {metric: estimate(collect(metric)[0], 'SSM against conv') for metric in ('AP_box', 'mIoU_ss')}
+    box, mask, miou = (interval(estimate(collect(metric)[0], 'SSM against conv')) for metric in METRICS)
+    plain = interval(estimate(collect('AP_box', only_plain=True)[0], 'SSM against conv'))
     return (
-        'At equal ImageNet accuracy, published SSM networks score '
-        f'{interval(found["AP_box"])} box AP (COCO) and {interval(found["mIoU_ss"])} mIoU (ADE20K) against '
-        'convolutional ones, with 95 % intervals that allow for families ([docs/evidence.md](docs/evidence.md), '
+        'At equal ImageNet accuracy, published SSM (state-space model) networks differ from convolutional ones by '
+        f'{box} box AP and {mask} mask AP (COCO), and by {miou} mIoU (ADE20K). With rows of the plain recipe only, box '
+        f'AP differs by {plain}. The brackets are 95 % intervals over families ([docs/evidence.md](docs/evidence.md), '
         '`python tools/analysis/evidence.py`). Recipes differ, so this is no experiment.'
     )
 
@@ -124,6 +131,8 @@ def _reach(found: list[Curve]) -> str:
         return f'{100 * mean:.1f} % ({100 * low:.0f} to {100 * high:.0f}, {curve.seeds} seeds)'
 
     return (
-        f'On the synthetic long-range task, with cues {first} to {last} tokens away, four blocks of a four-direction '
-        f'scan answer {accuracy(scan)} correctly and four of a 7x7 convolution {accuracy(conv)}; chance is 25 %.'
+        f'On the synthetic task `row` ([docs/long_range.md](docs/long_range.md)), cues are {first} to {last} tokens '
+        f'away. Four blocks of a four-direction scan answer {accuracy(scan)} correctly, four of a 7x7 convolution '
+        f'{accuracy(conv)}. The brackets are the widest 95 % interval. Chance is 25 %; these convolutions see 12 '
+        'tokens at most.'
     )

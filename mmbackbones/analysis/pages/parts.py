@@ -16,6 +16,7 @@ from mmbackbones.analysis.pages.published import SCORES, SHOWN
 from mmbackbones.analysis.tables import markdown_table, read_csv
 from mmbackbones.zoo.published import Match, match, network_and_task
 
+ARM = 'an arm of the controlled experiment'  # the remark of zoo/published/configs.csv
 Counts = dict[tuple[str, str], dict[str, str]]  # rows of complexity.csv by network and task
 
 
@@ -106,15 +107,16 @@ def _counted(rows: Rows) -> str:
 
 
 def complexity(root: Path) -> str:
-    """Every config except the quickstart's."""
-    rows = read(root, 'complexity.csv')
+    """Every config except the quickstart's and the arms of the controlled experiment, which have no published rows."""
+    counted = read(root, 'complexity.csv')
+    rows = [row for row in counted if row['recipe'] != 'quickstart' and row['remark'] != ARM]
     texts = ('config', 'task', 'recipe', 'published_row', 'remark', 'why_apart', 'source')
     typed: list[dict[str, object]] = []
     for row in rows:
         numbers = {name: float(row[name]) if row[name] else None for name in COLUMNS if name not in texts}
         words = {name: row[name] or None for name in texts}
         typed.append({**numbers, **words, 'height': int(row['height']), 'width': int(row['width'])})
-    return f'{len(rows)} configs. {_counted(rows)}\n\n{to_markdown(typed)}'
+    return f'{len(rows)} of {len(counted)} configs. {_counted(rows)}\n\n{to_markdown(typed)}'
 
 
 def controlled(root: Path, name: str) -> str:

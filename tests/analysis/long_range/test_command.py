@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmbackbones.analysis.long_range.train import distance_bins
+from mmbackbones.analysis.tables import read_csv
 from mmbackbones.datasets.long_range import LongRangeTask
 from mmbackbones.engine.command import run_command
 from mmbackbones.evaluation.records import RECORDS, read_records
@@ -73,8 +74,7 @@ class TestCommand:
         assert 'routed, 16 x 24 tokens' in said and 'curriculum distance, curriculum share 0.5, batch 2' in said
         control, _ = read_records(out / RECORDS)
         assert control['recipe'].endswith(' curriculum=distance curriculum_share=0.5 batch=2')
-        header, line, *_ = (row.split(',') for row in (out / 'long_range_routed.csv').read_text().splitlines())
-        row = dict(zip(header, line, strict=True))
+        row = read_csv(out / 'long_range_routed.csv')[0]
         assert (row['tokens'], row['mixer'], row['curriculum'], row['batch']) == ('16x24', 'image-max', 'distance', '2')
         assert (row['copies'], row['draw'], row['precision']) == ('1', 'in-turn', 'fp32')
 

@@ -97,20 +97,22 @@ def test_the_answer_follows_from_the_tables(tmp_path):
     ]
     (tmp_path / 'benchmarks').mkdir()
     (tmp_path / 'benchmarks' / 'speed_vim-deit.csv').write_text(head + ''.join(rows))
-    head = 'task,mixer,seed,shuffled,first,last,total,correct,low,high,cue_side,distractors,device,torch,date\n'
+    head = 'task,mixer,seed,shuffled,first,last,total,correct,low,high,cue_side,distractors,device,torch,date,commit\n'
     rows = [
-        f'row,{mixer},{seed},False,{first},{first + 3},100,{correct},0,1,left,0,CPU,1,2026-01-01\n'
+        f'row,{mixer},{seed},False,{first},{first + 3},100,{correct},0,1,left,0,CPU,1,2026-01-01,abc\n'
         for mixer, correct in (('ss2d', 90), ('dw7', 30))
         for seed in (0, 1)
         for first in (9, 13, 17)
     ]
     (tmp_path / 'benchmarks' / 'long_range_row.csv').write_text(head + ''.join(rows))
     text = PARTS['answer'](tmp_path)
-    assert text.startswith('* **Published.** At equal ImageNet accuracy, published SSM networks score ')
+    assert text.startswith(
+        '* **Published.** At equal ImageNet accuracy, published SSM (state-space model) networks differ'
+    )
     assert "takes 10.0 times Vim-tiny's time at 10 px (10 tokens), and 40.0 times its time and 1.0 times its" in text
-    assert 'cues 13 to 20 tokens away' in text and 'answer 90.0 % (90 to 90, 2 seeds)' in text
+    assert 'cues are 13 to 20 tokens away' in text and 'answer 90.0 % (90 to 90, 2 seeds)' in text
     assert 'has 4,000 tokens of 16 px, 1.74 times' in text and text.count('* **') == 5
-    assert PARTS['answer'](tmp_path, 'length').startswith('Attention is dominated')
+    assert PARTS['answer'](tmp_path, 'length').startswith('The quadratic part of attention')
     growth = PARTS['answer'](tmp_path, 'growth')
     assert "power of 1.00 (0.00) and DeiT-tiny's of 2.00 (0.00) with sdpa attention, 3.00 (0.00)" in growth
     assert '| 40 | 40 | 40 ms, 40 MB | x40.0, x1.0 | x1600.0, x1.0 |' in PARTS['cost'](tmp_path)
