@@ -97,7 +97,9 @@ def _require_model(cfg: Config, path: Path, needs_backbone: bool) -> None:
         raise InputError(f'{path}: model={cfg.model!r}: expected a dict')
     backbone = cfg.model.get('backbone')
     if backbone is None and needs_backbone:
-        raise InputError(f'{path}: a task without a backbone; choose one, such as --backbone vmamba_tiny_s1l8')
+        raise InputError(
+            f'{path}: a task without a backbone; choose one (--backbone vmamba_tiny_s1l8) or another config'
+        )
     if backbone is not None and not isinstance(backbone, dict):
         raise InputError(f'{path}: model.backbone={backbone!r}: expected a dict')
 

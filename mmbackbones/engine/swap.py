@@ -42,26 +42,32 @@ def swap_backbone(cfg: Config, name: str) -> None:
             'the common recipe, such as one of configs/tasks'
         )
     task = task_of(cfg)
-    channels, strides = _maps(name, task)
+    channels, strides, indices = _maps(name, task)
     if strides != STRIDES and len(set(strides)) > 1:
         raise InputError(f'--backbone {name}: its maps have the strides {strides}, expected {STRIDES} or equal ones')
-    options = FITS[task](cfg.model, name, list(channels), strides)
+    left_out = FITS[task](cfg.model, name, list(channels), strides)
+    if left_out and len(indices) != len(channels):
+        raise InputError(f'--backbone {name}: returns {len(channels)} maps in any case; model.neck reads fewer')
+    options = dict(out_indices=indices[left_out:]) if left_out else {}
     cfg.model['backbone'] = ConfigDict(backbone_config(name, task), **options)
 
 
-def _fit_classifier(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
+def _fit_classifier(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> int:
     if model.head.type != CLASSIFIER_HEAD:
         raise InputError(f'--backbone {name}: model.head.type={model.head.type}, expected {CLASSIFIER_HEAD}')
     kind, arch, _ = arch_and_options(name, 'classification')
     model.head.update(family=kind, in_channels=channels[-1], arch=arch if kind == 'TimmBackbone' else None)
-    return {}
+    return 0
 
 
 @functools.cache
-def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of a backbone's maps."""
-    backbone = shape_only(name, task)
-    return backbone.out_channels, backbone.out_strides
+def _maps(name: str, task: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Channels and strides of a backbone's maps, and its ``out_indices``."""
+    try:
+        backbone = shape_only(name, task)
+    except TypeError as error:  # its class does not take an option of the task
+        raise InputError(f'--backbone {name}: {error}') from error
+    return backbone.out_channels, backbone.out_strides, backbone.out_indices
 
 
 def _scales(stride: int, wanted: tuple[int, ...] = STRIDES) -> list[float]:
@@ -69,8 +75,8 @@ def _scales(stride: int, wanted: tuple[int, ...] = STRIDES) -> list[float]:
     return [stride // other if stride % other == 0 else stride / other for other in wanted]
 
 
-def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
-    """Fit the neck, and return the options that it wants of the backbone."""
+def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> int:
+    """Fit the neck, and return how many of the first maps it does not read."""
     necks = model.get('neck') or ConfigDict(type=None)
     neck = necks[-1] if isinstance(necks, list) else necks
     before = [each.type for each in necks[:-1]] if isinstance(necks, list) else []
@@ -88,7 +94,7 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
         )
     if strides == STRIDES and neck.type == 'FPN':
         neck['in_channels'] = channels
-        return {}
+        return 0
     shared = dict(out_channels=neck.out_channels, num_outs=neck.num_outs)
     norm_cfg = neck.get('norm_cfg')
     if strides == STRIDES:
@@ -98,17 +104,17 @@ def _fit_detector(model: ConfigDict, name: str, channels: list[int], strides: tu
         model['neck'] = ConfigDict(
             type=PYRAMID, in_channels=channels[0], scales=tuple(_scales(strides[0])), norm_cfg=norm_cfg, **shared
         )
-    return {}
+    return 0
 
 
-def _fit_one_stage(model: ConfigDict, neck: ConfigDict, channels: list[int], strides: tuple[int, ...]) -> dict:
+def _fit_one_stage(model: ConfigDict, neck: ConfigDict, channels: list[int], strides: tuple[int, ...]) -> int:
     """The same for a neck that reads fewer maps than the backbone has."""
     wanted = ONE_STAGE_NECKS[neck.type]
     if strides == STRIDES:
         first = STRIDES.index(wanted[0])
         neck['in_channels'] = channels[first:]
         model['neck'] = neck
-        return dict(out_indices=tuple(range(first, len(STRIDES))))
+        return first
     pyramid = ConfigDict(
         type=PYRAMID,
         in_channels=channels[0],
@@ -119,10 +125,10 @@ def _fit_one_stage(model: ConfigDict, neck: ConfigDict, channels: list[int], str
     )
     neck['in_channels'] = [neck.out_channels] * len(wanted)
     model['neck'] = [pyramid, neck]
-    return {}
+    return 0
 
 
-def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> dict:
+def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: tuple[int, ...]) -> int:
     head, neck = model.decode_head, (model.get('neck') or {}).get('type')
     if isinstance(head, list):
         raise InputError(f'--backbone {name}: model.decode_head is a list of {len(head)} heads, expected one')
@@ -143,7 +149,7 @@ def _fit_segmentor(model: ConfigDict, name: str, channels: list[int], strides: t
         model['neck'] = ConfigDict(
             type='Feature2Pyramid', embed_dim=channels[0], rescales=_scales(strides[0]), norm_cfg=head.norm_cfg
         )
-    return {}
+    return 0
 
 
 FITS = {'detection': _fit_detector, 'segmentation': _fit_segmentor, 'classification': _fit_classifier}

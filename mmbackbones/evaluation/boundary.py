@@ -93,8 +93,8 @@ class BoundaryIoUMetric(BaseMetric):
             raise InputError(
                 f'BoundaryIoUMetric.dilation_ratio={dilation_ratio!r}: expected a number above 0 and below 1'
             )
-        if isinstance(thin, str):
-            raise InputError(f'BoundaryIoUMetric.thin={thin!r}: is text, expected a list of names of classes')
+        if isinstance(thin, str) or not isinstance(thin, Sequence):
+            raise InputError(f'BoundaryIoUMetric.thin={thin!r}: expected a list of names of classes')
         self.dilation_ratio, self.thin = dilation_ratio, tuple(thin)
         self.ignore_index, self.format_only = ignore_index, format_only
 

@@ -57,5 +57,6 @@ def _normalization(preprocessor: dict) -> dict[str, str]:
     return dict(
         mean=json.dumps(preprocessor.get('mean')),
         std=json.dumps(preprocessor.get('std')),
-        channels='RGB' if preprocessor.get('bgr_to_rgb') else 'as read (BGR in OpenCV)',
+        # mmpretrain calls it to_rgb.
+        channels='RGB' if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb') else 'as read (BGR in OpenCV)',
     )

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -54,8 +55,11 @@ def publish(
         Facts: what the card says.
 
     Raises:
-        InputError: the folder exists, the checkpoint cannot be read or does not fit, or the disk is full.
+        InputError: no name of a licence, the folder exists, the checkpoint cannot be read or does not fit, or the disk
+            is full.
     """
+    if license_name is not None and not re.fullmatch(r'[A-Za-z0-9][\w.+-]*', license_name):
+        raise InputError(f'--license {license_name}: expected the name of a licence, such as apache-2.0')
     folder = folder.absolute()
     if folder.exists():
         raise InputError(f'-o {folder}: exists; nothing was overwritten')

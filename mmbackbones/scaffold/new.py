@@ -45,6 +45,7 @@ def plan(name: str, cls: str, root: Path) -> tuple[dict[Path, str], dict[Path, s
         taken = path.parent if path.parent.parent.name == 'configs' else path
         if taken.exists():
             raise InputError(f'{name}: {taken.relative_to(root)} exists; nothing was written')
+    _require_free_class(cls, root)
     changed = {
         root / path: _with_row(root / path, {key: fill(value) for key, value in row.items()})
         for path, row in templates.ROWS.items()
@@ -91,6 +92,16 @@ def _require_identifiers(name: str, cls: str) -> None:
         raise InputError(f'{name}: expected a lower-case name such as my_mixer, which is no word of Python')
     if not re.fullmatch(r'[A-Z][A-Za-z0-9]*', cls) or keyword.iskeyword(cls):
         raise InputError(f'--class {cls}: expected a name such as MyMixer')
+
+
+def _require_free_class(cls: str, root: Path) -> None:
+    """Refuse a class that the skeleton uses under this name, or that the package has: the registry takes it once."""
+    if re.search(rf'\b{cls}\b', templates.MODEL):
+        raise InputError(f'--class {cls}: is a name in the skeleton itself; give another with --class')
+    defined = re.compile(rf'^class {cls}\b', re.MULTILINE)
+    for path in sorted((root / 'mmbackbones').rglob('*.py')):
+        if defined.search(path.read_text()):
+            raise InputError(f'--class {cls}: exists in {path.relative_to(root)}; nothing was written')
 
 
 def _with_row(path: Path, row: dict[str, str]) -> str:

@@ -4,6 +4,8 @@ import pytest
 
 from mmbackbones.engine.config import load_config
 from mmbackbones.errors import InputError
+from mmbackbones.zoo.create import shape_only
+from mmbackbones.zoo.models import miniature_names
 from tests.configs.test_common_recipe import text
 from tests.conftest import ROOT
 
@@ -107,8 +109,24 @@ def test_a_one_stage_detector_reads_three_maps(tmp_path):
         assert load_config(tmp_path / 'plain.py', backbone=name).model == load_config(task, backbone=name).model
 
 
+def test_a_one_stage_detector_reads_the_maps_of_any_backbone():
+    """The indices of a ResNet's stages begin at 1."""
+    task = CONFIGS / 'tasks/rtmdet-ins-tiny_100e_coco.py'
+    for name in miniature_names():
+        if name == 'plainmamba_adapter_mini':
+            with pytest.raises(InputError, match=r'returns 4 maps in any case; model\.neck reads'):
+                load_config(task, backbone=name)
+            continue
+        model = load_config(task, backbone=name).model
+        if not isinstance(model.neck, list):
+            net = shape_only(name, 'detection', out_indices=model.backbone.out_indices)
+            assert list(net.out_channels) == model.neck.in_channels and net.out_strides == (8, 16, 32), name
+    with pytest.raises(InputError, match='--backbone plainmamba_adapter_mini: PlainMambaAdapter'):
+        load_config(CONFIGS / 'tasks/imagenet-224.py', backbone='plainmamba_adapter_mini')
+
+
 def test_a_task_without_a_backbone_asks_for_one():
-    with pytest.raises(InputError, match='a task without a backbone; choose one, such as --backbone'):
+    with pytest.raises(InputError, match=r'a task without a backbone; choose one \(--backbone'):
         load_config('tasks/mask-rcnn_1x_coco')
 
 

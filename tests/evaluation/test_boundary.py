@@ -125,7 +125,8 @@ def test_distance_follows_the_diagonal():
     ('options', 'message'),
     [
         (dict(dilation_ratio=2), 'dilation_ratio=2: expected a number above 0'),
-        (dict(thin='pole'), "thin='pole': is text"),
+        (dict(thin='pole'), "thin='pole': expected a list"),
+        (dict(thin=None), 'thin=None: expected a list'),
         (dict(thin=['mast']), "'mast' is no class of the data set; it has ground, pole, sky"),
     ],
 )

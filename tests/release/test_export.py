@@ -12,6 +12,7 @@ from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
 from mmbackbones.release import command_line, formats
 from mmbackbones.release.choices import FORMATS
+from mmbackbones.release.export import _normalization
 from mmbackbones.release.formats import NOT_DYNAMIC, export_backbone
 from mmbackbones.release.scan import STEPS, decomposed_scan
 from tests.backbones.test_registry import ROWS, build
@@ -151,6 +152,12 @@ def test_a_quantized_checkpoint_is_refused(checkpoint, tmp_path):
     with pytest.raises(InputError, match='is it quantized'):
         command(tmp_path / 'int8.pth', tmp_path / 'net.onnx', '--backbone-only')
     assert not (tmp_path / 'net.onnx').exists()
+
+
+def test_channels_are_those_that_the_backbone_sees():
+    """mmpretrain names the option as it is, the others by what it changes."""
+    said = [_normalization(options)['channels'] for options in (dict(bgr_to_rgb=True), dict(to_rgb=True), {})]
+    assert said == ['RGB', 'RGB', 'as read (BGR in OpenCV)']
 
 
 def test_a_wrong_result_is_not_written(checkpoint, tmp_path, monkeypatch):

@@ -140,6 +140,8 @@ def test_bad_input_leaves_nothing(checkpoint, tmp_path):
         publish.publish(CONFIG, str(tmp_path / 'gone.pth'), out)
     with pytest.raises(InputError, match=r'--records .*: has no records\.jsonl'):
         publish.publish(CONFIG, str(checkpoint), out, records=tmp_path)
+    with pytest.raises(InputError, match='--license a: b: expected the name of a licence'):
+        publish.publish(CONFIG, str(checkpoint), out, license_name='a: b')
     assert {path.name for path in tmp_path.iterdir()} == {'work'}
     out.mkdir()
     with pytest.raises(InputError, match='exists; nothing was overwritten'):

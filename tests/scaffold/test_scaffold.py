@@ -95,6 +95,8 @@ def test_the_network_of_the_skeleton_works(checkout, monkeypatch):
         (['../toy'], r'\.\./toy: expected a lower-case name'),
         ([NAME, '--class', 'toy net'], '--class toy net: expected a name such as'),
         ([NAME, '--class', 'VMamba'], '--class VMamba: exists in models.csv'),
+        (['block'], '--class Block: is a name in the skeleton itself'),
+        ([NAME, '--class', 'Tensor'], '--class Tensor: is a name in the skeleton itself'),
         ([NAME, '--class', 'Backbone_'], '--class Backbone_: expected'),
     ],
 )
@@ -103,6 +105,15 @@ def test_bad_names(checkout, arguments, fault):
     with pytest.raises(InputError, match=fault) as error:
         new.main([*arguments, '--into', str(checkout)])
     assert '\n' not in str(error.value) and snapshot(checkout) == before
+
+
+def test_a_class_is_defined_once(checkout):
+    """In the whole package: the registry refuses a second one when it is imported."""
+    (checkout / 'mmbackbones/neck.py').write_text('class Pyramid(Module):\n')
+    before = snapshot(checkout)
+    with pytest.raises(InputError, match=r'--class Pyramid: exists in mmbackbones/neck\.py; nothing was written'):
+        new.main([NAME, '--class', 'Pyramid', '--into', str(checkout)])
+    assert snapshot(checkout) == before
 
 
 def test_a_name_is_taken_once(checkout):

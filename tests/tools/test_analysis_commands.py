@@ -55,8 +55,10 @@ def test_complexity_keeps_the_rows_counted_beside_a_refused_config(tmp_path):
     table.write_text('whole\n')
     bad = tmp_path / 'imagenet.py'
     bad.write_text(f"_base_ = ['{ROOT}/configs/tasks/imagenet-224.py']\n")
-    refusal = error_of(run('complexity', written('mambaout_mini', 'segmentation'), bad, '--csv', table))
-    assert f'1 not counted, the other 1 are in {table}.incomplete: imagenet' in refusal
+    unknown = tmp_path / 'unknown.py'
+    unknown.write_text(f"_base_ = ['{ROOT}/{DET}']\nmodel = dict(neck=dict(type='NoNeck'))\n")
+    refusal = error_of(run('complexity', written('mambaout_mini', 'segmentation'), bad, unknown, '--csv', table))
+    assert f'2 not counted, the other 1 are in {table}.incomplete: imagenet' in refusal and '; unknown: Key' in refusal
     assert table.read_text() == 'whole\n'
     with open(f'{table}.incomplete') as file:
         assert len(list(csv.DictReader(file))) == 1

@@ -124,6 +124,15 @@ def test_every_task_of_coco_has_rows_of_its_own_head_and_schedule(task, boxes):
         assert match(f'{task}_coco_{backbone}.py', 'common', backbone) == found, 'the name in records'
 
 
+@pytest.mark.parametrize('task', ['upernet_160k_cityscapes-1024x1024', 'upernet_80k_loveda-1024x1024'])
+def test_scores_on_ade20k_are_not_those_of_another_data_set(task):
+    for found in (
+        match(ROOT / f'configs/tasks/{task}.py', backbone='vmamba_tiny_s1l8'),
+        match(f'{task}_vmamba_tiny_s1l8.py', 'common', 'vmamba_tiny_s1l8'),
+    ):
+        assert found.row is None and found.remark.startswith('the published tables have no scores on ')
+
+
 def test_no_line_says_what_the_zoo_says():
     """``configs.csv`` is for what family and variant of ``models.csv`` do not tell."""
     for line in read_rows('published/configs.csv'):

@@ -225,8 +225,8 @@ def count_complexity(cfg: Config, shape: tuple[int, int] | None = None, cache: d
             and added. Share it between models.
 
     Raises:
-        InputError: a shape that is not positive, or a detector whose heads cannot be counted: it has neither one of
-            :data:`ROI_HEADS` nor one box head that reads maps alone.
+        InputError: a shape that is not positive, a model that cannot run on it, or a detector whose heads cannot be
+            counted: it has neither one of :data:`ROI_HEADS` nor one box head that reads maps alone.
     """
     task = task_of(cfg)
     shape = tuple(shape or SHAPES[task])
@@ -280,7 +280,11 @@ def _count_part(cfg: Config, forward: Callable, shapes: list[tuple[int, ...]]) -
             module.to_empty(device='cpu', recurse=False)
         inputs = tuple(torch.empty(shape) for shape in shapes)
         with Count() as count:
-            maps = forward(count, model, inputs)
+            try:
+                maps = forward(count, model, inputs)
+            except RuntimeError as error:
+                line = str(error).partition('\n')[0]
+                raise InputError(f'the model cannot run on inputs of {shapes}: {line}') from error
     params = {
         name: _parameters(child)
         for name, child in model.named_children()

@@ -11,6 +11,7 @@ from mmbackbones.analysis.complexity.count import OLDER_RULE, ONE_UNIT, SCAN_RUL
 from mmbackbones.analysis.complexity.rules import describe, explain, remark_on
 from mmbackbones.analysis.records import config_record
 from mmbackbones.analysis.tables import markdown_table, rich_table, write_csv
+from mmbackbones.engine.command import CONSTRUCTOR_ERRORS
 from mmbackbones.engine.config import ARM_KEY, load_config, run_name
 from mmbackbones.errors import InputError
 from mmbackbones.evaluation.environment import environment
@@ -130,11 +131,13 @@ def count_configs(
         counted = config if isinstance(config, Counted) else Counted(Path(config))
         try:
             cfg = load_config(counted.config, {ARM_KEY: counted.arm} if counted.arm else None, counted.backbone)
+            dense_task_of(cfg)
             counts = count_complexity(cfg, cache=cache)
-        except InputError as error:
+        except (InputError, *CONSTRUCTOR_ERRORS) as error:
             if refused is None:
                 raise
-            refused.append(f'{counted.name}: {error}')
+            kind = '' if isinstance(error, InputError) else f'{type(error).__name__}: '
+            refused.append(f'{counted.name}: {kind}{str(error).partition(chr(10))[0]}')
         else:
             yield row_of(counted.name, cfg, counts, match(counted.config, backbone=counted.backbone))
 

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from mmbackbones.analysis.gpu.page import failed, page, plan
+    from mmbackbones.analysis.gpu.training import require_detector
     from mmbackbones.analysis.tables import write_file
     from mmbackbones.engine.device import require_device
     from mmbackbones.errors import InputError
@@ -53,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for name in PHASES if name in args.phases]
     if args.device is None and not torch.cuda.is_available():
         print(plan(names), end='')
+        if args.out:
+            print(f'--out {args.out}: not written, because nothing was checked')
         sys.exit(1)
+    if 'training' in names:
+        require_detector(args.config)
     settings = Settings(require_device(args.device), args.config, args.size)
     about, findings, seconds, text = _about(settings.device), {}, {}, ''
     for name in names:

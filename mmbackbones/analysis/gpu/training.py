@@ -17,12 +17,21 @@ MOST_STEPS = 12  # until the loss scaler has found its scale: it halves 65,536 a
 TIMED_STEPS = 3
 
 
+def require_detector(config: str) -> None:
+    """Refuse another config before anything is measured.
+
+    Raises:
+        InputError: no such file, no readable config, or no detector.
+    """
+    if task_of(load_config(find_config(config))) != 'detection':
+        raise InputError(f'--config {config}: trains no detector')
+
+
 def findings(settings: Settings) -> Iterator[Finding]:
     """Steps of a detector: the first that the loss scaler lets pass, its time and memory, and the scan's share."""
     precision = 'fp16' if settings.device == 'cuda' else 'fp32'
     config = find_config(settings.config)
-    if task_of(load_config(config)) != 'detection':
-        raise InputError(f'--config {settings.config}: trains no detector')
+    require_detector(settings.config)
     case = NetworkCase(
         str(config),
         settings.size,

@@ -14,6 +14,12 @@ from mmbackbones.errors import InputError
 from mmbackbones.evaluation.records import settings_of
 from mmbackbones.paths import CONFIGS
 
+# Task -> the files that it equals with their backbones (configs/tasks/README.md). Other tasks have no such files.
+OWN_FILES = {
+    'mask-rcnn_1x_coco.py': '*/mask-rcnn_{}_*.py',
+    'upernet_160k_ade20k-512x512.py': '*/{}_upernet_*.py',
+}
+
 
 @dataclass
 class Job:
@@ -23,7 +29,7 @@ class Job:
         config, backbone, arm (str, str | None, str | None): as the suite names them.
         options (list[str]): ``KEY=VALUE`` overrides of the suite.
         overrides (dict): the same, read, with the arm.
-        task (str): ``'detection'`` or ``'segmentation'``.
+        task (str): ``'detection'``, ``'segmentation'`` or ``'classification'``.
         seeds (int): number of them.
         processes (int): of a run; 0: one, on the CPU.
         iterations (int | None): of a run; None if the number of images is not known.
@@ -65,10 +71,10 @@ class Job:
     @functools.cached_property
     def own_file(self) -> Path | None:
         """The config file that a task with this backbone equals (configs/tasks/README.md), if there is one."""
-        if self.backbone is None or CONFIGS is None or Path(self.config).parent.name != 'tasks':
+        config = Path(self.config)
+        if self.backbone is None or CONFIGS is None or config.parent.name != 'tasks' or config.name not in OWN_FILES:
             return None
-        start = 'mask-rcnn_' if self.task == 'detection' else ''
-        found = list(CONFIGS.glob(f'*/{start}{self.backbone.replace("_", "-")}_*.py'))
+        found = list(CONFIGS.glob(OWN_FILES[config.name].format(self.backbone.replace('_', '-'))))
         return found[0] if len(found) == 1 else None
 
     @property

@@ -109,7 +109,8 @@ class ImageFolderSpec:
         samples: list[tuple[str, int]] = []
         others: Counter[str] = Counter()
         for label, folder in enumerate(folders):
-            names = sorted(path.relative_to(self.img_dir).as_posix() for path in Path(self.img_dir, folder).rglob('*'))
+            paths = (path for path in Path(self.img_dir, folder).rglob('*') if not path.name.startswith('.'))
+            names = sorted(path.relative_to(self.img_dir).as_posix() for path in paths)  # mmpretrain skips hidden files
             images = [name for name in names if name.lower().endswith(self.extensions)]
             samples += [(name, label) for name in images]
             if not images:

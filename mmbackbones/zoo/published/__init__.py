@@ -85,6 +85,7 @@ AUGMENTATIONS_1X = {
 RECIPE_OF_FOLDER = {'native': 'native', 'quickstart': 'quickstart', 'miniature': 'quickstart'}
 SEGMENTORS = ('upernet', 'fcn-1x1')
 CLASSIFIER = 'imagenet-224'
+OTHER_DATA = {'cityscapes': 'Cityscapes', 'loveda': 'LoveDA'}  # in the names of tasks, none of which is in the tables
 CONFIG_NAME = re.compile(
     r'(?P<detector>(cascade-)?mask-rcnn_|rtmdet-ins(-tiny)?_)?(?P<network>[a-z][^_]*)_(?P<head>[^_]+)_.*'
 )
@@ -210,6 +211,8 @@ def match(config: str | Path, recipe: str | None = None, backbone: str | None = 
     """
     config = Path(config)
     recipe = recipe or RECIPE_OF_FOLDER.get(config.parent.name, 'common')
+    if data := next((data for part, data in OTHER_DATA.items() if part in config.name), ''):
+        return Match(None, f'the published tables have no scores on {data}')
     try:
         network, task = network_and_task(config, backbone)
     except InputError:

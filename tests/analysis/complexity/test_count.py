@@ -477,6 +477,10 @@ def test_bad_input(tmp_path):
     assert task_of(cfg) == 'detection'
     with pytest.raises(InputError, match=r'roi_head\.type=PointRendRoIHead: expected StandardRoIHead or Casc'):
         count_complexity(cfg)
+    narrow = config('mambaout-femto', 'segmentation')
+    narrow.model.decode_head.in_channels = [1, 2, 3, 4]
+    with pytest.raises(InputError, match=r'the model cannot run on inputs of \[\(1, 48, 16, 16\).*: Given groups=1'):
+        count_complexity(narrow, (64, 64))
     cfg.model = dict(type='DETR', backbone=cfg.model.backbone, bbox_head={}, encoder={})
     with pytest.raises(
         InputError, match=r'model\.type=DETR: expected a roi_head, or a bbox_head that reads maps alone'

@@ -75,6 +75,7 @@ def test_an_interrupted_check_leaves_the_phases_before(phases, tmp_path, monkeyp
         (['--phases', 'speed'], 'invalid choice'),
         (['--size', '8'], '--size 8: expected 64 and more'),
         (['--config', 'no_such_config'], 'no_such_config: no such config file'),
+        (['--config', 'quickstart/upernet_1xb8-500_shapes-ade20k-128x128'], 'trains no detector'),
         (['--out', '/'], '--out /: is a folder, expected a file'),
     ],
 )

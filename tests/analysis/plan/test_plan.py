@@ -173,6 +173,16 @@ def test_a_short_training_of_the_backbones_own_file(suite, tmp_path):
     assert detector.seconds is None and detector.job.iterations == 12 * 7330  # 117,266 images, 16 at a time
 
 
+def test_other_tasks_are_not_measured_by_the_files_of_a_backbone(suite, tmp_path):
+    """Another crop, schedule, head or data set is another training."""
+    names = ('upernet_160k_cityscapes-1024x1024', 'upernet_80k_loveda-1024x1024', 'mask-rcnn_3x_coco')
+    tasks = [f'configs/tasks/{name}.py' for name in (*names, 'cascade-mask-rcnn_3x_coco', 'rtmdet-ins_100e_coco')]
+    jobs = jobs_of(suite(tasks=tasks, backbones=['mambaout_tiny'], gpus=8))
+    measured = read_measurements([rows_of_csv(tmp_path / 'e.csv')])
+    assert all(cost.seconds is None and cost.job.own_file is None for cost in costs_of(jobs, measured))
+    assert all('tools/train.py' in job.command() for job in jobs)
+
+
 def test_a_step_counts_at_the_size_of_the_training(suite, tmp_path):
     def costs(size, step='training'):
         row = dict.fromkeys(report.COLUMNS, '') | dict(

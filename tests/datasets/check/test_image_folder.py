@@ -42,6 +42,16 @@ def test_a_clean_one(whole):
     assert check(whole, full=True).fingerprint == report.fingerprint != check(whole, 'val').fingerprint
 
 
+def test_hidden_files_take_no_part(data):
+    """As in mmpretrain: a copy from a Mac has one beside each image."""
+    before = check(data)
+    image = next((data / 'train').rglob('*.JPEG'))
+    image.with_name(f'._{image.name}').write_bytes(b'no image')
+    after = check(data, full=True)
+    assert (after.faults, after.warnings, after.images) == ([], [], before.images)
+    assert after.fingerprint == before.fingerprint
+
+
 def test_images_of_no_class(data):
     flat(data)
     (fault,) = check(data, 'val').faults
