@@ -27,8 +27,8 @@ def decomposed_scan(*inputs) -> tuple[Tensor, Tensor, Tensor]:
     out, last_state = frame_forward(_recurrence, scan)
     if order is not None:
         slots = torch.arange(order.shape[0], device=order.device)
-        # Padding slots all land in one extra cell that is cut off again.
-        inverse = slots.new_zeros(length + 1).scatter(0, order.remainder(length + 1), slots)[:length]
+        # Padding slots, which are -1, all land in one extra cell that is cut off again.
+        inverse = slots.new_zeros(length + 1).scatter(0, order + 1, slots)[1:]
         out = out.index_select(2, inverse).transpose(1, 2).contiguous().transpose(1, 2)
     return out, last_state, last_state.new_empty(0, dtype=torch.float32)
 
