@@ -34,6 +34,8 @@ class SkipSS2D(SS2D):
 
     def scan(self, x: Tensor) -> Tensor:
         """[B, D, H, W] -> [B, H*W, D], written back, not summed."""
+        if torch.compiler.is_exporting():
+            return self.scan_padded(x)
         quarters, orders, lengths = quarter_orders(*x.shape[-2:], x.device)
         x = permute_tokens(x.flatten(2).transpose(1, 2), quarters)  # [B, D, H, W] -> [B, H*W, D], quarter by quarter
         parts = zip(x.split(lengths, 1), in_float32(x).split(lengths, 1), self.x_proj_weight, orders)
@@ -42,6 +44,24 @@ class SkipSS2D(SS2D):
             1,
         )
         return permute_tokens(y, ScanOrder(quarters.inverse, quarters.order))
+
+    def scan_padded(self, x: Tensor) -> Tensor:
+        """The same on the map padded to even sides: all quarters have one length, which a graph for any size needs."""
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)  # [B, D, H, W] -> [B, H, W, D]
+        outputs = []
+        for k, weight in enumerate(self.x_proj_weight):
+            column, down = divmod(k, 2)  # odd rows are scanned by columns
+            quarter = x[:, down::2, column::2]
+            quarter = quarter.transpose(1, 2) if down else quarter
+            tokens = quarter.flatten(1, 2)
+            y = self.scan_tokens(in_float32(tokens), F.linear(tokens, weight), k).unflatten(1, quarter.shape[1:3])
+            outputs.append(y.transpose(1, 2) if down else y)
+        rows = [torch.stack(outputs[down::2], 3).flatten(2, 3) for down in range(2)]  # -> [B, H/2, W, D]
+        y = torch.stack(rows, 2).flatten(1, 2)[:, :height, :width]
+        return y.clone(memory_format=torch.contiguous_format).flatten(
+            1, 2
+        )  # a view for even sides would be their graph
 
 
 class ScanBlock(nn.Module):

@@ -199,7 +199,8 @@ class TimmBackbone(Backbone):
         self.check_image(x, smallest=min(self.out_strides))
         size = tuple(x.shape[-2:])
         # Whole patches, and at least one pixel in the coarsest map.
-        target = [max(-(-side // self.size_divisor) * self.size_divisor, self.out_strides[-1]) for side in size]
+        divisor = self.size_divisor
+        target = [max((side + divisor - 1) // divisor * divisor, self.out_strides[-1]) for side in size]
         x = F.pad(x, (0, target[1] - size[1], 0, target[0] - size[0]))
         try:
             token = dict(return_prefix_tokens=True) if self.out_type == 'cls_token' else {}
@@ -215,7 +216,7 @@ class TimmBackbone(Backbone):
             )
         outs = []
         for index, stride, out in zip(self.out_indices, self.out_strides, maps):
-            out = out[..., : -(-size[0] // stride), : -(-size[1] // stride)]
+            out = out[..., : (size[0] + stride - 1) // stride, : (size[1] + stride - 1) // stride]
             if any(abs(cells - side / stride) >= 1 for cells, side in zip(out.shape[2:], size)):
                 raise self._refuse(size, f'map {index} of stride {stride} would measure {out.shape[2]}x{out.shape[3]}')
             outs.append(self.apply_out_norm(index, out.permute(0, 2, 3, 1)))  # [B, C, H, W] -> [B, H, W, C]

@@ -57,7 +57,7 @@ def local_orders(
     if not middle_token:
         return orders
     middle = grid[0] * grid[1] // 2
-    slot = middle if name == direction else len(orders[0].order) - middle
+    slot = middle if name == direction else orders[0].order.shape[0] - middle
     # An index map made under inference_mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         return _insert(orders[0], middle, slot), _insert(orders[1], middle, slot)
@@ -66,5 +66,5 @@ def local_orders(
 def _insert(scan: ScanOrder, row: int, slot: int) -> ScanOrder:
     """One more token as row ``row`` of the map, scanned at ``slot``."""
     order, inverse = scan.order + (scan.order >= row), scan.inverse + (scan.inverse >= slot)
-    order = torch.cat((order[:slot], order.new_tensor([row]), order[slot:]))
-    return ScanOrder(order, torch.cat((inverse[:row], inverse.new_tensor([slot]), inverse[row:])))
+    order = torch.cat((order[:slot], order.new_full((1,), row), order[slot:]))
+    return ScanOrder(order, torch.cat((inverse[:row], inverse.new_full((1,), slot), inverse[row:])))

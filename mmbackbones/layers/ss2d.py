@@ -67,15 +67,17 @@ class DirectionalScans(nn.Module):
             out_dtype=torch.promote_types(x.dtype, torch.float32),
         )
 
-    def scan_tokens(self, u: Tensor, projected: Tensor, k: int, order: Tensor, reverse: bool = False) -> Tensor:
-        """Scan tokens by an order with the weights of direction k.
+    def scan_tokens(
+        self, u: Tensor, projected: Tensor, k: int, order: Tensor | None = None, reverse: bool = False
+    ) -> Tensor:
+        """Scan tokens with the weights of direction k.
 
         Args:
             u (Tensor): [B, L, D] in float32, what is scanned.
             projected (Tensor): [B, L, R + 2 N], its low rank of dt, B and C. No bias joins them, nor dt before the
                 scan: so the zeros that the scan takes in padding slots are what a zero would project to.
             k (int): the direction.
-            order (Tensor): [S], token of each slot, -1 for padding.
+            order (Tensor | None): [S], token of each slot, -1 for padding; None: as they stand.
             reverse (bool): scan from the end.
 
         Returns:

@@ -137,9 +137,8 @@ def _slots(name: str, height: int, width: int, device: torch.device) -> Tensor:
 def inverse_order(order: Tensor, num_pixels: int) -> Tensor:
     """The slot of each pixel, if each has one."""
     slots = torch.arange(order.numel(), device=order.device)
-    # Padding slots all land in one extra cell that is cut off again.
-    inverse = slots.new_zeros(num_pixels + 1).scatter_(0, order.remainder(num_pixels + 1), slots)
-    return inverse[:num_pixels].clone()
+    # Padding slots, which are -1, all land in one extra cell that is cut off again.
+    return slots.new_zeros(num_pixels + 1).scatter_(0, order + 1, slots)[1:].clone()
 
 
 def localmamba_unscan_order(
@@ -203,7 +202,8 @@ def quarter_orders(
 def _cached_moves(name: str, height: int, width: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         order = scan_order(name, height, width, device).order
-        down, right = order.div(width, rounding_mode='floor').diff(), order.remainder(width).diff()
+        sides = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+        down, right = (side.expand(height, width).flatten()[order].diff() for side in sides)
         codes = (right == 1) * 1 + (right == -1) * 2 + (down == -1) * 3 + (down == 1) * 4
         return F.pad(codes, (1, 0))
 
@@ -227,7 +227,8 @@ class _Gather(torch.autograd.Function):
     def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         # On the CPU gather takes a tenth of index_select's time along the last axis.
         shape = (*x.shape[:-1], index.numel())
-        if index.numel() <= x.shape[-1]:
+        # A graph for any size must be that of an order with padding.
+        if index.numel() <= x.shape[-1] and not torch.compiler.is_exporting():
             return x.gather(-1, index.expand(shape))
         return x.gather(-1, index.clamp(min=0).expand(shape)).masked_fill_(index < 0, 0)
 

@@ -8,6 +8,7 @@ So one graph serves every length, and ONNX needs no loop.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mmbackbones.ops.selective_scan.backend import ScanArguments
 from mmbackbones.ops.selective_scan.frame import frame_forward
@@ -18,7 +19,7 @@ DOUBLINGS = 18  # so many boundaries, 2**18 chunks of 8 steps: an image of 5,000
 
 
 def decomposed_scan(*inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator ``mmbackbones::selective_scan`` as torch's own operators, for a table of decompositions."""
+    """The operator ``mmbackbones::selective_scan`` as torch's own operators."""
     scan, length = ScanArguments(*inputs[:COUNT]), inputs[0].shape[2]
     order = scan.order
     if order is not None:
@@ -38,13 +39,19 @@ def _in_order(x: Tensor, order: Tensor) -> Tensor:
     return x.index_select(x.dim() - 1, order.clamp(min=0)).masked_fill(order < 0, 0)
 
 
-DECOMPOSITIONS = {scan_op: decomposed_scan}
+class PlainScans(TorchFunctionMode):
+    """Within it, a trace of the operator holds torch's own operators."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return decomposed_scan(*args) if func is scan_op else func(*args, **(kwargs or {}))
 
 
 def _recurrence(step: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     """See :func:`mmbackbones.ops.selective_scan.frame.frame_forward`."""
     length, groups = step.shape[2], B.shape[1]
     chunks = (length + STEPS - 1) // STEPS
+    if not isinstance(chunks, int):
+        chunks += 1  # one alone would be another graph: a side of 1 broadcasts
     padding = chunks * STEPS - length
 
     def split(m: Tensor) -> list[Tensor]:

@@ -44,9 +44,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.overhang:
-            bottom, right = (
-                -(-side // self.stride) * self.stride - self.stride + self.patch_size - side for side in x.shape[-2:]
-            )
+            bottom, right = ((side - 1) // self.stride * self.stride + self.patch_size - side for side in x.shape[-2:])
             x = F.pad(x, (0, max(right, 0), 0, max(bottom, 0)))
         return self.proj(x)  # [B, 3, H, W] -> [B, C, h, w]
 

@@ -281,7 +281,7 @@ def _check(scan: DirectionalArguments, out_dtype: torch.dtype | None) -> tuple[b
     for order in scan.orders:
         if order is None:
             continue
-        if order.inverse.shape != (tokens,) or order.order.dim() != 1 or len(order.order) < tokens:
+        if order.inverse.shape != (tokens,) or order.order.dim() != 1 or order.order.shape[0] < tokens:
             raise InputError(
                 f'directional_scan: an order has {tuple(order.order.shape)} slots for '
                 f'{tuple(order.inverse.shape)} tokens, expected {tokens} tokens as x has'
