@@ -25,4 +25,4 @@ class ChannelGate(nn.Module):
         """[B, ..., C] -> [B, ..., C]"""
         mean = self.norm(x).flatten(1, -2).mean(1, keepdim=True)  # [B, ..., C] -> [B, 1, C]
         gate = self.channel_select(self.act(self.global_reduce(mean))).sigmoid()
-        return x * gate.view(len(x), *(1 for _ in x.shape[1:-1]), -1)
+        return x * gate.view(x.shape[0], *(1 for _ in x.shape[1:-1]), -1)

@@ -150,7 +150,7 @@ def project_channels_first(linear: nn.Linear, x: Tensor) -> Tensor:
 
 def project(linear: nn.Linear, x: Tensor) -> Tensor:
     """Channels of [B, D, L] through the weight of a linear layer, without its bias -> [B, E, L]."""
-    return torch.bmm(linear.weight.expand(len(x), -1, -1), x)
+    return torch.bmm(linear.weight.expand(x.shape[0], -1, -1), x)
 
 
 def initial_A_log(d_inner: int, d_state: int) -> nn.Parameter:

@@ -198,7 +198,7 @@ class PlainBackbone(Backbone):
             return x + resize_position(self.pos_embed, self.grid, grid)
         middle = x.shape[1] // 2
         table = resize_position(self.pos_embed, self.grid, grid, _middle(self.grid), middle)
-        token = self.cls_token.expand(len(x), -1, -1)
+        token = self.cls_token.expand(x.shape[0], -1, -1)
         return torch.cat((x[:, :middle], token, x[:, middle:]), dim=1) + table
 
     def _to_map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
