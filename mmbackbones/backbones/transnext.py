@@ -130,6 +130,11 @@ class CosineAttention(nn.Module):
 
         The latter are indices [H, h] of rows and [W, w] of columns.
         """
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise InputError(
+                "TransNeXt: position_bias='extrapolated' has a table of distances for each size; an export for any "
+                "size needs 'interpolated'"
+            )
         device = self.temperature.device
         steps, places = zip(*(_distances(size, self.ratio) for size in (height, width)))
         rows, columns = (torch.tensor(step, dtype=torch.float32, device=device) for step in steps)
@@ -200,8 +205,13 @@ class AggregatedAttention(CosineAttention):
 
     def pool(self, x: Tensor) -> Tensor:
         """Map [B, H, W, C] -> pooled tokens [B, h, w, C]."""
-        size = tuple(_pooled(side, self.ratio) for side in x.shape[1:3])
-        x = F.adaptive_avg_pool2d(F.gelu(self.sr(x.permute(0, 3, 1, 2))), size)
+        height, width = x.shape[1:3]
+        x = F.gelu(self.sr(x.permute(0, 3, 1, 2)))
+        if isinstance(height, int) and isinstance(width, int):
+            x = F.adaptive_avg_pool2d(x, (_pooled(height, self.ratio), _pooled(width, self.ratio)))
+        else:  # an export for any size, in which that operator would keep the bins of the example's size
+            rows, columns = (_bins(side, _pooled(side, self.ratio), x) for side in (height, width))
+            x = rows @ x @ columns.transpose(0, 1)
         return self.norm(x.permute(0, 2, 3, 1))
 
 
@@ -317,6 +327,17 @@ class TransNeXt(StagedBackbone):
 
 def _pooled(side: int, ratio: int) -> int:
     return max(side // ratio, 1)
+
+
+def _bins(side: int, count: int, like: Tensor) -> Tensor:
+    """Adaptive average pooling of one axis as a matrix [count, side]; sizes may be symbols, so it has no branch."""
+    ones, pooled_ones = like.new_ones(side), like.new_ones(count)
+    tokens, bins = ones.cumsum(0) - 1, (pooled_ones.cumsum(0) - 1)[:, None]
+    length, number = ones.sum(), pooled_ones.sum()
+    # Token t is in bin i if floor(i * length / number) <= t < ceil((i + 1) * length / number).
+    inside = ((tokens + 1) * number > bins * length) & (tokens * number < (bins + 1) * length)
+    weights = inside.to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)
 
 
 @functools.lru_cache(64)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmbackbones.backbones import TransNeXt
-from mmbackbones.backbones.transnext import AggregatedAttention, GlobalAttention, _distances, _inside
+from mmbackbones.backbones.transnext import AggregatedAttention, GlobalAttention, _bins, _distances, _inside
 from mmbackbones.checkpoints.adapters.transnext import convert_transnext
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import TOLERANCE, build_whole, load_case, load_keys, load_weights
@@ -211,3 +211,11 @@ def test_what_weight_decay_leaves_out():
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         TransNeXt(**{'arch': SMALL, **options})
+
+
+@pytest.mark.parametrize('sizes', [(3, 3), (26, 31), (1, 1), (13, 5), (7, 30)])
+def test_pooling_by_matrices_is_adaptive_pooling(sizes):
+    """An export for any size has it."""
+    x = torch.randn(2, 5, 26, 31, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows, columns = (_bins(side, count, x) for side, count in zip(x.shape[2:], sizes))
+    torch.testing.assert_close(rows @ x @ columns.T, F.adaptive_avg_pool2d(x, sizes), rtol=1e-12, atol=1e-14)
