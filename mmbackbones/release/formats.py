@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from mmbackbones.backbones.base import Backbone
@@ -23,6 +23,7 @@ METADATA = 'mmbackbones.json'  # the name of the metadata within TorchScript and
 # Why a format or family has no dynamic size. The one place that says so; the tests hold it to what happens.
 NOT_DYNAMIC = {
     'torchscript': 'tracing writes the sizes of the example into the graph; onnx and pt2 take any size',
+    'SwinTransformer': "torch reasons about the sizes of timm's windows for longer than twenty minutes",
 }
 
 
@@ -52,7 +53,7 @@ def export_backbone(
     if kind not in FORMATS:
         raise InputError(f'--format {kind}: expected one of {", ".join(FORMATS)}')
     if dynamic:
-        require_dynamic(type(backbone).__name__, kind)
+        require_dynamic(family_of(backbone), kind)
     backbone.eval()
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     images = [image]
@@ -81,6 +82,11 @@ def _run(found: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Sequence
             f'--dynamic: the pt2 graph of this network does not hold for {height}x{width} ({condition} …); '
             '--format onnx takes any size'
         ) from error
+
+
+def family_of(backbone: nn.Module) -> str:
+    """Name of its class, or of timm's within ``TimmBackbone``."""
+    return type(getattr(backbone, 'net', backbone)).__name__
 
 
 def require_dynamic(family: str, kind: str) -> None:

@@ -45,7 +45,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.overhang:
             bottom, right = ((side - 1) // self.stride * self.stride + self.patch_size - side for side in x.shape[-2:])
-            x = F.pad(x, (0, max(right, 0), 0, max(bottom, 0)))
+            x = F.pad(x, (0, right, 0, bottom))
         return self.proj(x)  # [B, 3, H, W] -> [B, C, h, w]
 
 
