@@ -198,11 +198,9 @@ class TimmBackbone(Backbone):
         """Image [B, 3, H, W] -> one map [B, C, about H/s, about W/s] per out index."""
         self.check_image(x, smallest=min(self.out_strides))
         size = tuple(x.shape[-2:])
-        # Whole patches, and at least one pixel in the coarsest map. Of a symbol, the size in an export for any size,
-        # torch follows no maximum in reasonable time.
+        # Whole patches, and at least one pixel in the coarsest map.
         divisor = self.size_divisor
-        target = [(side + divisor - 1) // divisor * divisor for side in size]
-        target = [max(side, self.out_strides[-1]) if isinstance(side, int) else side for side in target]
+        target = [max((side + divisor - 1) // divisor * divisor, self.out_strides[-1]) for side in size]
         x = F.pad(x, (0, target[1] - size[1], 0, target[0] - size[0]))
         try:
             token = dict(return_prefix_tokens=True) if self.out_type == 'cls_token' else {}

@@ -22,8 +22,8 @@ TOLERANCE = 1e-4  # absolute, and relative to the value
 METADATA = 'mmbackbones.json'  # the name of the metadata within TorchScript and pt2 files
 # Why a format or family has no dynamic size. The one place that says so; the tests hold it to what happens.
 NOT_DYNAMIC = {
-    'torchscript': 'tracing writes the sizes of the example into the graph; onnx and pt2 take any size',
-    'SwinTransformer': "torch reasons about the sizes of timm's windows for longer than twenty minutes",
+    'torchscript': 'tracing writes the sizes of the example into the graph; onnx takes any size',
+    'SwinTransformer': "torch reasons about the sizes of timm's windows for more than a quarter of an hour",
 }
 
 

@@ -131,13 +131,14 @@ def count_configs(
         counted = config if isinstance(config, Counted) else Counted(Path(config))
         try:
             cfg = load_config(counted.config, {ARM_KEY: counted.arm} if counted.arm else None, counted.backbone)
-            dense_task_of(cfg)
+            dense_task_of(cfg)  # refuses a classifier before it is counted
             counts = count_complexity(cfg, cache=cache)
         except (InputError, *CONSTRUCTOR_ERRORS) as error:
             if refused is None:
                 raise
             kind = '' if isinstance(error, InputError) else f'{type(error).__name__}: '
-            refused.append(f'{counted.name}: {kind}{str(error).partition(chr(10))[0]}')
+            line, *_ = str(error).partition('\n')
+            refused.append(f'{counted.name}: {kind}{line}')
         else:
             yield row_of(counted.name, cfg, counts, match(counted.config, backbone=counted.backbone))
 

@@ -33,7 +33,7 @@ def answer(root: Path, *names: str) -> str:
         published=_published(),
         missing='No full-size training of this project is finished, and nothing has run on a GPU. '
         '`python tools/analysis/run_suite.py configs/suites/controlled.yaml` is the experiment that is missing: it '
-        'fine-tunes one MambaOut and changes the token mixer alone.',
+        'fine-tunes MambaOut and changes the token mixer alone.',
     )
     if names:
         return ' '.join(sentences[name] for name in names)
