@@ -20,6 +20,7 @@ from mmbackbones.checkpoints.adapters.efficientvmamba import convert_efficientvm
 from mmbackbones.layers.channel_gate import ChannelGate
 from mmbackbones.layers.ss2d import SS2D, in_float32
 from mmbackbones.layers.stems import patch_stem
+from mmbackbones.layers.windows import missing
 from mmbackbones.ops.scan_orders import ScanOrder, permute_tokens, quarter_orders
 from mmbackbones.registry import MODELS
 
@@ -48,7 +49,7 @@ class SkipSS2D(SS2D):
     def scan_padded(self, x: Tensor) -> Tensor:
         """The same on the map padded to even sides: all quarters have one length, which a graph for any size needs."""
         height, width = x.shape[2:]
-        x = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)  # [B, D, H, W] -> [B, H, W, D]
+        x = F.pad(x, (0, missing(width, 2), 0, missing(height, 2))).permute(0, 2, 3, 1)  # [B, D, H, W] -> [B, H, W, D]
         outputs = []
         for k, weight in enumerate(self.x_proj_weight):
             column, down = divmod(k, 2)  # odd rows are scanned by columns

@@ -23,6 +23,7 @@ from mmbackbones.layers.depthwise import ConvMlp, DepthwiseConv
 from mmbackbones.layers.permute import to_channels_first, to_channels_last
 from mmbackbones.layers.rotation import Rotation, rotate, rotation_of
 from mmbackbones.layers.ttt import KERNEL, learn_depthwise, learn_gated
+from mmbackbones.layers.windows import missing
 from mmbackbones.registry import MODELS
 
 
@@ -35,7 +36,7 @@ class PadToMultiple(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return F.pad(x, (0, -width % self.side, 0, -height % self.side))
+        return F.pad(x, (0, missing(width, self.side), 0, missing(height, self.side)))
 
     def extra_repr(self) -> str:
         return str(self.side)

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
-from timm.models.swin_transformer import window_partition, window_reverse
 from timm.models.vision_transformer import Attention, LayerScale
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -25,6 +24,7 @@ from mmbackbones.checkpoints.adapters.mambavision import convert_mambavision
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import DtProjection, initial_A_log, project, project_channels_first
 from mmbackbones.layers.permute import to_channels_first, to_channels_last
+from mmbackbones.layers.windows import into_windows, out_of_windows
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
 
@@ -194,10 +194,5 @@ class MambaVision(StagedBackbone):
     def run_blocks(self, stage: int, x: Tensor) -> Tensor:
         if stage < CONV_STAGES:
             return super().run_blocks(stage, x)
-        (height, width), side = x.shape[1:3], self.window_size[stage - CONV_STAGES]
-        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
-        padded = x.shape[1:3]
-        x = window_partition(x, (side, side)).flatten(1, 2)  # [B, H, W, C] -> [B * windows, side**2, C]
-        x = super().run_blocks(stage, x)
-        x = window_reverse(x.unflatten(1, (side, side)), (side, side), *padded)  # and back
-        return x[:, :height, :width]
+        shape, sides = x.shape, 2 * (self.window_size[stage - CONV_STAGES],)
+        return out_of_windows(super().run_blocks(stage, into_windows(x, sides)), sides, shape)

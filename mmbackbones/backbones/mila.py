@@ -18,6 +18,7 @@ from mmbackbones.checkpoints.adapters.mila import convert_mila
 from mmbackbones.errors import InputError
 from mmbackbones.layers.linear_attention import RotaryLinearAttention
 from mmbackbones.layers.mlla_frame import MLLABlock, MLLADownsample, MLLAStem, on_map
+from mmbackbones.layers.windows import missing
 from mmbackbones.registry import MODELS
 
 
@@ -26,7 +27,7 @@ class PaddedStem(MLLAStem):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return super().forward(F.pad(x, (0, -width % STRIDES[0], 0, -height % STRIDES[0])))
+        return super().forward(F.pad(x, (0, missing(width, STRIDES[0]), 0, missing(height, STRIDES[0]))))
 
 
 class PaddedDownsample(MLLADownsample):
@@ -34,7 +35,7 @@ class PaddedDownsample(MLLADownsample):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        return super().forward(F.pad(x, (0, 0, 0, width % 2, 0, height % 2)))
+        return super().forward(F.pad(x, (0, 0, 0, missing(width, 2), 0, missing(height, 2))))
 
 
 class MILAMixer(nn.Module):

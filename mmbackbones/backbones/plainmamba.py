@@ -22,6 +22,7 @@ from mmbackbones.backbones.base import MAMBA_OPTIONS, NUMERICS, MapBlock, PlainB
 from mmbackbones.checkpoints.adapters.plainmamba import convert_plainmamba
 from mmbackbones.errors import InputError
 from mmbackbones.layers.mamba import DtProjection, initial_A_log, project, project_channels_first
+from mmbackbones.layers.windows import missing
 from mmbackbones.ops.scan_orders import move_codes, scan_order, to_map, to_sequence
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
@@ -55,7 +56,7 @@ class ConvStem(nn.Module):
         """[B, 3, H, W] -> [B, C, ceil(H/p), ceil(W/p)]"""
         x = self.convs(self.stem(x))
         patch = self.projection.stride[0]
-        return self.projection(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)))
+        return self.projection(F.pad(x, (0, missing(x.shape[3], patch), 0, missing(x.shape[2], patch))))
 
 
 class PlainMambaMixer(nn.Module):

@@ -28,6 +28,7 @@ from mmbackbones.backbones.base.checkpointing import keep_statistics_still
 from mmbackbones.checkpoints.adapters.timm_models import check_timm_name, convert_timm, timm_module
 from mmbackbones.choices import ATTENTION, OLD_ATTENTION
 from mmbackbones.errors import InputError
+from mmbackbones.layers.windows import into_windows, missing, out_of_windows
 from mmbackbones.registry import MODELS
 
 # Options of timm's classes, by source module, that make a network of one size take any. Without always_partition Swin
@@ -55,9 +56,27 @@ class _PadBeforeShift:
     """
 
     def _attn(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]  # [B, H, W, C]
-        x = F.pad(x, (0, 0, 0, -width % self.window_size[1], 0, -height % self.window_size[0]))
-        return super()._attn(x)[:, :height, :width]
+        """[B, H, W, C] -> the same shape."""
+        shape, sides, shift = x.shape, self.window_size, self.shift_size
+        mask = None
+        if any(shift):
+            bottom, right = (missing(side, window) for side, window in zip(shape[1:3], sides))
+            x = F.pad(x, (0, 0, 0, right, 0, bottom)).roll((-shift[0], -shift[1]), (1, 2))
+            mask = self._mask(x)
+        padded = x.shape
+        x = out_of_windows(self.attn(into_windows(x, sides), mask=mask), sides, padded)
+        if any(shift):
+            x = x.roll(shift, (1, 2))
+        return x[:, : shape[1], : shape[2]]
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """[windows, L, L]: -100 between pixels of a shifted window that come from opposite borders of ``x``."""
+        height, width = (
+            torch.arange(side, device=x.device) >= side - shift for side, shift in zip(x.shape[1:3], self.shift_size)
+        )
+        border = (2 * height.int()[:, None] + width.int())[None, ..., None]
+        border = into_windows(border, self.window_size)  # [windows, L, 1]
+        return (border != border.transpose(1, 2)).to(x.dtype) * -100
 
 
 class _SwinBlock(_PadBeforeShift, SwinTransformerBlock):
@@ -337,4 +356,4 @@ def _is_patchify(module: nn.Module) -> bool:
 
 def _pad_to_stride(conv: nn.Conv2d, args: tuple[Tensor]) -> Tensor:
     (x,) = args
-    return F.pad(x, (0, -x.shape[-1] % conv.stride[1], 0, -x.shape[-2] % conv.stride[0]))
+    return F.pad(x, (0, missing(x.shape[-1], conv.stride[1]), 0, missing(x.shape[-2], conv.stride[0])))

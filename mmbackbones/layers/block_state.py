@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmbackbones.errors import InputError
 from mmbackbones.layers.ss2d import DirectionalScans
+from mmbackbones.layers.windows import into_windows, out_of_windows
 
 WIDEST_BLOCK = 7  # tokens per side
 
@@ -44,13 +45,13 @@ class BlockStateMixer(DirectionalScans):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, H, W, C] -> map of the same shape."""
-        (height, width), sides = x.shape[1:3], block_sides(*x.shape[1:3])
-        query = self.heads(into_blocks(self.q(x), sides))
-        seen = [into_blocks(self.kv(source), sides) for source in (x, self.states(x).to(x.dtype))]
+        sides = block_sides(*x.shape[1:3])
+        query = self.heads(into_windows(self.q(x), sides))
+        seen = [into_windows(self.kv(source), sides) for source in (x, self.states(x).to(x.dtype))]
         key, value = map(self.heads, torch.cat(seen, dim=1).chunk(2, dim=-1))  # tokens, then states
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask(x, sides))
         y = y.transpose(1, 2).flatten(2)  # [M, heads, L, width] -> [M, L, C]
-        return self.proj(out_of_blocks(y, sides, height, width))
+        return self.proj(out_of_windows(y, sides, x.shape))
 
     def heads(self, x: Tensor) -> Tensor:
         """[M, L, C] -> [M, heads, L, width]"""
@@ -62,7 +63,7 @@ class BlockStateMixer(DirectionalScans):
         batch, height, width = x.shape[:3]
         if not (height % sides[0] or width % sides[1]):
             return None
-        real = into_blocks(x.new_ones(1, height, width, 1, dtype=torch.bool), sides)[..., 0]
+        real = into_windows(x.new_ones(1, height, width, 1, dtype=torch.bool), sides)[..., 0]
         return real.repeat(batch, 2)[:, None, None]
 
     def states(self, x: Tensor) -> Tensor:
@@ -75,29 +76,6 @@ def block_sides(height: int, width: int) -> tuple[int, int]:
     """Sides of the blocks of a map: as few blocks as sides up to 7 allow, and those as even as possible."""
     rows, columns = (math.ceil(side / math.ceil(side / WIDEST_BLOCK)) for side in (height, width))
     return rows, columns
-
-
-def into_blocks(x: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Cut maps into blocks of L tokens, those at the lower and right edge filled with zeros.
-
-    Args:
-        x (Tensor): [B, H, W, C].
-        sides (tuple[int, int]): rows and columns of a block, L in all.
-
-    Returns:
-        Tensor: [M, L, C]; image by image, and in it block by block in raster order.
-    """
-    fill = [-side % block for side, block in zip(x.shape[1:3], sides)]
-    x = F.pad(x, (0, 0, 0, fill[1], 0, fill[0]))
-    x = x.unflatten(2, (-1, sides[1])).unflatten(1, (-1, sides[0]))  # -> [B, rows, h, columns, w, C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
-
-
-def out_of_blocks(x: Tensor, sides: tuple[int, int], height: int, width: int) -> Tensor:
-    """Put maps of H x W together again: [M, L, C] -> [B, H, W, C]."""
-    rows, columns = (math.ceil(side / block) for side, block in zip((height, width), sides))
-    x = x.unflatten(1, sides).unflatten(0, (-1, rows, columns))  # -> [B, rows, columns, h, w, C]
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
 def block_state_macs(dim: int, height: int, width: int) -> int:

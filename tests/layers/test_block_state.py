@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbackbones.layers.block_state import BlockStateMixer, block_sides, into_blocks, out_of_blocks
+from mmbackbones.layers.block_state import BlockStateMixer, block_sides
 
 DIM, HEAD = 12, 4
 GRIDS = [(1, 1), (3, 5), (7, 14), (8, 9), (15, 1), (10, 22)]
@@ -71,15 +71,6 @@ def test_blocks_are_even_and_never_empty():
         block, _ = block_sides(side, 1)
         blocks = -(-side // block)
         assert 1 <= block <= 7 and blocks == -(-side // 7) and (blocks - 1) * block < side
-
-
-@pytest.mark.parametrize('grid', GRIDS, ids=str)
-def test_cutting_and_putting_together(grid):
-    x, sides = tokens(*grid), block_sides(*grid)
-    blocks = into_blocks(x, sides)
-    assert blocks.shape[1] == sides[0] * sides[1]
-    torch.testing.assert_close(blocks[0].view(*sides, DIM), x[0, : sides[0], : sides[1]])
-    assert torch.equal(out_of_blocks(blocks, sides, *grid), x)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
