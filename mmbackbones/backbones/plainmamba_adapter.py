@@ -71,7 +71,9 @@ class DeformableAttention(MultiScaleDeformableAttention):
     def forward(self, query: Tensor, points: Tensor, value: Tensor, grids: list[Grid]) -> Tensor:
         """Queries [B, Q, C] at points [1, Q, 1, 2] of grids whose tokens are value [B, K, C] -> [B, Q, C]."""
         shape = (*query.shape[:2], self.num_heads, self.num_levels, self.num_points)
-        cell = query.new_tensor([(1 / width, 1 / height) for height, width in grids])
+        # Filled in, for an export keeps no symbol of a tensor made from a list.
+        sides = torch.stack([points.new_full((), side) for height, width in grids for side in (width, height)])
+        cell = (1 / sides).view(-1, 2).to(query.dtype)
         places = points[:, :, None, :, None] + self.sampling_offsets(query).view(*shape, 2) * cell[:, None]
         weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
         value = self.value_proj(value).unflatten(2, (self.num_heads, -1))
@@ -96,7 +98,7 @@ def centres(grids: list[Grid], device: torch.device) -> Tensor:
     """Middle (x, y) of every cell, as shares of the image: [1, L, 1, 2]."""
     points = []
     for height, width in grids:
-        y, x = (torch.arange(0.5, side, device=device) / side for side in (height, width))
+        y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (height, width))
         points.append(torch.cartesian_prod(y, x).flip(1))
     return torch.cat(points)[None, :, None]
 

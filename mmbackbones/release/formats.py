@@ -111,15 +111,21 @@ def _trace(backbone: Backbone, image: Tensor, dynamic: bool) -> ExportedProgram:
 
 
 def _write_onnx(program: ExportedProgram, image: Tensor, maps: int, metadata: dict[str, str]) -> bytes:
-    _require('onnxscript')
+    optimizer = _require('onnxscript.optimizer')
+    any_size = bool(program.range_constraints)
     exported = torch.onnx.export(
         program,
         (image,),
         dynamo=True,
+        optimize=not any_size,
         verbose=False,
         input_names=['image'],
         output_names=[f'map{index}' for index in range(maps)],
     )
+    if any_size:
+        # Not the optimizer's other rules: each compares every node with all others, of which there are up to 20,000.
+        optimizer.fold_constants(exported.model)
+        optimizer.remove_unused_nodes(exported.model)
     exported.model.metadata_props.update(metadata)
     return exported.model_proto.SerializeToString()
 
@@ -194,5 +200,5 @@ def _require(package: str):
         return importlib.import_module(package)
     except ImportError as error:
         raise InputError(
-            f"--format onnx needs the package {package} ({error}); pip install 'mmbackbones[export]' brings it"
+            f"--format onnx needs the package {package.partition('.')[0]} ({error}); pip install 'mmbackbones[export]' brings it"
         ) from error
