@@ -119,7 +119,7 @@ class CosineAttention(nn.Module):
         ``places`` is the index of each pair [side, pooled side]. If the side is not ``size``, the axis is resized.
         """
         pairs = table.index_select(-1, places.flatten()).unflatten(-1, places.shape)
-        if size == len(places):
+        if size == places.shape[0]:
             return pairs
         target = (size, _pooled(size, self.ratio))
         resized = F.interpolate(pairs.flatten(0, -3)[None], size=target, mode='bilinear', align_corners=False)
@@ -130,18 +130,14 @@ class CosineAttention(nn.Module):
 
         The latter are indices [H, h] of rows and [W, w] of columns.
         """
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise InputError(
-                "TransNeXt: position_bias='extrapolated' has a table of distances for each size; an export for any "
-                "size needs 'interpolated'"
-            )
         device = self.temperature.device
-        steps, places = zip(*(_distances(size, self.ratio) for size in (height, width)))
-        rows, columns = (torch.tensor(step, dtype=torch.float32, device=device) for step in steps)
+        known = isinstance(height, int) and isinstance(width, int)
+        distances = _distances if known else _half_steps
+        (rows, row_of), (columns, column_of) = (distances(side, self.ratio, device) for side in (height, width))
         table = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), dim=-1) * (8 / self.divisor)
         table = table.sign() * (1 + table.abs()).log2() / 3
         table = self.cpb_fc2(F.relu(self.cpb_fc1(table))).permute(2, 0, 1)
-        return table, [torch.tensor(place, device=device) for place in places]
+        return table, [row_of, column_of]
 
 
 class GlobalAttention(CosineAttention):
@@ -340,12 +336,17 @@ def _bins(side: int, count: int, like: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-@functools.lru_cache(64)
-def _distances(side: int, ratio: int) -> tuple[list[float], list[list[int]]]:
+def _distances(side: int, ratio: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Distances in tokens from the centres of adaptive pooling to tokens on one axis, ascending, each once.
 
     Also the index of each pair's: [side, pooled].
     """
+    steps, places = _known_distances(side, ratio)
+    return torch.tensor(steps, dtype=torch.float32, device=device), torch.tensor(places, device=device)
+
+
+@functools.lru_cache(64)
+def _known_distances(side: int, ratio: int) -> tuple[list[float], list[list[int]]]:
     count = _pooled(side, ratio)
     # First and last token of each bin of adaptive pooling: their mean is that of all of them.
     centres = [(side * i // count + -(-side * (i + 1) // count) - 1) / 2 for i in range(count)]
@@ -353,6 +354,16 @@ def _distances(side: int, ratio: int) -> tuple[list[float], list[list[int]]]:
     known = sorted({distance for row in pairs for distance in row})
     place = {distance: i for i, distance in enumerate(known)}
     return known, [[place[distance] for distance in row] for row in pairs]
+
+
+def _half_steps(side: int, ratio: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same for a side that may be a symbol: every multiple of half a token from end to end, used or not."""
+    count = _pooled(side, ratio)
+    tokens, bins = (torch.arange(number, device=device) for number in (side, count))
+    first, last = bins * side // count, ((bins + 1) * side + count - 1) // count - 1
+    furthest = 2 * side - 2  # half tokens
+    distances = (torch.arange(2 * furthest + 1, device=device) - furthest) / 2
+    return distances, 2 * tokens[:, None] - (first + last) + furthest
 
 
 def _inside(height: int, width: int, device: torch.device) -> Tensor:

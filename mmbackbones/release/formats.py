@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from mmbackbones.backbones.base import Backbone
@@ -23,10 +23,6 @@ TOLERANCE = 1e-4  # absolute, and relative to the value
 # window, and torch makes a graph for that alone.
 TRACED = (896, 1216)
 METADATA = 'mmbackbones.json'  # the name of the metadata within TorchScript and pt2 files
-# Why a format or family has no dynamic size. The one place that says so; the tests hold it to what happens.
-NOT_DYNAMIC = {
-    'torchscript': 'tracing writes the sizes of the example into the graph; onnx takes any size',
-}
 
 
 def export_backbone(
@@ -49,13 +45,16 @@ def export_backbone(
         bytes: the content of the file.
 
     Raises:
-        InputError: the family or format has no dynamic size, or its graph holds for some alone; the image is too small;
+        InputError: the format has no dynamic size, or the graph holds for some alone; the image is too small;
             a package is missing; or the file does not give PyTorch's maps to ``TOLERANCE``.
     """
     if kind not in FORMATS:
         raise InputError(f'--format {kind}: expected one of {", ".join(FORMATS)}')
-    if dynamic:
-        require_dynamic(family_of(backbone), kind)
+    if dynamic and kind == 'torchscript':
+        raise InputError(
+            '--dynamic: not with torchscript: tracing writes the sizes of the example into the graph; '
+            'onnx takes any size'
+        )
     backbone.eval()
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     images = [image]
@@ -84,22 +83,6 @@ def _run(found: Callable[[Tensor], Sequence[Tensor]], image: Tensor) -> Sequence
             f'--dynamic: the pt2 graph of this network does not hold for {height}x{width} ({condition} …); '
             '--format onnx takes any size'
         ) from error
-
-
-def family_of(backbone: nn.Module) -> str:
-    """Name of its class, or of timm's within ``TimmBackbone``."""
-    return type(getattr(backbone, 'net', backbone)).__name__
-
-
-def require_dynamic(family: str, kind: str) -> None:
-    """Refuse what ``NOT_DYNAMIC`` names.
-
-    Raises:
-        InputError: the family or format has no dynamic size; the message says why.
-    """
-    for name in (family, kind):
-        if name in NOT_DYNAMIC:
-            raise InputError(f'--dynamic: not with {name}: {NOT_DYNAMIC[name]}')
 
 
 def _trace(backbone: Backbone, image: Tensor, dynamic: bool) -> ExportedProgram:
@@ -195,10 +178,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _require(package: str):
+def _require(name: str):
     try:
-        return importlib.import_module(package)
+        return importlib.import_module(name)
     except ImportError as error:
+        package = name.partition('.')[0]
         raise InputError(
-            f"--format onnx needs the package {package.partition('.')[0]} ({error}); pip install 'mmbackbones[export]' brings it"
+            f"--format onnx needs the package {package} ({error}); pip install 'mmbackbones[export]' brings it"
         ) from error

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmbackbones.backbones import TransNeXt
-from mmbackbones.backbones.transnext import AggregatedAttention, GlobalAttention, _bins, _distances, _inside
+from mmbackbones.backbones.transnext import (
+    AggregatedAttention,
+    GlobalAttention,
+    _bins,
+    _distances,
+    _half_steps,
+    _inside,
+)
 from mmbackbones.checkpoints.adapters.transnext import convert_transnext
 from mmbackbones.errors import InputError
 from tests.backbones.staged_cases import TOLERANCE, build_whole, load_case, load_keys, load_weights
@@ -114,10 +121,12 @@ def test_pooled_tokens_lie_at_the_mean_of_their_bins():
     for side, ratio in ((10, 4), (7, 2), (25, 8), (5, 1), (3, 8)):
         count = max(side // ratio, 1)
         centres = F.adaptive_avg_pool1d(torch.arange(side, dtype=torch.float64)[None], count)[0]
-        known, index = _distances(side, ratio)
         expected = torch.arange(side, dtype=torch.float64)[:, None] - centres
-        torch.testing.assert_close(torch.tensor(known, dtype=torch.float64)[torch.tensor(index)], expected)
-        assert len(known) == len(set(known))
+        for distances in (_distances, _half_steps):
+            known, index = distances(side, ratio, torch.device('cpu'))
+            torch.testing.assert_close(known.double()[index], expected)
+            assert known.diff().gt(0).all()
+        assert len(known) == 4 * side - 3
 
 
 def test_neighbours_inside_the_map():

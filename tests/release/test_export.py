@@ -12,9 +12,8 @@ from mmbackbones.errors import InputError
 from mmbackbones.ops.selective_scan import selective_scan
 from mmbackbones.registry import MODELS
 from mmbackbones.release import command_line, formats
-from mmbackbones.release.choices import FORMATS
 from mmbackbones.release.export import _normalization
-from mmbackbones.release.formats import NOT_DYNAMIC, export_backbone, family_of
+from mmbackbones.release.formats import export_backbone
 from mmbackbones.release.scan import STEPS, decomposed_scan
 from tests.backbones.test_registry import ROWS, build
 from tests.conftest import ROOT
@@ -53,17 +52,7 @@ def test_torchs_own_files_of_a_fixed_size(name, kind):
 
 @pytest.mark.parametrize('name', families('dynamic'))
 def test_any_size(name):
-    """Or the sentence that says why not."""
-    net = network(name)
-    if name == 'TransNeXt, true distances':
-        with pytest.raises(InputError, match=r"position_bias='extrapolated' has a table of distances for each size"):
-            export_backbone(net, 'onnx', (64, 96), dynamic=True)
-    elif family_of(net) in NOT_DYNAMIC:
-        with pytest.raises(InputError, match='--dynamic: not with ') as error:
-            export_backbone(net, 'onnx', (64, 96), dynamic=True)
-        assert NOT_DYNAMIC[family_of(net)] in str(error.value)
-    else:
-        assert export_backbone(net, 'onnx', (64, 96), dynamic=True)
+    assert export_backbone(network(name), 'onnx', (64, 96), dynamic=True)
 
 
 @pytest.mark.full
@@ -86,9 +75,7 @@ def test_a_graph_for_some_sizes_is_refused():
         export_backbone(Parity(), 'pt2', (64, 96), dynamic=True)
 
 
-def test_only_known_names_are_refused():
-    MODELS.import_from_location()
-    assert NOT_DYNAMIC.keys() <= {*FORMATS, *MODELS.module_dict, family_of(network('TimmBackbone, Swin'))}
+def test_torchscript_takes_no_size_but_its_own():
     with pytest.raises(InputError, match='--dynamic: not with torchscript: tracing writes the sizes'):
         export_backbone(network('MambaOut'), 'torchscript', (64, 64), dynamic=True)
 
