@@ -335,6 +335,12 @@ put_mmbackbones_before_torchvision() {
     echo 'import mmbackbones_torchvision' >"$hook.pth"
 }
 
+# On its first import yapf, which prints configs, writes its grammar to the user's cache. Of two processes that do so at
+# once, such as test workers or ranks of a training, one reads half a file and fails.
+write_caches() {
+    "$PYTHON" -c 'import yapf' >>"$LOG" 2>&1 || fail "yapf does not work (output: $LOG)"
+}
+
 install() {
     local start=$SECONDS
     say "setting up $VENV (output of pip: $LOG)"
@@ -348,6 +354,7 @@ install() {
     compgen -G "$ROOT/mmbackbones/ops/selective_scan/_scan_*.so" >/dev/null ||
         say "  the C++ selective scan did not compile (see $LOG); a slower one takes its place"
     put_mmbackbones_before_torchvision
+    write_caches
     state >"$STAMP.new" || fail "the environment is incomplete after installing (output: $LOG)"
     mv "$STAMP.new" "$STAMP"
     say "environment ready after $((SECONDS - start)) s"

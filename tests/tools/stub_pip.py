@@ -55,6 +55,8 @@ def install(name, again, mode):
     if module == 'torchvision' and mode == 'torchvision of another torch':
         fault = "raise RuntimeError('operator torchvision::nms does not exist')"
         write(SITE / 'torchvision' / '__init__.py', f"import sys\nif 'mmbackbones' not in sys.modules:\n    {fault}")
+    if module == 'mmengine':
+        write(SITE / 'yapf' / '__init__.py', "from pathlib import Path\n(Path.home() / 'grammar').touch()")
     if module == 'mmcv':
         write(SITE / 'mmcv' / '_ext.so')
         built_for = os.environ.get('STUB_TORCH_CUDA') if os.environ['FORCE_CUDA'] == '1' else None

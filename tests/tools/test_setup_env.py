@@ -124,6 +124,11 @@ def test_installs_in_order_and_prints_the_interpreter(project):
     assert '--no-deps' in calls[-1]
 
 
+def test_the_cache_of_yapf_is_written_before_processes_share_it(project):
+    project.set_up()
+    assert (project.root / 'grammar').exists()
+
+
 def test_second_run_calls_neither_pip_nor_compiler(project):
     project.set_up()
     assert project.calls()
