@@ -299,6 +299,7 @@ HARMLESS = {  # element-wise, reductions, layout
     'ne',
     'neg',
     'new_empty',
+    'new_full',
     'new_zeros',
     'ones_like',
     'permute',
