@@ -106,7 +106,7 @@ def _write_onnx(program: ExportedProgram, image: Tensor, maps: int, metadata: di
         output_names=[f'map{index}' for index in range(maps)],
     )
     if any_size:
-        # Not the optimizer's other rules: each compares every node with all others, of which there are up to 20,000.
+        # Without the optimizer's rewriting: one of its rules looks through all nodes, up to 20,000, for each node.
         optimizer.fold_constants(exported.model)
         optimizer.remove_unused_nodes(exported.model)
     exported.model.metadata_props.update(metadata)
